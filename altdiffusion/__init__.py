@@ -1,0 +1,48 @@
+"""Stable Diffusion in Chinese, English and sixteen more languages: AltCLIP's text encoder on today's diffusers."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from altdiffusion import diffusers_alias
+
+__version__ = "0.1.0"
+
+# Where each public name lives. They are imported when first used: torch and diffusers take seconds.
+_HOMES = {
+    "AltDiffusionPipeline": "pipelines",
+    "AltDiffusionImg2ImgPipeline": "pipelines",
+    "AltDiffusionInpaintPipeline": "pipelines",
+    "swap_text_encoder": "pipelines",
+    "load_text_encoder": "text_encoder",
+    "choose_attention": "attention",
+    "generate": "generation",
+    "convert": "conversion",
+    "InputError": "errors",
+}
+__all__ = [*_HOMES, "__version__"]
+
+if TYPE_CHECKING:
+    from altdiffusion.attention import choose_attention as choose_attention
+    from altdiffusion.conversion import convert as convert
+    from altdiffusion.errors import InputError as InputError
+    from altdiffusion.generation import generate as generate
+    from altdiffusion.pipelines import AltDiffusionImg2ImgPipeline as AltDiffusionImg2ImgPipeline
+    from altdiffusion.pipelines import AltDiffusionInpaintPipeline as AltDiffusionInpaintPipeline
+    from altdiffusion.pipelines import AltDiffusionPipeline as AltDiffusionPipeline
+    from altdiffusion.pipelines import swap_text_encoder as swap_text_encoder
+    from altdiffusion.text_encoder import load_text_encoder as load_text_encoder
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"altdiffusion.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'altdiffusion' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+diffusers_alias.install()

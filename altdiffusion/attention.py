@@ -1,0 +1,104 @@
+"""The memory-efficient attention at hand, for UNet, VAE and text tower, and a report of what really runs.
+
+`unet.set_attention_backend` changes nothing on Stable Diffusion's UNets (their processor calls SDPA directly and is
+skipped silently), so the processors themselves are set here, and the report reads them back.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.models.attention_processor import (
+    AttnProcessor,
+    AttnProcessor2_0,
+    SlicedAttnProcessor,
+    XFormersAttnProcessor,
+)
+from torch.nn.attention import SDPBackend
+
+from altdiffusion.errors import InputError
+
+METHODS = ("auto", "xformers", "sdpa", "sliced")
+_PLAIN = (AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
+_NAMES = {AttnProcessor: "math", SlicedAttnProcessor: "sliced", XFormersAttnProcessor: "xformers"}
+
+
+@dataclass(frozen=True)
+class AttentionReport:
+    """What computes attention in each part: "xformers", "sliced", or "sdpa/" and the kernel that PyTorch picks."""
+
+    unet: str
+    vae: str
+    text_encoder: str
+
+
+def choose_attention(pipe: DiffusionPipeline, method: str = "auto") -> AttentionReport:
+    """Set the memory-efficient attention of a pipeline, in place. Call it when the pipeline is on its device.
+
+    method: "auto" takes xformers where it is installed and a GPU is there, else SDPA, whose flash or memory-efficient
+    kernel PyTorch picks; "sliced" computes a few heads at a time, slower, for the smallest memory.
+    Processors that carry weights or state of their own (IP-Adapter, custom ones) are left as they are.
+    The text tower keeps SDPA, whatever the method: it is short, and masked.
+    Returns what really runs. Raises InputError where the method can't run here.
+    """
+    if method not in METHODS:
+        raise InputError(f"unknown attention {method!r}: expected one of {', '.join(METHODS)}")
+    on_gpu = pipe.unet.device.type == "cuda"
+    has_xformers = importlib.util.find_spec("xformers") is not None
+    if method == "xformers" and not (on_gpu and has_xformers):
+        lacking = (
+            "a CUDA GPU that the pipeline is on"
+            if has_xformers
+            else "the package xformers (pip install altdiffusion[xformers])"
+        )
+        raise InputError(f"xformers attention needs {lacking}: use 'sdpa'")
+    if method == "auto":
+        method = "xformers" if on_gpu and has_xformers else "sdpa"
+
+    for model in (pipe.unet, pipe.vae):
+        if any(type(processor) not in _PLAIN for processor in model.attn_processors.values()):
+            continue
+        if method == "xformers":
+            model.enable_xformers_memory_efficient_attention()
+        else:
+            model.set_attn_processor(AttnProcessor2_0())
+    if method == "sliced":
+        pipe.unet.set_attention_slice("auto")
+        for module in pipe.vae.modules():
+            if hasattr(module, "set_attention_slice") and module is not pipe.vae:
+                module.set_attention_slice(1)
+    return report_attention(pipe)
+
+
+def report_attention(pipe: DiffusionPipeline) -> AttentionReport:
+    """What computes attention in this pipeline as it stands."""
+    encoder = pipe.text_encoder
+    implementation = encoder.config._attn_implementation
+    head = encoder.config.hidden_size // encoder.config.num_attention_heads
+    if implementation == "sdpa":
+        implementation = _sdpa_kernel(encoder, head, masked=True)
+    return AttentionReport(_processors(pipe.unet), _processors(pipe.vae), implementation)
+
+
+def _processors(model: Any) -> str:
+    """The names of a diffusers model's attention processors; more than one only if they differ."""
+    names = set()
+    for name, processor in model.attn_processors.items():
+        if isinstance(processor, AttnProcessor2_0):
+            attention = model.get_submodule(name.removesuffix(".processor"))
+            names.add(_sdpa_kernel(model, attention.inner_dim // attention.heads, masked=False))
+        else:
+            names.add(_NAMES.get(type(processor), type(processor).__name__))
+    return ", ".join(sorted(names)) or "none"
+
+
+def _sdpa_kernel(model: Any, head_dim: int, masked: bool) -> str:
+    """The kernel that PyTorch picks for this head size on the model's device and dtype, asked of PyTorch itself."""
+    query = torch.empty(1, 1, 64, head_dim, device=model.device, dtype=model.dtype)
+    mask = torch.ones(1, 1, 64, 64, device=model.device, dtype=torch.bool) if masked else None
+    choice = torch._fused_sdp_choice(query, query, query, mask)
+    return "sdpa/" + SDPBackend(choice).name.lower().removesuffix("_attention")

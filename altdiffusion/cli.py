@@ -1,0 +1,240 @@
+"""The command line: `altdiffusion generate | convert | info`. It parses, calls the library's public functions, prints.
+
+Exit status 0: done; 2: the input was wrong, in one line on standard error; 130: interrupted; 1: anything else.
+torch is imported by the commands alone, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from altdiffusion import __version__
+from altdiffusion.errors import InputError
+
+MINI_NOTE = (
+    "mini: the model inside this package draws small pictures of 316 things in nine languages; "
+    "for a large one: --model BAAI/AltDiffusion-m9"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    try:
+        options = _parser().parse_args(arguments)
+        _quiet()
+        options.run(options)
+        sys.stdout.flush()
+        return 0
+    except InputError as error:
+        print(f"altdiffusion: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("altdiffusion: interrupted; finished pictures are kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="altdiffusion", description="Stable Diffusion in Chinese, English and sixteen more languages."
+    )
+    parser.add_argument("--version", action="version", version=f"altdiffusion {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    generate = commands.add_parser("generate", help="draw pictures from prompts")
+    generate.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw, in any of the model's languages")
+    generate.add_argument("--out", type=Path, default=Path("pictures"), metavar="PATH",
+                          help="folder, or a .png file for one picture (default: pictures)")  # fmt: skip
+    generate.add_argument(
+        "--model", default=None, metavar="M", help="id on the hub, folder or single file (default: mini)"
+    )
+    generate.add_argument("--negative-prompt", default="", metavar="T", help="what not to draw")
+    generate.add_argument(
+        "--seed", type=int, metavar="N", help="of each prompt's first picture; picture i has N+i (default: random)"
+    )
+    generate.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: 25)")
+    generate.add_argument(
+        "--guidance-scale", type=float, metavar="X", help="how closely to follow the prompt (default: 7.5)"
+    )
+    generate.add_argument("--size", type=_size, metavar="WxH", help="pixels, multiples of 8 (default: the model's own)")
+    generate.add_argument("--num-images", type=int, default=1, metavar="N", help="pictures of each prompt (default: 1)")
+    generate.add_argument("--init-image", metavar="F", help="picture to start from")
+    generate.add_argument(
+        "--strength", type=float, metavar="X", help="how much to change it, above 0 to 1 (default: 0.8; with a mask 1)"
+    )
+    generate.add_argument("--mask", metavar="F", help="white where --init-image is drawn anew")
+    generate.add_argument(
+        "--scheduler", metavar="NAME", help="ddim, pndm, euler, euler-a, dpm++, unipc, ... (default: the model's own)"
+    )
+    generate.add_argument("--lora", metavar="F", help="LoRA file, folder or id on the hub")
+    generate.add_argument("--device", metavar="D", help="cuda, cuda:1, mps, cpu (default: the best there is)")
+    generate.add_argument(
+        "--dtype", metavar="T", help="float32, float16, bfloat16 (default: float16 on a GPU, else float32)"
+    )
+    generate.add_argument("--allow-pickle", action="store_true", help="read .bin and .ckpt files, which can carry code")
+    generate.add_argument("--json", action="store_true", help="print one JSON document on standard output")
+    generate.set_defaults(run=_generate)
+
+    convert = commands.add_parser(
+        "convert", help="any AltDiffusion or AltCLIP layout to one that plain diffusers loads"
+    )
+    convert.add_argument("source", metavar="SRC", help="id on the hub, folder or single file")
+    convert.add_argument("destination", type=Path, metavar="DST", help="new folder")
+    convert.add_argument("--allow-pickle", action="store_true", help="read .bin and .ckpt files, which can carry code")
+    convert.add_argument("--ema", action="store_true", help="of a single file, take the moving average of the UNet")
+    convert.add_argument("--tokenizer", metavar="T", help="for single files, which carry none: folder or id on the hub")
+    convert.add_argument("--dtype", metavar="T", help="float32, float16, bfloat16 (default: as stored)")
+    convert.add_argument("--json", action="store_true", help="print one JSON document on standard output")
+    convert.set_defaults(run=_convert)
+
+    info = commands.add_parser("info", help="versions, device and attention; or the settings inside a picture")
+    info.add_argument(
+        "picture", nargs="?", metavar="PICTURE.png", help="print its settings and the command that draws it again"
+    )
+    info.add_argument("--json", action="store_true", help="print one JSON document on standard output")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected WIDTHxHEIGHT, such as 512x512") from None
+    return width, height
+
+
+def _generate(options: argparse.Namespace) -> None:
+    single = options.out.suffix.lower() == ".png"
+    if single and len(options.prompts) * options.num_images != 1:
+        raise InputError(f"--out {options.out} is one file, but several pictures are asked for: give a folder")
+    _check_writable(options.out)
+    say = _say
+    say("loading ...")
+    started = time.monotonic()
+    from altdiffusion.generation import free_path, generate, save_picture
+
+    drawn = generate(
+        options.prompts,
+        model=options.model,
+        negative_prompt=options.negative_prompt,
+        seed=options.seed,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        size=options.size,
+        num_images=options.num_images,
+        init_image=options.init_image,
+        strength=options.strength,
+        mask=options.mask,
+        scheduler=options.scheduler,
+        lora=options.lora,
+        device=options.device,
+        dtype=options.dtype,
+        allow_pickle=options.allow_pickle,
+    )
+    if options.model in (None, "mini"):
+        say(MINI_NOTE)
+    results = []
+    for picture in drawn:
+        path = options.out if single else free_path(options.out, picture.settings)
+        save_picture(picture, path)
+        results.append({"path": str(path), "filtered": picture.filtered, **asdict(picture.settings)})
+        say(f"{path}" + (" (black: the safety checker found something in it)" if picture.filtered else ""))
+        if not options.json:
+            print(path)
+    if options.json:
+        _print_json({"pictures": results, "seconds": round(time.monotonic() - started, 2)})
+
+
+def _convert(options: argparse.Namespace) -> None:
+    _say("loading ...")
+    import torch
+
+    from altdiffusion.conversion import convert
+    from altdiffusion.devices import choose_dtype
+
+    dtype = choose_dtype(options.dtype, torch.device("cpu")) if options.dtype else None
+    folder = convert(
+        options.source,
+        options.destination,
+        allow_pickle=options.allow_pickle,
+        ema=options.ema,
+        tokenizer=options.tokenizer,
+        dtype=dtype,
+    )
+    if options.json:
+        _print_json({"path": str(folder)})
+    else:
+        print(folder)
+    _say("plain diffusers loads it; weights that BAAI published stay under their licence, CreativeML OpenRAIL-M")
+
+
+def _info(options: argparse.Namespace) -> None:
+    if options.picture is not None:
+        from altdiffusion.images import open_info
+        from altdiffusion.infotext import to_command
+
+        settings = open_info(options.picture)
+        if options.json:
+            _print_json({**asdict(settings), "command": to_command(settings)})
+        else:
+            for name, value in asdict(settings).items():
+                if value not in (None, ""):
+                    print(f"{name.replace('_', ' ')}: {value}")
+            print(f"\n{to_command(settings)}")
+        return
+    from altdiffusion.environment import describe
+
+    facts = describe()
+    if options.json:
+        _print_json(facts)
+    else:
+        width = max(len(name) for name in facts)
+        for name, value in facts.items():
+            print(f"{name.replace('_', ' '):{width}}  {', '.join(value) if isinstance(value, list) else value}")
+
+
+def _check_writable(out: Path) -> None:
+    """Say before anything is loaded that pictures could not be written."""
+    folder = out.parent if out.suffix.lower() == ".png" else out
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder} is a file: expected a folder")
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not os.access(there, os.W_OK):
+        raise InputError(f"--out {folder} can't be written (no permission in {there}): pick another folder")
+
+
+def _quiet() -> None:
+    """Libraries' banners and bars for loading, which say nothing to a person who draws pictures."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM cleans up as Ctrl-C does
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""Any published layout -> one that plain diffusers and transformers load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AltCLIPTextModel
+
+from altdiffusion import files, sources, weights
+from altdiffusion.errors import InputError
+from altdiffusion.model_card import write_model_card
+from altdiffusion.pipelines import AltDiffusionPipeline
+from altdiffusion.text_encoder import load_text_encoder
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    allow_pickle: bool = False,
+    ema: bool = False,
+    tokenizer: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write `source` to the new folder `destination` in the stock layout: safetensors, with a model card.
+
+    A pipeline (folder, id on the hub, single file) becomes a pipeline; AltCLIP or an encoder alone becomes the folders
+    `text_encoder` and `tokenizer`. Arguments as in `AltDiffusionPipeline.from_pretrained`; dtype None keeps the dtype
+    that the weights are stored in. The folder is there whole or not at all.
+    Raises InputError for a source that can't be read and for a destination that is taken or can't be written.
+    """
+    target = Path(destination).expanduser()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target} is there already: pick a new folder")
+    is_pipeline, stored = _look(source, allow_pickle)
+    options: dict[str, Any] = {"allow_pickle": allow_pickle, "tokenizer": tokenizer, "dtype": dtype or stored}
+    try:
+        with files.new_folder(target) as folder:
+            if is_pipeline:
+                pipeline = AltDiffusionPipeline.from_pretrained(source, ema=ema, **options)
+                if not isinstance(pipeline.text_encoder, AltCLIPTextModel):
+                    raise InputError(
+                        f"{source} reads prompts with {type(pipeline.text_encoder).__name__}, not AltCLIP: nothing to convert"
+                    )
+                pipeline.save_pretrained(folder)
+                write_model_card(folder, pipeline, str(source))
+            else:
+                encoder, its_tokenizer = load_text_encoder(source, **options)
+                encoder.save_pretrained(folder / "text_encoder")
+                its_tokenizer.save_pretrained(folder / "tokenizer")
+                write_model_card(folder, encoder, str(source))
+            _forget_paths(folder)
+    except OSError as error:
+        raise InputError(
+            f"{target} can't be written ({error.strerror or error}): pick another place or make room"
+        ) from None
+    return target
+
+
+def _look(source: str | Path, allow_pickle: bool) -> tuple[bool, torch.dtype]:
+    """Whether the source is a whole pipeline, and the dtype that its weights are stored in."""
+    path = Path(source).expanduser()
+    if not path.exists() and str(source) != sources.MINI:
+        repository = sources.locate(source, ["model_index.json", "config.json"])
+        return (repository / "model_index.json").is_file(), torch.float32
+    path = sources.locate(source)
+    if path.is_file():
+        state = weights.read_tensors(path, allow_pickle=allow_pickle)
+        from altdiffusion.checkpoints import is_single_file
+
+        return is_single_file(state), _dtype(state)
+    is_pipeline = (path / "model_index.json").is_file()
+    folder = next((path / name for name in ("unet", "text_encoder") if (path / name).is_dir()), path)
+    first = weights.weight_files(folder)[0]
+    return is_pipeline, _dtype(weights.read_tensors(first, allow_pickle=allow_pickle))
+
+
+def _dtype(state: dict[str, torch.Tensor]) -> torch.dtype:
+    return next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
+
+
+def _forget_paths(folder: Path) -> None:
+    """Take `_name_or_path` out of what was saved: it is a path of the machine that converted."""
+    for file in folder.rglob("*.json"):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+            files.write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

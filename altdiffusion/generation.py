@@ -1,0 +1,262 @@
+"""Pictures from prompts, with settings that draw the same picture again. The command line and the demo call this."""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from altdiffusion import files, images, sources
+from altdiffusion.attention import choose_attention
+from altdiffusion.devices import DTYPES, choose_device, choose_dtype
+from altdiffusion.errors import InputError
+from altdiffusion.infotext import Settings, png_info
+from altdiffusion.pipelines import AltDiffusionImg2ImgPipeline, AltDiffusionInpaintPipeline, AltDiffusionPipeline
+
+DEFAULT_STEPS = 25
+DEFAULT_GUIDANCE_SCALE = 7.5
+DEFAULT_STRENGTH = 0.8
+MAX_SIDE = 4096
+MAX_SEED = 2**63 - 1
+
+# Names people know, and diffusers' classes. `scheduler_class` takes a class name too.
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "pndm": "PNDMScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "dpm2": "KDPM2DiscreteScheduler",
+    "dpm2-a": "KDPM2AncestralDiscreteScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "dpm++-single": "DPMSolverSinglestepScheduler",
+    "deis": "DEISMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn picture. filtered: the safety checker found something and the picture is black."""
+
+    image: Image.Image
+    settings: Settings
+    filtered: bool
+
+
+def generate(
+    prompts: str | Sequence[str],
+    *,
+    model: str | Path | DiffusionPipeline | None = None,
+    negative_prompt: str = "",
+    seed: int | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    size: tuple[int, int] | None = None,
+    num_images: int = 1,
+    init_image: str | Path | Image.Image | None = None,
+    strength: float | None = None,
+    mask: str | Path | Image.Image | None = None,
+    scheduler: str | None = None,
+    lora: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    allow_pickle: bool = False,
+) -> Iterator[Picture]:
+    """Draw `num_images` pictures of each prompt, one after the other; each is yielded as soon as it is there.
+
+    model: as in `AltDiffusionPipeline.from_pretrained`, or a pipeline that is loaded already.
+    seed: of the first picture of each prompt, 0 to 2**63 - 1; picture i has seed + i, and alone it comes out the same.
+        None draws one at random. steps: 1 to 1000, by default 25. guidance_scale: at least 0, by default 7.5; 0 or 1
+        is none. size: (width, height) in pixels, multiples of 8; by default the model's own.
+    init_image: picture to start from, changed by `strength` (above 0, to 1, by default
+        0.8, with a mask 1).
+    mask: white where `init_image` is to be drawn anew, of the same size.
+    scheduler: one of SCHEDULERS or a diffusers class name. lora: a file, folder or id for `load_lora_weights`.
+    device, dtype: see `choose_device`, `choose_dtype`.
+    Everything is checked before the model is loaded, as far as that is possible. Raises InputError.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    steps = DEFAULT_STEPS if steps is None else steps
+    guidance_scale = DEFAULT_GUIDANCE_SCALE if guidance_scale is None else guidance_scale
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    _check(prompts, seed, steps, guidance_scale, size, num_images, strength, init_image is not None, mask is not None)
+    if strength is None and init_image is not None:
+        strength = DEFAULT_STRENGTH if mask is None else 1.0
+    if strength is not None and int(steps * strength) < 1:
+        raise InputError(f"strength {strength} of {steps} steps leaves no step to draw: raise either")
+    scheduler_name = None if scheduler is None else scheduler_class(scheduler)
+    start = None if init_image is None else _picture(init_image, "RGB")
+    hole = None if mask is None else _picture(mask, "L")
+    if hole is not None and start is not None and hole.size != start.size:
+        raise InputError(
+            f"the mask is {hole.width} x {hole.height}, the init image {start.width} x {start.height}: make them equal"
+        )
+
+    if isinstance(model, DiffusionPipeline):
+        pipe, model_name = model, model.name_or_path
+    else:
+        pipe = load_pipeline(model, mask=hole is not None, init_image=start is not None, lora=lora, device=device, dtype=dtype,
+                             allow_pickle=allow_pickle)  # fmt: skip
+        model_name = str(model or sources.MINI)
+    if scheduler_name:
+        pipe.scheduler = build_scheduler(scheduler_name, pipe)
+
+    native = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    arguments: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+    if start is not None:
+        start = start.resize(size, Image.Resampling.LANCZOS) if size else images.fit(start, native)
+        arguments |= {"image": start, "strength": strength}
+        size = start.size
+        if hole is not None:
+            arguments |= {"mask_image": hole.resize(size), "width": size[0], "height": size[1]}
+    else:
+        size = size or (native, native)
+        arguments |= {"width": size[0], "height": size[1]}
+    settings = Settings(
+        prompt="",
+        negative_prompt=negative_prompt,
+        steps=steps,
+        scheduler=type(pipe.scheduler).__name__.removesuffix("Scheduler"),
+        guidance_scale=guidance_scale,
+        width=size[0],
+        height=size[1],
+        model=model_name,
+        strength=strength,
+        init_image=_name(init_image),
+        mask=_name(mask),
+        lora=None if lora is None else str(lora),
+        dtype=None if pipe.unet.dtype == torch.float32 else _dtype_name(pipe.unet.dtype),
+    )
+    for prompt in prompts:
+        for offset in range(num_images):
+            # a generator of its own, on the CPU: the same picture alone, in any order, on any device
+            generator = torch.Generator().manual_seed(seed + offset)
+            output = pipe(prompt, negative_prompt=negative_prompt or None, generator=generator, **arguments)
+            filtered = bool(output.nsfw_content_detected and output.nsfw_content_detected[0])
+            yield Picture(output.images[0], replace(settings, prompt=prompt, seed=seed + offset), filtered)
+
+
+def load_pipeline(
+    model: str | Path | None = None,
+    *,
+    init_image: bool = False,
+    mask: bool = False,
+    lora: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    allow_pickle: bool = False,
+) -> DiffusionPipeline:
+    """The pipeline that `generate` uses, on its device, with the memory-efficient attention at hand."""
+    target = choose_device(device)
+    classes = {(True, True): AltDiffusionInpaintPipeline, (True, False): AltDiffusionImg2ImgPipeline}
+    pipeline_class = classes.get((init_image, mask), AltDiffusionPipeline)
+    pipe = pipeline_class.from_pretrained(model, dtype=choose_dtype(dtype, target), allow_pickle=allow_pickle)
+    if lora is not None:
+        try:
+            pipe.load_lora_weights(str(lora), use_safetensors=None if allow_pickle else True)
+        except ImportError as error:
+            raise InputError(f"LoRA files need the package peft: pip install altdiffusion[train] ({error})") from None
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise InputError(
+                f"{lora} can't be loaded as a LoRA: {(str(error).splitlines() or ['damaged'])[0]}"
+            ) from None
+    pipe.to(target)
+    choose_attention(pipe)
+    return pipe
+
+
+def scheduler_class(name: str) -> str:
+    """diffusers' class name for a scheduler's short name or class name. Raises InputError, which lists the names."""
+    known = {**SCHEDULERS, **{value.lower(): value for value in SCHEDULERS.values()}}
+    known |= {value.removesuffix("Scheduler").lower(): value for value in SCHEDULERS.values()}
+    if name.lower() not in known:
+        raise InputError(f"unknown scheduler {name!r}: expected one of {', '.join(SCHEDULERS)}")
+    return known[name.lower()]
+
+
+def build_scheduler(class_name: str, pipe: DiffusionPipeline) -> Any:
+    """That scheduler with the noise schedule that the model was trained with."""
+    return getattr(diffusers, class_name).from_config(pipe.scheduler.config)
+
+
+def save_picture(picture: Picture, path: Path) -> Path:
+    """Write a PNG with prompt and settings inside, whole or not at all. Raises InputError where it can't be written."""
+    import io
+
+    buffer = io.BytesIO()
+    picture.image.save(buffer, format="PNG", pnginfo=png_info(picture.settings))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(path, buffer.getvalue())
+    except OSError as error:
+        raise InputError(f"{path} can't be written ({error.strerror}): pick another --out or make room") from None
+    return path
+
+
+def free_path(folder: Path, settings: Settings) -> Path:
+    """A file name from prompt and seed that is not taken yet, e.g. 一只猫-1.png, 一只猫-1-2.png."""
+    words = re.sub(r"[^\w]+", "-", settings.prompt).strip("-")[:40] or "picture"
+    while len(words.encode()) > 120:  # file systems allow 255 bytes, and Chinese takes three each
+        words = words[:-1]
+    path, count = folder / f"{words}-{settings.seed}.png", 1
+    while path.exists():
+        count += 1
+        path = folder / f"{words}-{settings.seed}-{count}.png"
+    return path
+
+
+def _check(
+    prompts: list[str],
+    seed: int,
+    steps: int,
+    guidance_scale: float,
+    size: tuple[int, int] | None,
+    num_images: int,
+    strength: float | None,
+    has_image: bool,
+    has_mask: bool,
+) -> None:
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise InputError('no prompt: expected at least one, none of them empty, such as "一只猫"')
+    if not 1 <= steps <= 1000:
+        raise InputError(f"{steps} steps: expected 1 to 1000")
+    if not 1 <= num_images <= 10000:
+        raise InputError(f"{num_images} images a prompt: expected 1 to 10000")
+    if not 0 <= seed <= MAX_SEED - num_images:
+        raise InputError(f"seed {seed}: expected 0 to {MAX_SEED - num_images}")
+    if not math.isfinite(guidance_scale) or guidance_scale < 0:
+        raise InputError(
+            f"guidance scale {guidance_scale}: expected a number of at least 0, such as {DEFAULT_GUIDANCE_SCALE}"
+        )
+    if size is not None and any(side % 8 or not 8 <= side <= MAX_SIDE for side in size):
+        raise InputError(f"size {size[0]}x{size[1]}: expected multiples of 8 from 8 to {MAX_SIDE}, such as 512x512")
+    if strength is not None and not 0 < strength <= 1:
+        raise InputError(f"strength {strength}: expected above 0, at most 1")
+    if strength is not None and not has_image:
+        raise InputError("strength is for an init image: give one, or leave strength out")
+    if has_mask and not has_image:
+        raise InputError("a mask needs the init image that it covers: give one, or leave the mask out")
+
+
+def _picture(source: str | Path | Image.Image, mode: str) -> Image.Image:
+    return source.convert(mode) if isinstance(source, Image.Image) else images.open_image(source, mode)
+
+
+def _name(source: str | Path | Image.Image | None) -> str | None:
+    return None if source is None else "(in memory)" if isinstance(source, Image.Image) else str(source)
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return next(name for name, known in DTYPES.items() if known == dtype)

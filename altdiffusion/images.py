@@ -1,0 +1,67 @@
+"""Pictures from files that may be anything: checked, upright, RGB."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from altdiffusion.errors import InputError
+from altdiffusion.infotext import Settings, read_settings
+
+MAX_PIXELS = 64 * 10**6  # a picture of 8000 x 8000; more is an accident or an attack
+
+
+def open_image(path: str | Path, mode: str = "RGB") -> Image.Image:
+    """Read a picture as the eye would see it: turned as its EXIF says, transparency on white, first frame.
+
+    mode: "RGB", or "L" for masks. Raises InputError: no file, no picture, truncated, more than 64 million pixels.
+    """
+    with _opened(Path(path).expanduser()) as file:
+        image = ImageOps.exif_transpose(file)
+    if mode == "RGB" and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert(mode)
+
+
+def open_info(path: str | Path) -> Settings:
+    """Prompt and settings inside a picture. Raises InputError as `open_image`, and where there are none."""
+    with _opened(Path(path).expanduser()) as file:
+        return read_settings(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, decoded, whose every defect is an InputError."""
+    if not path.is_file():
+        raise InputError(f"no such picture: {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                if file.width * file.height > MAX_PIXELS:
+                    raise InputError(
+                        f"{path} has {file.width} x {file.height} pixels, at most {MAX_PIXELS:,} are read: make it smaller"
+                    )
+                file.load()
+                yield file
+    except Image.DecompressionBombError:
+        raise InputError(f"{path} has far more than {MAX_PIXELS:,} pixels: make it smaller") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is no picture that can be read: expected PNG, JPEG, WebP or the like") from None
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(f"{path} can't be read as a picture ({error}): is it whole?") from None
+
+
+def fit(image: Image.Image, native: int, multiple: int = 8) -> Image.Image:
+    """Scale to about native x native pixels of area, keeping the proportions, both sides multiples of `multiple`."""
+    scale = native / (image.width * image.height) ** 0.5
+    width, height = (max(multiple, round(side * scale / multiple) * multiple) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)

@@ -1,0 +1,237 @@
+"""AltDiffusion's pipelines, and swapping its text encoder into any Stable Diffusion pipeline.
+
+The pipelines are diffusers' own in every respect; what they add is loading every published layout, and saving
+as the stock class, so that plain diffusers loads the result.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.pipelines import auto_pipeline
+from transformers import AltCLIPTextModel
+
+from altdiffusion import adapters, diffusers_alias, sources, weights
+from altdiffusion.errors import InputError
+from altdiffusion.model_card import write_model_card
+from altdiffusion.single_file import load_single_file
+from altdiffusion.text_encoder import MAX_TOKENS, equip, load_text_encoder
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+logger = logging.getLogger(__name__)
+
+diffusers_alias.install()
+
+
+class _AltDiffusion(DiffusionPipeline):
+    """What the three pipelines add to their stock counterparts."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | None = None,
+        *,
+        allow_pickle: bool = False,
+        ema: bool = False,
+        tokenizer: Any = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load AltDiffusion from any layout.
+
+        model: None (the embedded default, "mini"), an id on the hub, a folder in diffusers' form (as published, as
+            `convert` or `save_pretrained` wrote it), or a single file (.safetensors, .ckpt).
+        allow_pickle: read .bin and .ckpt files (with torch's weights_only). ema: of a single file, the moving average.
+        tokenizer: for single files, which carry none; a folder, an id on the hub, or a tokenizer.
+        kwargs: as in diffusers: dtype, variant, device_map, revision, safety_checker=None, any component ...
+        Raises InputError: unknown model, missing or left-over tensors (named), damaged files, pickles not allowed.
+        """
+        if isinstance(model, str | Path) and Path(model).is_file():
+            options = {name: kwargs.pop(name, None) for name in ("torch_dtype", "dtype")}
+            dtype = options["dtype"] or options["torch_dtype"]
+            parts = load_single_file(Path(model), dtype=dtype, ema=ema, allow_pickle=allow_pickle, tokenizer=tokenizer)
+            return cls(**(parts | kwargs), requires_safety_checker=False)
+        if ema:
+            raise InputError("ema=True is for single files; a folder holds one set of weights")
+        if tokenizer is not None:
+            kwargs["tokenizer"] = tokenizer
+        kwargs.setdefault("use_safetensors", None if allow_pickle else True)
+        try:
+            folder = cls._folder(model, allow_pickle, kwargs)
+            if kwargs.get("device_map") is None:
+                kwargs = _load_checked(folder, kwargs)
+            pipeline = super().from_pretrained(str(folder), **kwargs)
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+            raise InputError(f"{model or sources.MINI} can't be loaded: {_first_line(error)}") from error
+        if isinstance(pipeline.text_encoder, AltCLIPTextModel):
+            equip(pipeline.text_encoder)
+            pipeline.tokenizer.model_max_length = MAX_TOKENS
+        return pipeline
+
+    @classmethod
+    def _folder(cls, model: str | Path | None, allow_pickle: bool, kwargs: dict[str, Any]) -> Path:
+        """Where the pipeline's folder is, downloaded if need be; says early what can't be loaded."""
+        if model is None or str(model) == sources.MINI or Path(model).exists() or str(model).count("/") != 1:
+            folder = sources.locate(model)
+        else:
+            hub = {name: kwargs[name] for name in _DOWNLOAD_OPTIONS if name in kwargs}
+            folder = Path(sources.on_hub(str(model), lambda name: cls.download(name, **hub)))
+        if not (folder / "model_index.json").is_file():
+            advice = "its text encoder alone goes into a pipeline by swap_text_encoder(pipe, model)"
+            found = "AltCLIP or a text encoder" if (folder / "config.json").is_file() else "no model"
+            raise InputError(f"no model_index.json in {folder}: this is {found}, not a pipeline; {advice}")
+        if not allow_pickle:
+            for part in sorted(folder.iterdir()):
+                pickles = [file for file in part.glob("*") if file.suffix in weights.PICKLES] if part.is_dir() else []
+                if pickles and not any(part.glob("*.safetensors")):
+                    raise InputError(
+                        f"{pickles[0]} is a pickle, a format that can carry code: allow it with --allow-pickle "
+                        "(allow_pickle=True); `altdiffusion convert --allow-pickle` writes safetensors once and for all"
+                    )
+        return folder
+
+    @classmethod
+    def from_single_file(cls, path: str | Path, **kwargs: Any) -> Self:
+        """The same as `from_pretrained(path)`."""
+        return cls.from_pretrained(path, **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save in the stock layout, which plain diffusers and transformers load, with a model card."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if not (Path(save_directory) / "README.md").exists():
+            write_model_card(Path(save_directory), self)
+
+    def to_json_string(self) -> str:
+        """model_index.json names the stock class, which every diffusers has."""
+        settings = json.loads(super().to_json_string())
+        settings["_class_name"] = settings["_class_name"].replace("AltDiffusion", "StableDiffusion")
+        return json.dumps(settings, indent=2, sort_keys=True) + "\n"
+
+    def load_textual_inversion(self, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> None:
+        """As in diffusers; one made for CLIP's text encoder is refused with the reason (InputError)."""
+        adapters.check_textual_inversion(pretrained_model_name_or_path, self.text_encoder)
+        super().load_textual_inversion(pretrained_model_name_or_path, *args, **kwargs)
+
+    load_lora_into_text_encoder = staticmethod(adapters.load_lora_into_text_encoder)
+
+
+class AltDiffusionPipeline(_AltDiffusion, StableDiffusionPipeline):
+    """Text to image: a `StableDiffusionPipeline` whose prompts are read by AltCLIP, in any of its languages."""
+
+
+class AltDiffusionImg2ImgPipeline(_AltDiffusion, StableDiffusionImg2ImgPipeline):
+    """Image to image: a `StableDiffusionImg2ImgPipeline` whose prompts are read by AltCLIP."""
+
+
+class AltDiffusionInpaintPipeline(_AltDiffusion, StableDiffusionInpaintPipeline):
+    """Inpainting: a `StableDiffusionInpaintPipeline` whose prompts are read by AltCLIP."""
+
+
+# diffusers finds the pipelines that belong together by the names in these tables.
+auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusionPipeline
+auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusionImg2ImgPipeline
+auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusionInpaintPipeline
+
+
+def swap_text_encoder(pipe: DiffusionPipeline, model: str | Path | None = None, **kwargs: Any) -> DiffusionPipeline:
+    """Replace the text encoder and tokenizer of a Stable Diffusion 1.x or 2.x pipeline by AltCLIP's, in place.
+
+    The UNet should be one that was trained for this encoder, as AltDiffusion's are: another one draws nothing sensible.
+    pipe: any diffusers pipeline with one text encoder and a UNet; the new encoder takes the device and dtype of the old.
+    model, kwargs: as in `load_text_encoder`.
+    Returns the same pipeline. Raises InputError where the widths don't fit, before anything is changed.
+    """
+    unet = getattr(pipe, "unet", None)
+    if unet is None or not hasattr(pipe, "text_encoder") or hasattr(pipe, "text_encoder_2"):
+        raise InputError(
+            f"{type(pipe).__name__} is not a Stable Diffusion 1.x or 2.x pipeline with one text encoder and a UNet"
+        )
+    if "dtype" not in kwargs:
+        kwargs["dtype"] = unet.dtype
+    encoder, tokenizer = load_text_encoder(model, **kwargs)
+    wanted, width = unet.config.cross_attention_dim, encoder.config.project_dim
+    if wanted != width:
+        raise InputError(
+            f"the UNet attends to text states of width {wanted}, this encoder gives {width}: "
+            "768 belongs to Stable Diffusion 1.x (AltDiffusion, -m9, AltCLIP), 1024 to 2.x (AltDiffusion-m18)"
+        )
+    old = pipe.text_encoder
+    if kwargs.get("device_map") is None:
+        encoder.to(old.device if old is not None else unet.device)
+    pipe.register_modules(text_encoder=encoder, tokenizer=tokenizer)
+    if not isinstance(pipe, _AltDiffusion):  # on this instance alone: its class stays stock
+        pipe.load_lora_into_text_encoder = adapters.load_lora_into_text_encoder
+        stock_inversion = getattr(pipe, "load_textual_inversion", None)
+        if stock_inversion is not None:
+            pipe.load_textual_inversion = _Checked(stock_inversion, encoder)
+    return pipe
+
+
+class _Checked:
+    """A pipeline's own `load_textual_inversion`, behind a check that the embeddings fit the encoder."""
+
+    def __init__(self, load: Any, encoder: AltCLIPTextModel) -> None:
+        self.load, self.encoder = load, encoder
+
+    def __call__(self, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> None:
+        adapters.check_textual_inversion(pretrained_model_name_or_path, self.encoder)
+        self.load(pretrained_model_name_or_path, *args, **kwargs)
+
+
+_DOWNLOAD_OPTIONS = (
+    "use_safetensors",
+    "variant",
+    "revision",
+    "token",
+    "cache_dir",
+    "local_files_only",
+    "force_download",
+)
+
+
+def _load_checked(folder: Path, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Load UNet and VAE beforehand: diffusers only warns where tensors are missing, and draws with random ones."""
+    passed = dict(kwargs)
+    dtype = passed.get("dtype", passed.get("torch_dtype"))
+    for name, model_class in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
+        if name in passed:
+            continue
+        if not (folder / name).is_dir():
+            raise InputError(f"{folder} has no folder {name!r}: the download is incomplete")
+        part_dtype = dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
+        part, report = model_class.from_pretrained(
+            folder / name,
+            dtype=part_dtype,
+            variant=passed.get("variant"),
+            use_safetensors=passed.get("use_safetensors"),
+            output_loading_info=True,
+        )
+        problems = [
+            f"{kind.removesuffix('_keys')} {', '.join(sorted(map(str, report[kind]))[:4])}"
+            for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+            if report.get(kind)
+        ]
+        if problems:
+            raise InputError(f"the tensors in {folder / name} do not fit its config.json: {'; '.join(problems)}")
+        passed[name] = part
+    return passed
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,142 @@
+"""Tensors from files: safetensors, and pickles where the user allows them. Nothing is copied that can be mapped.
+
+A file that holds the wanted dtype is mapped into memory, so that loading costs no second copy. Otherwise it is
+converted tensor by tensor, and mapped anew every 256 MB, which lets go of the pages that were read.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from altdiffusion.errors import InputError
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_MAPPED_AT_ONCE = 256 * 2**20  # bytes
+
+
+def weight_files(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> list[Path]:
+    """The files that together hold the weights in `folder`: safetensors if there are any, else pickles.
+
+    Raises InputError where there are none. use_safetensors: True or False insists on one kind.
+    """
+    middle = f".{variant}" if variant else ""
+    kinds = []
+    if use_safetensors is not False:
+        kinds += [f"{stem}{middle}.safetensors" for stem in ("model", "diffusion_pytorch_model")]
+    if use_safetensors is not True:
+        kinds += [f"{stem}{middle}.bin" for stem in ("pytorch_model", "diffusion_pytorch_model")]
+    for name in kinds:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if not index.is_file() and variant:  # diffusers' order: model.safetensors.index.fp16.json
+            index = folder / f"{name.replace(middle, '')}.index{middle}.json"
+        if index.is_file():
+            shards = sorted(set(_json(index).get("weight_map", {}).values()))
+            if missing := [shard for shard in shards if not (folder / shard).is_file()]:
+                raise InputError(f"{index} names {missing[0]}, which is not there: the download is incomplete")
+            return [folder / shard for shard in shards]
+    raise InputError(f"no weights in {folder}: expected {' or '.join(kinds)}")
+
+
+def read_tensors(
+    path: Path,
+    *,
+    allow_pickle: bool = False,
+    dtype: torch.dtype | None = None,
+    wanted: Callable[[str], bool] = lambda key: True,
+) -> dict[str, Tensor]:
+    """The wanted tensors of one file by name, floating-point ones in `dtype` (None: as they are stored).
+
+    A nested "state_dict" is opened; "state_dict_ema" adds its tensors as `model_ema.*`, the names that latent
+    diffusion gives them. Raises InputError for a file that is missing, damaged, or a pickle that was not allowed.
+    """
+    state = {key: tensor for key, tensor in _map(path, allow_pickle).items() if wanted(key)}
+    if dtype is None or all(tensor.dtype == dtype or not tensor.is_floating_point() for tensor in state.values()):
+        return state
+    sizes = {key: tensor.nbytes for key, tensor in state.items()}
+    del state
+    converted: dict[str, Tensor] = {}
+    for keys in _groups(sizes):
+        mapped = _map(path, allow_pickle)
+        for key in keys:
+            tensor = mapped[key]
+            converted[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor.clone()
+    return converted
+
+
+def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    keys, total = [], 0
+    for key, size in sizes.items():
+        keys.append(key)
+        total += size
+        if total >= _MAPPED_AT_ONCE:
+            yield keys
+            keys, total = [], 0
+    yield keys
+
+
+def _map(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (safetensors.SafetensorError, OSError, ValueError) as error:
+            raise InputError(f"{path} is damaged or no safetensors file ({error}): download it again") from None
+    if path.suffix not in PICKLES:
+        raise InputError(
+            f"{path}: expected .safetensors or one of {', '.join(PICKLES)}, got {path.suffix or 'no ending'}"
+        )
+    if not allow_pickle:
+        raise InputError(
+            f"{path} is a pickle, a format that can carry code: allow it with --allow-pickle (allow_pickle=True); "
+            "`altdiffusion convert --allow-pickle` writes safetensors once and for all"
+        )
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{path} holds more than tensors and is not opened ({reason}), or it is damaged") from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({str(error).splitlines()[0]}): download it again") from None
+    return _flat(loaded, path)
+
+
+def _flat(loaded: Any, path: Path) -> dict[str, Tensor]:
+    if not isinstance(loaded, Mapping):
+        raise InputError(f"{path} holds a {type(loaded).__name__}, expected a state dict")
+    nested = loaded.get("state_dict", loaded)
+    state = {key: value for key, value in nested.items() if isinstance(value, Tensor)}
+    for key, value in loaded.get("state_dict_ema", {}).items():
+        if key.startswith("model.diffusion_model."):
+            state["model_ema." + key.removeprefix("model.").replace(".", "")] = value
+    return state
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read as JSON: {error}") from None
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: expected a JSON object")
+    return loaded
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder; {} where there is none. AltCLIP's nested text settings are returned alone."""
+    path = folder / "config.json"
+    config = _json(path) if path.is_file() else {}
+    nested = config.get("text_config") or config.get("text_config_dict")
+    return nested if isinstance(nested, dict) else config
