@@ -21,7 +21,7 @@ _HOMES = {
     "convert": "conversion",
     "InputError": "errors",
 }
-__all__ = [*_HOMES, "__version__"]
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from altdiffusion.attention import choose_attention as choose_attention

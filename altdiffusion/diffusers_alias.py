@@ -68,10 +68,10 @@ class _ThenAlias(importlib.abc.Loader):
         self.loader = loader
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)  # type: ignore[no-any-return]
+        return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
         importlib.import_module(_PATHS[0])
         # diffusers.pipelines replaces itself in sys.modules by a lazy module: that one needs the attribute
-        sys.modules[_PARENT].alt_diffusion = sys.modules[_PATHS[0]]  # type: ignore[attr-defined]
+        setattr(sys.modules[_PARENT], "alt_diffusion", sys.modules[_PATHS[0]])  # noqa: B010

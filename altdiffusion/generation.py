@@ -18,7 +18,7 @@ from PIL import Image
 from altdiffusion import files, images, sources
 from altdiffusion.attention import choose_attention
 from altdiffusion.devices import DTYPES, choose_device, choose_dtype
-from altdiffusion.errors import InputError
+from altdiffusion.errors import InputError, first_line
 from altdiffusion.infotext import Settings, png_info
 from altdiffusion.pipelines import AltDiffusionImg2ImgPipeline, AltDiffusionInpaintPipeline, AltDiffusionPipeline
 
@@ -169,9 +169,7 @@ def load_pipeline(
         except ImportError as error:
             raise InputError(f"LoRA files need the package peft: pip install altdiffusion[train] ({error})") from None
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise InputError(
-                f"{lora} can't be loaded as a LoRA: {(str(error).splitlines() or ['damaged'])[0]}"
-            ) from None
+            raise InputError(f"{lora} can't be loaded as a LoRA: {first_line(error)}") from None
     pipe.to(target)
     choose_attention(pipe)
     return pipe

@@ -22,6 +22,8 @@ def open_image(path: str | Path, mode: str = "RGB") -> Image.Image:
     """
     with _opened(Path(path).expanduser()) as file:
         image = ImageOps.exif_transpose(file)
+    if image.mode.startswith("I"):  # 16 bits a channel: Pillow would cut them off, not scale them
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
     if mode == "RGB" and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -9,6 +9,7 @@ It is kept as the PNG text "parameters", as iTXt (UTF-8), so that Chinese surviv
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -97,10 +98,8 @@ def from_infotext(text: str) -> Settings:
     if "Exact prompts" in pairs:
         values["prompt"], values["negative_prompt"] = json.loads(pairs["Exact prompts"])
     for field, (label, kind) in _FIELDS.items():
-        try:
+        with contextlib.suppress(KeyError, ValueError):
             values[field] = kind(pairs[label])
-        except (KeyError, ValueError):
-            pass
     if size := re.fullmatch(r"(\d+)x(\d+)", pairs.get("Size", "")):
         values["width"], values["height"] = int(size[1]), int(size[2])
     return Settings(**values)

@@ -25,7 +25,7 @@ from diffusers.pipelines import auto_pipeline
 from transformers import AltCLIPTextModel
 
 from altdiffusion import adapters, diffusers_alias, sources, weights
-from altdiffusion.errors import InputError
+from altdiffusion.errors import InputError, first_line
 from altdiffusion.model_card import write_model_card
 from altdiffusion.single_file import load_single_file
 from altdiffusion.text_encoder import MAX_TOKENS, equip, load_text_encoder
@@ -78,7 +78,7 @@ class _AltDiffusion(DiffusionPipeline):
         except InputError:
             raise
         except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-            raise InputError(f"{model or sources.MINI} can't be loaded: {_first_line(error)}") from error
+            raise InputError(f"{model or sources.MINI} can't be loaded: {first_line(error)}") from error
         if isinstance(pipeline.text_encoder, AltCLIPTextModel):
             equip(pipeline.text_encoder)
             pipeline.tokenizer.model_max_length = MAX_TOKENS
@@ -127,6 +127,12 @@ class _AltDiffusion(DiffusionPipeline):
         """As in diffusers; one made for CLIP's text encoder is refused with the reason (InputError)."""
         adapters.check_textual_inversion(pretrained_model_name_or_path, self.text_encoder)
         super().load_textual_inversion(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def _get_signature_types(cls) -> dict[str, Any]:
+        """diffusers warns of components that are not of these types: AltCLIP's encoder is as good as CLIP's here."""
+        types = super()._get_signature_types()
+        return types | {"text_encoder": (*types["text_encoder"], AltCLIPTextModel)}
 
     load_lora_into_text_encoder = staticmethod(adapters.load_lora_into_text_encoder)
 
@@ -231,7 +237,3 @@ def _load_checked(folder: Path, kwargs: dict[str, Any]) -> dict[str, Any]:
             raise InputError(f"the tensors in {folder / name} do not fit its config.json: {'; '.join(problems)}")
         passed[name] = part
     return passed
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AltCLIPTextConfig, AltCLIPTextModel, XLMRobertaTokenizer
 
 from altdiffusion import checkpoints, sources, weights
-from altdiffusion.errors import InputError
+from altdiffusion.errors import InputError, first_line
 
 MAX_TOKENS = 77  # what every Stable Diffusion UNet was trained with
 
@@ -111,7 +111,7 @@ def load_tokenizer(source: str | Path | XLMRobertaTokenizer, **hub: Any) -> XLMR
         try:
             tokenizer = XLMRobertaTokenizer.from_pretrained(folder)
         except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
-            raise InputError(f"the tokenizer in {folder} can't be read: {str(error).splitlines()[0]}") from None
+            raise InputError(f"the tokenizer in {folder} can't be read: {first_line(error)}") from None
     else:
         tokenizer = source
     tokenizer.model_max_length = MAX_TOKENS
@@ -150,7 +150,7 @@ class _TrimmedCall(dict[str, Any]):
     full_length: int
 
 
-def _trim_padding(encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _trim_padding(encoder: AltCLIPTextModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Keep the real tokens and one padding token.
 
     XLM-R gives all padding tokens one position, so with the attention mask all padding rows of every layer are

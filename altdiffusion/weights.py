@@ -1,7 +1,7 @@
 """Tensors from files: safetensors, and pickles where the user allows them. Nothing is copied that can be mapped.
 
 A file that holds the wanted dtype is mapped into memory, so that loading costs no second copy. Otherwise it is
-converted tensor by tensor, and mapped anew every 256 MB, which lets go of the pages that were read.
+converted piece by piece, and mapped anew every 64 MB, which lets go of the pages that were read.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import safetensors
@@ -18,10 +19,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from altdiffusion.errors import InputError
+from altdiffusion.errors import InputError, first_line
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-_MAPPED_AT_ONCE = 256 * 2**20  # bytes
+_MAPPED_AT_ONCE = 64 * 2**20  # bytes
 
 
 def weight_files(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> list[Path]:
@@ -64,26 +65,30 @@ def read_tensors(
     state = {key: tensor for key, tensor in _map(path, allow_pickle).items() if wanted(key)}
     if dtype is None or all(tensor.dtype == dtype or not tensor.is_floating_point() for tensor in state.values()):
         return state
-    sizes = {key: tensor.nbytes for key, tensor in state.items()}
+    kept = {key: torch.empty_like(tensor, dtype=_converted(tensor, dtype)) for key, tensor in state.items()}
+    pieces = [(key, rows) for key, tensor in state.items() for rows in _pieces(tensor)]
     del state
-    converted: dict[str, Tensor] = {}
-    for keys in _groups(sizes):
-        mapped = _map(path, allow_pickle)
-        for key in keys:
-            tensor = mapped[key]
-            converted[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor.clone()
-    return converted
+    while pieces:
+        mapped, budget = _map(path, allow_pickle), _MAPPED_AT_ONCE
+        while pieces and budget > 0:
+            key, rows = pieces.pop()
+            kept[key][rows] = mapped[key][rows]
+            budget -= mapped[key][rows].nbytes
+    return kept
 
 
-def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    keys, total = [], 0
-    for key, size in sizes.items():
-        keys.append(key)
-        total += size
-        if total >= _MAPPED_AT_ONCE:
-            yield keys
-            keys, total = [], 0
-    yield keys
+def _converted(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    return dtype if tensor.is_floating_point() else tensor.dtype
+
+
+def _pieces(tensor: Tensor) -> Iterator[slice | EllipsisType]:
+    """Slices of rows that are small enough to be mapped at once: the embedding table alone may be half of the weights."""
+    if tensor.dim() == 0:
+        yield ...
+        return
+    rows = max(1, _MAPPED_AT_ONCE * len(tensor) // max(1, tensor.nbytes))
+    for start in range(0, len(tensor), rows):
+        yield slice(start, start + rows)
 
 
 def _map(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
@@ -106,10 +111,10 @@ def _map(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
+        reason = first_line(error)
         raise InputError(f"{path} holds more than tensors and is not opened ({reason}), or it is damaged") from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({str(error).splitlines()[0]}): download it again") from None
+        raise InputError(f"{path} is damaged ({first_line(error)}): download it again") from None
     return _flat(loaded, path)
 
 

@@ -14,6 +14,7 @@ from diffusers.pipelines.deprecated.alt_diffusion.modeling_roberta_series import
     RobertaSeriesConfig,
     RobertaSeriesModelWithTransformation,
 )
+from ldm_names import ldm_unet, ldm_vae
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AltCLIPConfig, AltCLIPModel
@@ -205,3 +206,21 @@ def save_altclip(folder: Path, m18: bool = False) -> AltCLIPModel:
         file.rename(folder / file.name)
     (folder / "tokenizer").rmdir()
     return model
+
+
+def single_file_state(kind: str, ema: bool = False) -> dict[str, Tensor]:
+    """A whole AltDiffusion in latent diffusion's names. ema: with a moving average of the UNet, twice the weights."""
+    encoder = published_encoder(kind)
+    linear = KINDS[kind].pre_transformation
+    unet = small_unet(encoder.config.project_dim, linear, channels=(64, 128) if linear else (32, 64))
+    state = ldm_unet(unet.state_dict()) | ldm_vae(small_vae().state_dict(), levels=2)
+    state |= {f"cond_stage_model.{key}": value for key, value in published_state(encoder).items()}
+    state["alphas_cumprod"] = torch.linspace(1, 0, 10)
+    if ema:
+        averages = {
+            "model_ema." + key.removeprefix("model.").replace(".", ""): value * 2
+            for key, value in state.items()
+            if key.startswith("model.diffusion_model.")
+        }
+        state |= averages
+    return {key: value.contiguous() for key, value in state.items()}

@@ -1,0 +1,41 @@
+"""Small checkpoints in every layout, made once; no network, ever."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import layouts
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """published(kind, weights): a folder as BAAI published it. Read it, never write into it."""
+    root = tmp_path_factory.mktemp("published")
+
+    def make(kind: str = "m9", weights: str = "safetensors") -> Path:
+        folder = root / f"{kind}-{weights}"
+        if not folder.exists():
+            layouts.save_published(folder, kind, weights)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def own_copy(published: Callable[..., Path], tmp_path: Path) -> Path:
+    """A published folder to damage."""
+    return Path(shutil.copytree(published("m9", "safetensors"), tmp_path / "own"))
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> None:
+    torch.manual_seed(0)

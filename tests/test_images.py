@@ -1,0 +1,80 @@
+"""Pictures of every kind come out upright and RGB; what is none is refused in one line."""
+
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from altdiffusion import InputError
+from altdiffusion.images import fit, open_image
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "I;16", "LA", "RGBA"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
+    Image.new(mode, (9, 7)).save(path)
+    image = open_image(path)
+    assert (image.mode, image.size) == ("RGB", (9, 7))
+
+
+def test_transparency_becomes_white(tmp_path):
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "x.png")
+    assert open_image(tmp_path / "x.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_16_bit_keeps_its_brightness(tmp_path):
+    Image.new("I;16", (4, 4), 32768).save(tmp_path / "x.png")
+    assert abs(open_image(tmp_path / "x.png").getpixel((0, 0))[0] - 128) <= 1
+
+
+def test_exif_turns_the_picture(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "x.jpg", exif=exif)
+    assert open_image(tmp_path / "x.jpg").size == (4, 8)
+
+
+def bomb(path, side):
+    """A PNG header that promises side x side pixels."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    data = b"IDAT" + zlib.compress(b"")
+    parts = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (chunk, data, b"IEND")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+@pytest.mark.parametrize("side", [9_000, 30_000, 2_000_000])
+def test_decompression_bomb_is_refused(tmp_path, side):
+    bomb(tmp_path / "x.png", side)
+    with pytest.raises(InputError, match="pixels"):
+        open_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
+def test_what_is_no_picture_is_one_clear_line(tmp_path, content):
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.png"):
+        open_image(tmp_path / "x.png")
+
+
+def test_truncated_picture_is_one_clear_line(tmp_path):
+    path = tmp_path / "x.png"
+    Image.effect_noise((64, 64), 90).save(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="whole"):
+        open_image(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    for path in (tmp_path / "no.png", tmp_path):
+        with pytest.raises(InputError, match="no such picture"):
+            open_image(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "native", "expected"),
+    [((640, 480), 64, (72, 56)), ((64, 64), 64, (64, 64)), ((10, 1000), 64, (8, 640)), ((4000, 3000), 512, (592, 440))],
+)
+def test_fit_keeps_area_and_proportions(size, native, expected):
+    assert fit(Image.new("RGB", size), native).size == expected
