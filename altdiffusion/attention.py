@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import (
+    Attention,
     AttnProcessor,
     AttnProcessor2_0,
     SlicedAttnProcessor,
@@ -40,7 +41,7 @@ def choose_attention(pipe: DiffusionPipeline, method: str = "auto") -> Attention
     """Set the memory-efficient attention of a pipeline, in place. Call it when the pipeline is on its device.
 
     method: "auto" takes xformers where it is installed and a GPU is there, else SDPA, whose flash or memory-efficient
-    kernel PyTorch picks; "sliced" computes a few heads at a time, slower, for the smallest memory.
+    kernel PyTorch picks; "sliced" computes half of the heads at a time, slower, for the smallest memory.
     Processors that carry weights or state of their own (IP-Adapter, custom ones) are left as they are.
     The text tower keeps SDPA, whatever the method: it is short, and masked.
     Returns what really runs. Raises InputError where the method can't run here.
@@ -64,13 +65,11 @@ def choose_attention(pipe: DiffusionPipeline, method: str = "auto") -> Attention
             continue
         if method == "xformers":
             model.enable_xformers_memory_efficient_attention()
+        elif method == "sliced":
+            for attention in (module for module in model.modules() if isinstance(module, Attention)):
+                attention.set_attention_slice(max(1, attention.heads // 2))
         else:
             model.set_attn_processor(AttnProcessor2_0())
-    if method == "sliced":
-        pipe.unet.set_attention_slice("auto")
-        for module in pipe.vae.modules():
-            if hasattr(module, "set_attention_slice") and module is not pipe.vae:
-                module.set_attention_slice(1)
     return report_attention(pipe)
 
 
@@ -88,7 +87,7 @@ def _processors(model: Any) -> str:
     """The names of a diffusers model's attention processors; more than one only if they differ."""
     names = set()
     for name, processor in model.attn_processors.items():
-        if isinstance(processor, AttnProcessor2_0):
+        if type(processor) is AttnProcessor2_0:
             attention = model.get_submodule(name.removesuffix(".processor"))
             names.add(_sdpa_kernel(model, attention.inner_dim // attention.heads, masked=False))
         else:

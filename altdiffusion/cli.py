@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -216,8 +217,10 @@ def _check_writable(out: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file: expected a folder")
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not os.access(there, os.W_OK):
-        raise InputError(f"--out {folder} can't be written (no permission in {there}): pick another folder")
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise InputError(f"--out {folder} can't be written ({there}: {error.strerror}): pick another folder") from None
 
 
 def _quiet() -> None:

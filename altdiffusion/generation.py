@@ -186,7 +186,10 @@ def scheduler_class(name: str) -> str:
 
 def build_scheduler(class_name: str, pipe: DiffusionPipeline) -> Any:
     """That scheduler with the noise schedule that the model was trained with."""
-    return getattr(diffusers, class_name).from_config(pipe.scheduler.config)
+    try:
+        return getattr(diffusers, class_name).from_config(pipe.scheduler.config)
+    except ImportError as error:  # LMS needs scipy
+        raise InputError(f"scheduler {class_name}: {' '.join(str(error).split())}") from None
 
 
 def save_picture(picture: Picture, path: Path) -> Path:

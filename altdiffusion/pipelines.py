@@ -22,7 +22,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.pipelines import auto_pipeline
-from transformers import AltCLIPTextModel
+from transformers import AltCLIPTextModel, CLIPTextModel
 
 from altdiffusion import adapters, diffusers_alias, sources, weights
 from altdiffusion.errors import InputError, first_line
@@ -163,24 +163,28 @@ def swap_text_encoder(pipe: DiffusionPipeline, model: str | Path | None = None, 
     model, kwargs: as in `load_text_encoder`.
     Returns the same pipeline. Raises InputError where the widths don't fit, before anything is changed.
     """
-    unet = getattr(pipe, "unet", None)
-    if unet is None or not hasattr(pipe, "text_encoder") or hasattr(pipe, "text_encoder_2"):
+    unet, old = getattr(pipe, "unet", None), getattr(pipe, "text_encoder", None)
+    wanted = getattr(getattr(unet, "config", None), "cross_attention_dim", None)
+    alone = hasattr(pipe, "text_encoder") and not hasattr(pipe, "text_encoder_2")
+    if wanted is None or not alone or not isinstance(old, CLIPTextModel | AltCLIPTextModel | None):
         raise InputError(
-            f"{type(pipe).__name__} is not a Stable Diffusion 1.x or 2.x pipeline with one text encoder and a UNet"
+            f"{type(pipe).__name__} is not a Stable Diffusion 1.x or 2.x pipeline: expected one CLIP text encoder, "
+            "and a UNet that attends to its states"
         )
     if "dtype" not in kwargs:
         kwargs["dtype"] = unet.dtype
     encoder, tokenizer = load_text_encoder(model, **kwargs)
-    wanted, width = unet.config.cross_attention_dim, encoder.config.project_dim
+    width = encoder.config.project_dim
     if wanted != width:
         raise InputError(
             f"the UNet attends to text states of width {wanted}, this encoder gives {width}: "
             "768 belongs to Stable Diffusion 1.x (AltDiffusion, -m9, AltCLIP), 1024 to 2.x (AltDiffusion-m18)"
         )
-    old = pipe.text_encoder
     if kwargs.get("device_map") is None:
         encoder.to(old.device if old is not None else unet.device)
     pipe.register_modules(text_encoder=encoder, tokenizer=tokenizer)
+    if hasattr(pipe, "empty_text_embedding"):  # Marigold keeps the states of "", which were the old encoder's
+        pipe.empty_text_embedding = None
     if not isinstance(pipe, _AltDiffusion):  # on this instance alone: its class stays stock
         pipe.load_lora_into_text_encoder = adapters.load_lora_into_text_encoder
         stock_inversion = getattr(pipe, "load_textual_inversion", None)

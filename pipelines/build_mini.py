@@ -44,7 +44,7 @@ from altdiffusion.text_encoder import MAX_TOKENS, equip
 from altdiffusion.training.glyphs import COLOURS, CONCEPTS, LANGUAGES, caption, concept_names, held_out, render
 
 TEXT_WIDTH = 192
-STEPS = {"teacher": 400, "distill": 1500, "vae": 4000, "unet": 5500}
+STEPS = {"teacher": 400, "distill": 1500, "vae": 4000, "unet": 6000}
 
 
 def main() -> None:
@@ -233,7 +233,7 @@ def diffusion(
         sample_size=16,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(96, 192),
+        block_out_channels=(64, 160),
         layers_per_block=1,
         attention_head_dim=4,
         norm_num_groups=16,

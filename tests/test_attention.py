@@ -15,7 +15,12 @@ def pipe(published):
 
 def draw(pipe):
     return pipe(
-        "一只猫", num_inference_steps=2, height=16, width=16, output_type="np", generator=torch.Generator().manual_seed(1)
+        "一只猫",
+        num_inference_steps=2,
+        height=16,
+        width=16,
+        output_type="np",
+        generator=torch.Generator().manual_seed(1),
     ).images[0]
 
 

@@ -218,6 +218,12 @@ def test_swap_takes_dtype_and_saves_as_stock(published, tmp_path):
     assert index["text_encoder"] == ["transformers", "AltCLIPTextModel"]
 
 
+def test_swap_forgets_what_marigold_kept_of_the_old_encoder(published):
+    stock = clip_pipeline()
+    stock.empty_text_embedding = torch.zeros(1)
+    assert swap_text_encoder(stock, published("m9")).empty_text_embedding is None
+
+
 def test_swap_refuses_widths_that_do_not_fit_and_changes_nothing(published):
     stock = clip_pipeline(width=64)
     before = stock.text_encoder
