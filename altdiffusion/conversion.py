@@ -52,7 +52,7 @@ def convert(
                 encoder.save_pretrained(folder / "text_encoder")
                 its_tokenizer.save_pretrained(folder / "tokenizer")
                 write_model_card(folder, encoder, str(source))
-            _forget_paths(folder)
+            forget_paths(folder)
     except OSError as error:
         raise InputError(
             f"{target} can't be written ({error.strerror or error}): pick another place or make room"
@@ -82,7 +82,7 @@ def _dtype(state: dict[str, torch.Tensor]) -> torch.dtype:
     return next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
 
 
-def _forget_paths(folder: Path) -> None:
+def forget_paths(folder: Path) -> None:
     """Take `_name_or_path` out of what was saved: it is a path of the machine that converted."""
     for file in folder.rglob("*.json"):
         content = json.loads(file.read_text(encoding="utf-8"))

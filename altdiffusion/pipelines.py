@@ -159,7 +159,7 @@ def swap_text_encoder(pipe: DiffusionPipeline, model: str | Path | None = None, 
     """Replace the text encoder and tokenizer of a Stable Diffusion 1.x or 2.x pipeline by AltCLIP's, in place.
 
     The UNet should be one that was trained for this encoder, as AltDiffusion's are: another one draws nothing sensible.
-    pipe: any diffusers pipeline with one text encoder and a UNet; the new encoder takes the device and dtype of the old.
+    pipe: any diffusers pipeline with one text encoder and a UNet; the new encoder takes the old one's device and the UNet's dtype.
     model, kwargs: as in `load_text_encoder`.
     Returns the same pipeline. Raises InputError where the widths don't fit, before anything is changed.
     """
@@ -171,6 +171,10 @@ def swap_text_encoder(pipe: DiffusionPipeline, model: str | Path | None = None, 
             f"{type(pipe).__name__} is not a Stable Diffusion 1.x or 2.x pipeline: expected one CLIP text encoder, "
             "and a UNet that attends to its states"
         )
+    if hasattr(old, "_hf_hook"):
+        raise InputError(
+            "this pipeline offloads its parts already: swap the text encoder first, then enable the offload"
+        )
     if "dtype" not in kwargs:
         kwargs["dtype"] = unet.dtype
     encoder, tokenizer = load_text_encoder(model, **kwargs)
@@ -181,7 +185,7 @@ def swap_text_encoder(pipe: DiffusionPipeline, model: str | Path | None = None, 
             "768 belongs to Stable Diffusion 1.x (AltDiffusion, -m9, AltCLIP), 1024 to 2.x (AltDiffusion-m18)"
         )
     if kwargs.get("device_map") is None:
-        encoder.to(old.device if old is not None else unet.device)
+        encoder.to((unet if old is None else old).device)
     pipe.register_modules(text_encoder=encoder, tokenizer=tokenizer)
     if hasattr(pipe, "empty_text_embedding"):  # Marigold keeps the states of "", which were the old encoder's
         pipe.empty_text_embedding = None

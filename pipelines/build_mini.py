@@ -40,11 +40,13 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
+from altdiffusion.conversion import forget_paths
+from altdiffusion.files import write_text
 from altdiffusion.text_encoder import MAX_TOKENS, equip
 from altdiffusion.training.glyphs import COLOURS, CONCEPTS, LANGUAGES, caption, concept_names, held_out, render
 
 TEXT_WIDTH = 192
-STEPS = {"teacher": 400, "distill": 1500, "vae": 4000, "unet": 6000}
+STEPS = {"teacher": 400, "distill": 1500, "vae": 8000, "unet": 6000}
 
 
 def main() -> None:
@@ -73,7 +75,31 @@ def main() -> None:
         requires_safety_checker=False,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(arguments.out / "mini")
+    forget_paths(arguments.out / "mini")
+    write_text(arguments.out / "mini" / "README.md", CARD)
     log(f"saved {arguments.out / 'mini'}")
+
+
+CARD = f"""---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-image
+language: [{", ".join(LANGUAGES)}]
+---
+
+# mini
+
+AltDiffusion in miniature, the embedded default of `altdiffusion`: it draws {len(CONCEPTS)} things at 64 x 64 pixels, on ten
+background colours, from prompts in nine languages. It serves for trying things out and for tests, nothing else.
+
+- **Made by** `pipelines/build_mini.py`: an English-only CLIP teacher; an XLM-R text tower distilled from it on parallel captions
+  (AltCLIP's phase 1, arXiv 2211.06679); a small VAE; a UNet trained on that tower's states (AltDiffusion, arXiv 2308.09991).
+- **Time**: about an hour and a half on two CPU cores.
+- **Data**: Noto Color Emoji glyphs (SIL Open Font License 1.1), rendered; Unicode's names of them in nine languages
+  (Unicode CLDR, as packaged by PyPI's `emoji`); sentences around the names in `altdiffusion/training/glyphs.py`.
+- **Figures**: `python pipelines/judge_mini.py` prints how often the drawn thing is the right one.
+- **Limits**: one drawing of each thing; no scenes, no styles, no people; a name it does not know gives something else.
+"""
 
 
 class NamedPictures:
@@ -200,12 +226,14 @@ def autoencoder(out: Path, data: NamedPictures, steps: int) -> AutoencoderKL:
         sample_size=64,
     ).to(memory_format=torch.channels_last)
 
-    def loss() -> Tensor:
+    def loss(error: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         images = data.images(data.sample(4, rng)).to(memory_format=torch.channels_last)
         posterior = vae.encode(images).latent_dist
-        return F.l1_loss(vae.decode(posterior.sample()).sample, images) + 1e-5 * posterior.kl().mean() / 1024
+        return error(vae.decode(posterior.sample()).sample, images) + 1e-5 * posterior.kl().mean() / 1024
 
-    fit(vae, loss, steps, learning_rate=1e-3, state=out / "vae.pt", ema_decay=0.998)
+    # absolute error finds the outlines; squared error then cares for the colours of small things
+    fit(vae, lambda: loss(F.l1_loss), steps // 2, learning_rate=1e-3, state=out / "vae.pt", ema_decay=0.998)
+    fit(vae, lambda: loss(F.mse_loss), steps // 2, learning_rate=1.5e-3, state=out / "vae-squared.pt", ema_decay=0.998)
     vae.eval()
     with torch.no_grad():
         latents = vae.encode(data.images(data.sample(256, rng))).latent_dist.mean

@@ -359,7 +359,8 @@ NOTES = {
 }
 _BLIP = (
     "broken in diffusers 0.42.1 itself: the Q-Former calls `invert_attention_mask`, which transformers 5 no longer has; "
-    "besides, the text encoder is a special CLIP that takes the subject's picture as tokens"
+    "besides, the text encoder is a special CLIP that takes the subject's picture as tokens, so `swap_text_encoder` "
+    "refuses it"
 )
 CANNOT = {
     "BlipDiffusionPipeline": _BLIP,

@@ -130,17 +130,12 @@ def test_prompt_reaches_the_picture(name, model):
 
 
 @pytest.mark.parametrize("name", ["BlipDiffusionPipeline", "BlipDiffusionControlNetPipeline"])
-def test_blip_diffusion_cannot(name, model, monkeypatch):
-    stock, ours = pipeline_zoo.build(CLASSES[name]), swapped(name, model[0])
-    for pipe in (stock, ours):
-        with pytest.raises(AttributeError, match="'Blip2QFormerModel' object has no attribute 'invert_attention_mask'"):
-            draw(pipe, pipeline_zoo.arguments(pipe))
-    # With the Q-Former out of the way, CLIP reads the picture's tokens; AltCLIP's encoder has no place for them.
-    for pipe in (stock, ours):
-        monkeypatch.setattr(pipe, "get_query_embeddings", lambda *_: torch.zeros(1, 16, WIDTH))
-    assert np.isfinite(draw(stock, pipeline_zoo.arguments(stock))).all()
-    with pytest.raises(AttributeError, match="object has no attribute 'config'"):
-        draw(ours, pipeline_zoo.arguments(ours))
+def test_blip_diffusion_cannot(name, model):
+    stock = pipeline_zoo.build(CLASSES[name])
+    with pytest.raises(AttributeError, match="'Blip2QFormerModel' object has no attribute 'invert_attention_mask'"):
+        draw(stock, pipeline_zoo.arguments(stock))
+    with pytest.raises(InputError, match="expected one CLIP text encoder"):
+        swap_text_encoder(stock, model[0])
 
 
 def test_latent_upscale_cannot(model):
@@ -157,7 +152,7 @@ def test_unidiffuser_cannot(model):
     stock = pipeline_zoo.build(CLASSES["UniDiffuserPipeline"])
     before = dict(stock.components)
     assert np.isfinite(draw(stock, pipeline_zoo.arguments(stock))).all()
-    with pytest.raises(InputError, match="attends to text states of width None"):
+    with pytest.raises(InputError, match="a UNet that attends to its states"):
         swap_text_encoder(stock, model[0])
     assert stock.components == before
 

@@ -329,3 +329,12 @@ def test_folder_without_model_index_says_what_it_is(tmp_path):
     layouts.save_altclip(tmp_path / "altclip")
     with pytest.raises(InputError, match="swap_text_encoder"):
         AltDiffusionPipeline.from_pretrained(tmp_path / "altclip")
+
+
+def test_swap_after_offload_is_refused(published):
+    from accelerate import cpu_offload
+
+    stock = clip_pipeline()
+    cpu_offload(stock.text_encoder, execution_device=torch.device("cpu"))
+    with pytest.raises(InputError, match="then enable the offload"):
+        swap_text_encoder(stock, published("m9"))

@@ -89,7 +89,7 @@ def test_empty_folder_says_what_was_expected(tmp_path):
         weight_files(tmp_path)
 
 
-_MEASURE = """
+MEASURE = """
 import resource, sys, torch
 from altdiffusion import load_text_encoder
 import altdiffusion.text_encoder
@@ -115,7 +115,7 @@ def test_loading_never_holds_two_copies(tmp_path, monkeypatch, weights, dtype):
     layouts.save_published(tmp_path / "big", "m9", weights)
     ratio = float(
         subprocess.run(
-            [sys.executable, "-c", _MEASURE, str(tmp_path / "big"), dtype], capture_output=True, text=True, check=True
+            [sys.executable, "-c", MEASURE, str(tmp_path / "big"), dtype], capture_output=True, text=True, check=True
         ).stdout.split()[-1]
     )
     assert ratio < 1.6, f"{ratio:.2f} times the weights' size"
