@@ -159,11 +159,13 @@ def swap_text_encoder(pipe: DiffusionPipeline, model: str | Path | None = None, 
     """Replace the text encoder and tokenizer of a Stable Diffusion 1.x or 2.x pipeline by AltCLIP's, in place.
 
     The UNet should be one that was trained for this encoder, as AltDiffusion's are: another one draws nothing sensible.
-    pipe: any diffusers pipeline with one text encoder and a UNet; the new encoder takes the old one's device and the UNet's dtype.
+    pipe: any diffusers pipeline with one text encoder and a UNet. The new encoder takes the old one's device and the
+        UNet's dtype.
     model, kwargs: as in `load_text_encoder`.
     Returns the same pipeline. Raises InputError where the widths don't fit, before anything is changed.
     """
-    unet, old = getattr(pipe, "unet", None), getattr(pipe, "text_encoder", None)
+    unet: Any = getattr(pipe, "unet", None)
+    old: Any = getattr(pipe, "text_encoder", None)
     wanted = getattr(getattr(unet, "config", None), "cross_attention_dim", None)
     alone = hasattr(pipe, "text_encoder") and not hasattr(pipe, "text_encoder_2")
     if wanted is None or not alone or not isinstance(old, CLIPTextModel | AltCLIPTextModel | None):
@@ -228,11 +230,12 @@ def _load_checked(folder: Path, kwargs: dict[str, Any]) -> dict[str, Any]:
             continue
         if not (folder / name).is_dir():
             raise InputError(f"{folder} has no folder {name!r}: the download is incomplete")
+        variant = passed.get("variant")
         part_dtype = dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
         part, report = model_class.from_pretrained(
             folder / name,
             dtype=part_dtype,
-            variant=passed.get("variant"),
+            variant=variant if any((folder / name).glob(f"*.{variant}.*")) else None,
             use_safetensors=passed.get("use_safetensors"),
             output_loading_info=True,
         )

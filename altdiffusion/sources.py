@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from altdiffusion.errors import InputError
+from altdiffusion.errors import InputError, first_line
 
 MINI = "mini"  # the name of the embedded default
 PUBLISHED = ("BAAI/AltDiffusion", "BAAI/AltDiffusion-m9", "BAAI/AltDiffusion-m18")
@@ -43,7 +43,12 @@ def locate(model: str | Path | None, hub_patterns: list[str] | None = None, **hu
 
 def on_hub(name: str, download: Callable[[str], Any]) -> Any:
     """Run a download; its failures become one line (InputError) that says what to do."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     try:
         return download(name)
@@ -55,8 +60,13 @@ def on_hub(name: str, download: Callable[[str], Any]) -> Any:
             f"the hub refused {name!r} (status {status}): check the name; a gated model asks you to accept its licence "
             "on its page and to log in with `hf auth login`"
         ) from None
-    except (OfflineModeIsEnabled, OSError) as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
         raise InputError(
             f"{name!r} is no folder here and the hub can't be reached ({type(error).__name__}): "
             "check the spelling or the network"
+        ) from None
+    except OSError as error:  # how diffusers reports, among others, a repository that holds pickles alone
+        raise InputError(
+            f"{name!r} can't be downloaded: {first_line(error)} "
+            "(if it holds .bin files alone: --allow-pickle, allow_pickle=True)"
         ) from None

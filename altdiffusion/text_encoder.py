@@ -145,9 +145,9 @@ class _ClipSkip:
 
 
 class _TrimmedCall(dict[str, Any]):
-    """The keyword arguments of a trimmed call, and the length that its output must get back."""
+    """The keyword arguments of a trimmed call, and the number of padding rows that its output must get back."""
 
-    full_length: int
+    missing: int
 
 
 def _trim_padding(encoder: AltCLIPTextModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -158,36 +158,37 @@ def _trim_padding(encoder: AltCLIPTextModel, args: tuple[Any, ...], kwargs: dict
     to padding. Left whole: training (dropout differs from row to row), inputs_embeds, own position_ids, attention maps,
     tuples, and torch.compile, which wants one static shape.
     """
-    input_ids = args[0] if args else kwargs.get("input_ids")
-    if input_ids is None or input_ids.dim() != 2:
-        return None
-    attention_mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
-    if attention_mask is None:
-        attention_mask = input_ids.ne(encoder.config.pad_token_id).long()
     names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
-    call = _TrimmedCall(dict(zip(names, args, strict=False)) | kwargs | {"attention_mask": attention_mask})
-    length = input_ids.shape[1]
-    call.full_length = length
+    call = dict(zip(names, args, strict=False)) | kwargs
+    ids, mask = call.get("input_ids"), call.get("attention_mask")
+    if ids is None or ids.dim() != 2:
+        return None
+    if mask is None:
+        mask = call["attention_mask"] = ids.ne(encoder.config.pad_token_id).long()
 
-    whole = encoder.training or torch.compiler.is_compiling() or attention_mask.dim() != 2
+    whole = encoder.training or torch.compiler.is_compiling() or mask.dim() != 2
     whole |= call.get("return_dict") is False or call.get("output_attentions") is True
-    if not whole and call.get("position_ids") is None and call.get("inputs_embeds") is None:
-        used = (input_ids.ne(encoder.config.pad_token_id) | attention_mask.bool()).any(0)
-        trimmed = min(length, int(used.nonzero().max()) + 2) if bool(used.any()) else 1
-        for name in ("input_ids", "attention_mask", "token_type_ids"):
-            if call.get(name) is not None:
-                call[name] = call[name][:, :trimmed]
-    return (), call
+    if whole or call.get("position_ids") is not None or call.get("inputs_embeds") is not None:
+        return (), call
+    used = (ids.ne(encoder.config.pad_token_id) | mask.bool()).any(0)
+    length = int(used.nonzero().max()) + 2 if bool(used.any()) else 1
+    if length >= ids.shape[1]:
+        return (), call
+    trimmed = _TrimmedCall(call)
+    trimmed.missing = ids.shape[1] - length
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        if call.get(name) is not None:
+            trimmed[name] = call[name][:, :length]
+    return (), trimmed
 
 
 def _restore_padding(encoder: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
     """Repeat the one padding row up to the full length, in every tensor of token states."""
-    if not isinstance(kwargs, _TrimmedCall) or kwargs["input_ids"].shape[1] == kwargs.full_length:
+    if not isinstance(kwargs, _TrimmedCall):
         return None
-    missing = kwargs.full_length - kwargs["input_ids"].shape[1]
 
     def restore(states: Tensor) -> Tensor:
-        return torch.cat([states, states[:, -1:].expand(-1, missing, -1)], dim=1)
+        return torch.cat([states, states[:, -1:].expand(-1, kwargs.missing, -1)], dim=1)
 
     output.last_hidden_state = restore(output.last_hidden_state)
     if output.hidden_states is not None:

@@ -14,10 +14,11 @@ from diffusers.pipelines.deprecated.alt_diffusion.modeling_roberta_series import
     RobertaSeriesConfig,
     RobertaSeriesModelWithTransformation,
 )
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from ldm_names import ldm_unet, ldm_vae
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AltCLIPConfig, AltCLIPModel
+from transformers import AltCLIPConfig, AltCLIPModel, CLIPConfig
 
 # "a cat" in AltDiffusion-m18's languages, some with a comma, so that the tokenizer knows their scripts.
 GREETINGS = {
@@ -137,6 +138,21 @@ def small_vae() -> AutoencoderKL:
     )
 
 
+def save_safety_checker(folder: Path, safe_serialization: bool, finds: bool = False) -> None:
+    """diffusers' own, small. finds: whether it takes offence at every picture, or at none."""
+    torch.manual_seed(4)
+    vision = dict(hidden_size=32, intermediate_size=37, num_hidden_layers=1, num_attention_heads=2)
+    checker = StableDiffusionSafetyChecker(
+        CLIPConfig(vision_config=vision | dict(image_size=32, patch_size=8), projection_dim=32)
+    )
+    for threshold in (checker.concept_embeds_weights, checker.special_care_embeds_weights):
+        threshold.data.fill_(-2.0 if finds else 2.0)  # of a cosine similarity
+    checker.save_pretrained(folder)
+    if not safe_serialization:
+        torch.save(checker.state_dict(), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+
+
 def save_published(folder: Path, kind: str = "m9", weights: str = "bin") -> RobertaSeriesModelWithTransformation:
     """A folder as BAAI published it; returns the encoder that the oracle needs. weights: "bin" or "safetensors"."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -164,12 +180,12 @@ def save_published(folder: Path, kind: str = "m9", weights: str = "bin") -> Robe
         "feature_extractor_type": "CLIPFeatureExtractor", "crop_size": 32, "do_center_crop": True, "do_normalize": True,
         "do_resize": True, "size": 32, "resample": 3, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
     }))  # fmt: skip
+    save_safety_checker(folder / "safety_checker", safe)
     (folder / "model_index.json").write_text(json.dumps({
         "_class_name": "AltDiffusionPipeline",
         "_diffusers_version": "0.8.0.dev0",
         "feature_extractor": ["transformers", "CLIPFeatureExtractor"],
-        "safety_checker": [None, None],
-        "requires_safety_checker": False,
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
         "scheduler": ["diffusers", "PNDMScheduler"],
         "text_encoder": ["alt_diffusion", "RobertaSeriesModelWithTransformation"],
         "tokenizer": ["transformers", "XLMRobertaTokenizer"],

@@ -16,7 +16,7 @@ import pipeline_zoo
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from pipeline_zoo import CANNOT, OTHER, PROMPT, WIDTH, WORKS
+from pipeline_zoo import CANNOT, OTHER, PROMPT, WORKS
 from torch import Tensor
 from transformers import CLIPTextModel
 

@@ -1,7 +1,9 @@
 """Settings and pictures: checked first, drawn alike alone and in a row, saved whole."""
 
 import os
+import shutil
 
+import layouts
 import pytest
 from PIL import Image, ImageChops
 
@@ -70,6 +72,16 @@ def test_init_image_and_mask(folder, tmp_path):
     filled = next(generate("一只猫", **options, mask=tmp_path / "mask.png"))
     assert filled.settings.strength == 1.0
     assert filled.settings.mask == str(tmp_path / "mask.png")
+
+
+def test_safety_checker_is_on_where_the_checkpoint_has_one(folder, tmp_path):
+    offended = shutil.copytree(folder, tmp_path / "offended")
+    layouts.save_safety_checker(offended / "safety_checker", True, finds=True)
+    clean, black = (next(generate("猫", model=model, steps=1, seed=1)) for model in (folder, offended))
+    assert not clean.filtered
+    assert clean.image.getbbox() is not None
+    assert black.filtered
+    assert black.image.getbbox() is None
 
 
 @pytest.mark.parametrize("name", list(SCHEDULERS))

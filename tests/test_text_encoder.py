@@ -165,7 +165,7 @@ def test_cpu_offload_does_not_disturb_the_hooks(loaded):
 def test_compiled_encoder_gives_the_same(loaded):
     encoder, tokenizer = loaded
     inputs = tokens(tokenizer, "一只猫")
-    compiled = torch.compile(encoder, backend="eager")
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(**inputs)[0], encoder(**inputs)[0], atol=1e-5, rtol=0)
 
