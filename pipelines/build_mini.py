@@ -46,7 +46,7 @@ from altdiffusion.text_encoder import MAX_TOKENS, equip
 from altdiffusion.training.glyphs import COLOURS, CONCEPTS, LANGUAGES, caption, concept_names, held_out, render
 
 TEXT_WIDTH = 192
-STEPS = {"teacher": 400, "distill": 1500, "vae": 8000, "unet": 6000}
+STEPS = {"teacher": 400, "distill": 1500, "vae": 8000, "unet": 5000}
 
 
 def main() -> None:
