@@ -60,15 +60,11 @@ def on_hub(name: str, download: Callable[[str], Any]) -> Any:
             f"the hub refused {name!r} (status {status}): check the name; a gated model asks you to accept its licence "
             "on its page and to log in with `hf auth login`"
         ) from None
-    except (OfflineModeIsEnabled, OSError) as error:
-        cause: BaseException | None = error
-        while cause is not None:  # diffusers wraps it in an OSError of its own
-            if isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError):
-                raise InputError(
-                    f"{name!r} is no folder here and the hub can't be reached: check the spelling or the network"
-                ) from None
-            cause = cause.__cause__ or cause.__context__
-        # among others, how diffusers reports a repository that holds pickles alone
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError):
+        raise InputError(
+            f"{name!r} is no folder here and the hub can't be reached: check the spelling or the network"
+        ) from None
+    except OSError as error:  # among others, how diffusers reports a repository that holds pickles alone
         raise InputError(
             f"{name!r} can't be downloaded: {first_line(error)} "
             "(if it holds .bin files alone: --allow-pickle, allow_pickle=True)"
