@@ -90,7 +90,9 @@ class _AltDiffusion(DiffusionPipeline):
         if model is None or str(model) == sources.MINI or Path(model).exists() or str(model).count("/") != 1:
             folder = sources.locate(model)
         else:
-            hub = {name: kwargs[name] for name in _DOWNLOAD_OPTIONS if name in kwargs}
+            hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+            sources.locate(model, ["model_index.json"], **hub)  # tells a wrong name from a missing network
+            hub |= {name: kwargs[name] for name in ("use_safetensors", "variant") if name in kwargs}
             folder = Path(sources.on_hub(str(model), lambda name: cls.download(name, **hub)))
         if not (folder / "model_index.json").is_file():
             advice = "its text encoder alone goes into a pipeline by swap_text_encoder(pipe, model)"
@@ -210,15 +212,7 @@ class _Checked:
         self.load(pretrained_model_name_or_path, *args, **kwargs)
 
 
-_DOWNLOAD_OPTIONS = (
-    "use_safetensors",
-    "variant",
-    "revision",
-    "token",
-    "cache_dir",
-    "local_files_only",
-    "force_download",
-)
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
 def _load_checked(folder: Path, kwargs: dict[str, Any]) -> dict[str, Any]:
