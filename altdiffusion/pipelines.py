@@ -6,6 +6,7 @@ as the stock class, so that plain diffusers loads the result.
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 from pathlib import Path
@@ -44,7 +45,7 @@ class _AltDiffusion(DiffusionPipeline):
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path | None = None,
+        pretrained_model_name_or_path: str | Path | None = None,
         *,
         allow_pickle: bool = False,
         ema: bool = False,
@@ -53,24 +54,22 @@ class _AltDiffusion(DiffusionPipeline):
     ) -> Self:
         """Load AltDiffusion from any layout.
 
-        model: None (the embedded default, "mini"), an id on the hub, a folder in diffusers' form (as published, as
-            `convert` or `save_pretrained` wrote it), or a single file (.safetensors, .ckpt).
+        pretrained_model_name_or_path: None (the embedded default, "mini"), an id on the hub, a folder in diffusers' form
+            (as published, as `convert` or `save_pretrained` wrote it), or a single file (.safetensors, .ckpt).
         allow_pickle: read .bin and .ckpt files (with torch's weights_only). ema: of a single file, the moving average.
         tokenizer: for single files, which carry none; a folder, an id on the hub, or a tokenizer.
         kwargs: as in diffusers: dtype, variant, device_map, revision, safety_checker=None, any component ...
         Raises InputError: unknown model, missing or left-over tensors (named), damaged files, pickles not allowed.
         """
-        if isinstance(model, str | Path) and Path(model).is_file():
-            options = {name: kwargs.pop(name, None) for name in ("torch_dtype", "dtype")}
-            dtype = options["dtype"] or options["torch_dtype"]
-            parts = load_single_file(Path(model), dtype=dtype, ema=ema, allow_pickle=allow_pickle, tokenizer=tokenizer)
-            return cls(**(parts | kwargs), requires_safety_checker=False)
-        if ema:
-            raise InputError("ema=True is for single files; a folder holds one set of weights")
-        if tokenizer is not None:
-            kwargs["tokenizer"] = tokenizer
-        kwargs.setdefault("use_safetensors", None if allow_pickle else True)
+        model = sources.MINI if pretrained_model_name_or_path is None else pretrained_model_name_or_path
         try:
+            if Path(model).is_file():
+                return cls._from_file(Path(model), ema=ema, allow_pickle=allow_pickle, tokenizer=tokenizer, **kwargs)
+            if ema:
+                raise InputError("ema=True is for single files; a folder holds one set of weights")
+            if tokenizer is not None:
+                kwargs["tokenizer"] = tokenizer
+            kwargs.setdefault("use_safetensors", None if allow_pickle else True)
             folder = cls._folder(model, allow_pickle, kwargs)
             if kwargs.get("device_map") is None:
                 kwargs = _load_checked(folder, kwargs)
@@ -78,16 +77,26 @@ class _AltDiffusion(DiffusionPipeline):
         except InputError:
             raise
         except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-            raise InputError(f"{model or sources.MINI} can't be loaded: {first_line(error)}") from error
+            raise InputError(f"{model} can't be loaded: {first_line(error)}") from error
         if isinstance(pipeline.text_encoder, AltCLIPTextModel):
             equip(pipeline.text_encoder)
             pipeline.tokenizer.model_max_length = MAX_TOKENS
         return pipeline
 
     @classmethod
-    def _folder(cls, model: str | Path | None, allow_pickle: bool, kwargs: dict[str, Any]) -> Path:
+    def _from_file(cls, path: Path, **kwargs: Any) -> Self:
+        """A pipeline from a single file; components that are passed take the place of the file's."""
+        given = {name: kwargs.pop(name) for name in inspect.signature(cls.__init__).parameters if name in kwargs}
+        tokenizer = given.pop("tokenizer", None)
+        options = {name: kwargs[name] for name in ("ema", "allow_pickle")}
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        parts = load_single_file(path, dtype=dtype, tokenizer=tokenizer, **options)
+        return cls(**({"requires_safety_checker": False} | parts | given))
+
+    @classmethod
+    def _folder(cls, model: str | Path, allow_pickle: bool, kwargs: dict[str, Any]) -> Path:
         """Where the pipeline's folder is, downloaded if need be; says early what can't be loaded."""
-        if model is None or str(model) == sources.MINI or Path(model).exists() or str(model).count("/") != 1:
+        if str(model) == sources.MINI or Path(model).exists() or str(model).count("/") != 1:
             folder = sources.locate(model)
         else:
             hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}

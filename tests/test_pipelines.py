@@ -323,6 +323,19 @@ def test_truncated_file_is_one_clear_line(own_copy, part):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", ""])
+def test_impossible_names_are_one_clear_line(name):
+    with pytest.raises(InputError):
+        AltDiffusionPipeline.from_pretrained(name)
+
+
+def test_parts_that_are_passed_take_the_place_of_a_single_files(published, tmp_path):
+    save_file(layouts.single_file_state("m9"), tmp_path / "x.safetensors")
+    vae = layouts.small_vae()
+    options = {"tokenizer": published("m9"), "vae": vae, "local_files_only": True}
+    assert AltDiffusionPipeline.from_pretrained(tmp_path / "x.safetensors", **options).vae is vae
+
+
 def test_folder_without_model_index_says_what_it_is(tmp_path):
     with pytest.raises(InputError, match="no model"):
         AltDiffusionPipeline.from_pretrained(tmp_path)
