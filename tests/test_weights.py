@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,20 +91,20 @@ def test_empty_folder_says_what_was_expected(tmp_path):
 
 
 MEASURE = """
-import resource, sys, torch
+import re, sys, torch
 from altdiffusion import load_text_encoder
-import altdiffusion.text_encoder
-from transformers import AltCLIPTextModel
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = peak()
+from transformers import AltCLIPTextModel, XLMRobertaTokenizer  # what is imported is not the weights'
+def memory(what):  # in bytes; not getrusage, whose peak a child inherits from its parent
+    return int(re.search(what + ":[^0-9]*([0-9]+)", open("/proc/self/status").read())[1]) * 1024
+before = memory("VmRSS")
 encoder, _ = load_text_encoder(sys.argv[1], dtype=getattr(torch, sys.argv[2]), allow_pickle=True)
 for parameter in encoder.parameters():
     parameter.sum()  # touch every page of what is mapped
-size = sum(parameter.nbytes for parameter in encoder.parameters())
-print((peak() - before) / size)
+print((memory("VmHWM") - before) / sum(parameter.nbytes for parameter in encoder.parameters()))
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
 @pytest.mark.parametrize(
     ("weights", "dtype"), [("safetensors", "float32"), ("safetensors", "float16"), ("bin", "float16")]
 )
@@ -118,4 +119,4 @@ def test_loading_never_holds_two_copies(tmp_path, monkeypatch, weights, dtype):
             [sys.executable, "-c", MEASURE, str(tmp_path / "big"), dtype], capture_output=True, text=True, check=True
         ).stdout.split()[-1]
     )
-    assert ratio < 1.6, f"{ratio:.2f} times the weights' size"
+    assert 0.9 < ratio < 1.6, f"{ratio:.2f} times the weights' size"
