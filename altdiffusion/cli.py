@@ -126,11 +126,11 @@ def _generate(options: argparse.Namespace) -> None:
     if single and len(options.prompts) * options.num_images != 1:
         raise InputError(f"--out {options.out} is one file, but several pictures are asked for: give a folder")
     _check_writable(options.out)
-    say = _say
-    say("loading ...")
+    _say("loading ...")
     started = time.monotonic()
     from altdiffusion.generation import free_path, generate, save_picture
 
+    _hide_loading()
     drawn = generate(
         options.prompts,
         model=options.model,
@@ -150,15 +150,18 @@ def _generate(options: argparse.Namespace) -> None:
         allow_pickle=options.allow_pickle,
     )
     if options.model in (None, "mini"):
-        say(MINI_NOTE)
+        _say(MINI_NOTE)
+    elif str(options.model).startswith("BAAI/"):
+        _say("BAAI's weights are under CreativeML OpenRAIL-M, whose use restrictions bind you")
     results = []
     for picture in drawn:
         path = options.out if single else free_path(options.out, picture.settings)
         save_picture(picture, path)
         results.append({"path": str(path), "filtered": picture.filtered, **asdict(picture.settings)})
-        say(f"{path}" + (" (black: the safety checker found something in it)" if picture.filtered else ""))
+        if picture.filtered:
+            _say(f"{path} is black: the safety checker found something in the picture")
         if not options.json:
-            print(path)
+            print(path, flush=True)
     if options.json:
         _print_json({"pictures": results, "seconds": round(time.monotonic() - started, 2)})
 
@@ -170,6 +173,7 @@ def _convert(options: argparse.Namespace) -> None:
     from altdiffusion.conversion import convert
     from altdiffusion.devices import choose_dtype
 
+    _hide_loading()
     dtype = choose_dtype(options.dtype, torch.device("cpu")) if options.dtype else None
     folder = convert(
         options.source,
@@ -202,6 +206,7 @@ def _info(options: argparse.Namespace) -> None:
         return
     from altdiffusion.environment import describe
 
+    _hide_loading()
     facts = describe()
     if options.json:
         _print_json(facts)
@@ -223,8 +228,20 @@ def _check_writable(out: Path) -> None:
         raise InputError(f"--out {folder} can't be written ({there}: {error.strerror}): pick another folder") from None
 
 
+def _hide_loading() -> None:
+    """The libraries' bars and notices while they load; their bars while they draw and their warnings stay."""
+    import logging
+
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("diffusers.utils.deprecation_utils").setLevel(logging.ERROR)
+
+
 def _quiet() -> None:
-    """Libraries' banners and bars for loading, which say nothing to a person who draws pictures."""
+    """What must be set before the libraries are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

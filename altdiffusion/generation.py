@@ -208,7 +208,7 @@ def save_picture(picture: Picture, path: Path) -> Path:
 
 def free_path(folder: Path, settings: Settings) -> Path:
     """A file name from prompt and seed that is not taken yet, e.g. 一只猫-1.png, 一只猫-1-2.png."""
-    words = re.sub(r"[^\w]+", "-", settings.prompt).strip("-")[:40] or "picture"
+    words = re.sub(r"[^\w]+", "-", settings.prompt)[:40].strip("-") or "picture"
     while len(words.encode()) > 120:  # file systems allow 255 bytes, and Chinese takes three each
         words = words[:-1]
     path, count = folder / f"{words}-{settings.seed}.png", 1

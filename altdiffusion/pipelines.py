@@ -239,7 +239,7 @@ def _load_checked(folder: Path, kwargs: dict[str, Any]) -> dict[str, Any]:
             folder / name,
             dtype=part_dtype,
             variant=variant if any((folder / name).glob(f"*.{variant}.*")) else None,
-            use_safetensors=passed.get("use_safetensors"),
+            use_safetensors=passed.get("use_safetensors") if any((folder / name).glob("*.safetensors")) else False,
             output_loading_info=True,
         )
         problems = [

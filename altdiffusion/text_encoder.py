@@ -47,7 +47,10 @@ def load_text_encoder(
     variant, use_safetensors: which files of a folder, as in diffusers. hub: revision, token, cache_dir, ...
     Raises InputError for what can't be found or read, and for tensors that are missing or left over.
     """
-    root = sources.locate(model, hub_patterns=_HUB_PATTERNS, **hub)
+    wanted_files = ["text_encoder/*.safetensors", "model*.safetensors"]
+    if allow_pickle:
+        wanted_files += ["text_encoder/*.bin", "pytorch_model*.bin"]
+    root = sources.locate(model, _TEXT_FILES + wanted_files, **hub)
     config: dict[str, Any] = {}
     if root.is_file():
         state = weights.read_tensors(root, allow_pickle=allow_pickle, dtype=dtype or torch.float32, wanted=_is_wanted)
@@ -64,8 +67,7 @@ def load_text_encoder(
     return encoder, load_tokenizer(tokenizer if tokenizer is not None else root, **hub)
 
 
-_HUB_PATTERNS = [f"{folder}{file}" for folder in ("", "text_encoder/", "tokenizer/") for file in ("*.json", "*.model")]
-_HUB_PATTERNS += ["text_encoder/*", "model*.safetensors", "pytorch_model*.bin"]
+_TEXT_FILES = [f"{folder}{file}" for folder in ("", "text_encoder/", "tokenizer/") for file in ("*.json", "*.model")]
 
 
 def _is_wanted(key: str) -> bool:
@@ -95,11 +97,11 @@ def load_tokenizer(source: str | Path | XLMRobertaTokenizer, **hub: Any) -> XLMR
     A single file carries no tokenizer: then the one that all AltDiffusion models use is taken from the hub.
     """
     if isinstance(source, str | Path):
-        root = sources.locate(source, _HUB_PATTERNS, **hub)
+        root = sources.locate(source, _TEXT_FILES, **hub)
         if root.is_file():
             logger.warning("%s carries no tokenizer: taking %s", root.name, sources.XLM_R)
             try:
-                root = sources.locate(sources.XLM_R, ["*.json", "*.model"], **hub)
+                root = sources.locate(sources.XLM_R, _TEXT_FILES, **hub)
             except InputError as error:
                 raise InputError(
                     f"{root} is a single file and carries no tokenizer: pass tokenizer= (--tokenizer), a folder with "

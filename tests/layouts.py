@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sentencepiece
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.pipelines.deprecated.alt_diffusion.modeling_roberta_series import (
     RobertaSeriesConfig,
     RobertaSeriesModelWithTransformation,
@@ -172,9 +172,12 @@ def save_published(folder: Path, kind: str = "m9", weights: str = "bin") -> Robe
     safe = weights != "bin"
     small_unet(encoder.config.project_dim).save_pretrained(folder / "unet", safe_serialization=safe)
     small_vae().save_pretrained(folder / "vae", safe_serialization=safe)
-    PNDMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
-    ).save_pretrained(folder / "scheduler")
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({  # with 2022's settings, one of them unknown today
+        "_class_name": "PNDMScheduler", "_diffusers_version": "0.8.0.dev0", "beta_end": 0.012, "beta_start": 0.00085,
+        "beta_schedule": "scaled_linear", "clip_sample": False, "num_train_timesteps": 1000, "set_alpha_to_one": False,
+        "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None,
+    }))  # fmt: skip
     (folder / "feature_extractor").mkdir()
     (folder / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps({
         "feature_extractor_type": "CLIPFeatureExtractor", "crop_size": 32, "do_center_crop": True, "do_normalize": True,
