@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AltCLIPTextModel
 
 from altdiffusion import files, sources, weights
-from altdiffusion.errors import InputError
+from altdiffusion.errors import InputError, first_line
 from altdiffusion.model_card import write_model_card
 from altdiffusion.pipelines import AltDiffusionPipeline
 from altdiffusion.text_encoder import load_text_encoder
@@ -53,10 +54,8 @@ def convert(
                 its_tokenizer.save_pretrained(folder / "tokenizer")
                 write_model_card(folder, encoder, str(source))
             forget_paths(folder)
-    except OSError as error:
-        raise InputError(
-            f"{target} can't be written ({error.strerror or error}): pick another place or make room"
-        ) from None
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
+        raise InputError(f"{target} can't be written ({first_line(error)}): pick another place or make room") from None
     return target
 
 

@@ -9,7 +9,7 @@ import layouts
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AltCLIPTextModel, AutoTokenizer
 
@@ -110,9 +110,13 @@ def test_failure_leaves_nothing_behind(own_copy, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
-def test_full_disk_is_one_clear_line(published, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), SafetensorError("Error while serializing: No space left on device")],
+)
+def test_full_disk_is_one_clear_line(published, tmp_path, monkeypatch, error):
     def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(AltDiffusionPipeline, "save_pretrained", full)
     with pytest.raises(InputError, match="No space left"):
