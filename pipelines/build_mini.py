@@ -43,7 +43,7 @@ from transformers import (
 from altdiffusion.conversion import forget_paths
 from altdiffusion.files import write_text
 from altdiffusion.text_encoder import MAX_TOKENS, equip
-from altdiffusion.training.glyphs import COLOURS, CONCEPTS, LANGUAGES, caption, concept_names, held_out, render
+from altdiffusion.training.glyphs import COLOURS, CONCEPTS, DRAWN, LANGUAGES, caption, concept_names, held_out, render
 
 TEXT_WIDTH = 192
 STEPS = {"teacher": 400, "distill": 1500, "vae": 8000, "unet": 5000}
@@ -112,11 +112,11 @@ class NamedPictures:
         self.pictures = grid.reshape(len(CONCEPTS), len(COLOURS), 3, 64, 64)  # uint8
         self.pairs = [(i, c) for i in range(len(CONCEPTS)) for c in range(len(COLOURS)) if not held_out(i, c)]
 
-    def sample(self, count: int, rng: random.Random) -> list[tuple[int, int]]:
+    def sample(self, count: int, rng: random.Random, among: str = CONCEPTS) -> list[tuple[int, int]]:
         """(concept, background) pairs of the training set; white is a third of them, as plain captions mean it."""
-        return [
-            (rng.randrange(len(CONCEPTS)), 0) if rng.random() < 0.3 else rng.choice(self.pairs) for _ in range(count)
-        ]
+        concepts = [CONCEPTS.index(glyph) for glyph in among]
+        pairs = [pair for pair in self.pairs if CONCEPTS[pair[0]] in among]
+        return [(rng.choice(concepts), 0) if rng.random() < 0.3 else rng.choice(pairs) for _ in range(count)]
 
     def captions(self, pairs: Iterable[tuple[int, int]], languages: list[str], rng: random.Random) -> list[list[str]]:
         """One list of parallel captions for each of `languages`."""
@@ -268,8 +268,8 @@ def diffusion(
         cross_attention_dim=TEXT_WIDTH,
     ).to(memory_format=torch.channels_last)
 
-    def loss() -> Tensor:
-        pairs = data.sample(24, rng)
+    def loss(among: str) -> Tensor:
+        pairs = data.sample(24, rng, among)
         texts = [data.captions([pair], [rng.choice(LANGUAGES)], rng)[0][0] for pair in pairs]
         texts = ["" if rng.random() < 0.1 else text for text in texts]
         inputs = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
@@ -283,7 +283,9 @@ def diffusion(
         target = scheduler.get_velocity(clean, noise, timesteps)
         return F.mse_loss(unet(noisy, timesteps, states).sample.float(), target)
 
-    fit(unet, loss, steps, learning_rate=1e-3, state=out / "unet.pt", ema_decay=0.999)
+    # all of them teach colours, backgrounds and words; the hundred that are to be drawn well then get the time
+    fit(unet, lambda: loss(CONCEPTS), steps * 2 // 5, learning_rate=1e-3, state=out / "unet.pt", ema_decay=0.999)
+    fit(unet, lambda: loss(DRAWN), steps * 3 // 5, learning_rate=1e-3, state=out / "unet-drawn.pt", ema_decay=0.999)
     return unet.eval()
 
 
