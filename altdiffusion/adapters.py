@@ -7,6 +7,7 @@ from typing import Any
 
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.loaders.textual_inversion import load_textual_inversion_state_dicts
+from diffusers.utils.peft_utils import get_adapter_name, scale_lora_layers
 from torch import Tensor
 from transformers import AltCLIPTextModel
 
@@ -21,6 +22,8 @@ def load_lora_into_text_encoder(
     text_encoder: Any,
     prefix: str | None = None,
     adapter_name: str | None = None,
+    lora_scale: float = 1.0,
+    metadata: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> None:
     """Apply the text half of a LoRA if it was made for AltCLIP's tower; leave CLIP's out, and say so.
@@ -29,7 +32,14 @@ def load_lora_into_text_encoder(
     """
     if not isinstance(text_encoder, AltCLIPTextModel):
         StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder(
-            state_dict, network_alphas, text_encoder, prefix=prefix, adapter_name=adapter_name, **kwargs
+            state_dict,
+            network_alphas,
+            text_encoder,
+            prefix=prefix,
+            adapter_name=adapter_name,
+            lora_scale=lora_scale,
+            metadata=metadata,
+            **kwargs,
         )
         return
     start = (prefix or "text_encoder") + "."
@@ -44,22 +54,27 @@ def load_lora_into_text_encoder(
     if ours:
         from peft import LoraConfig
 
+        settings = {key.removeprefix(start): value for key, value in (metadata or {}).items() if key.startswith(start)}
         ranks = {key: value.shape[1] for key, value in ours.items() if key.endswith("lora_B.weight")}
-        modules = [key.removesuffix(".lora_B.weight") for key in ranks]
-        rank = next(iter(ranks.values()))
-        patterns = {module: ranks[f"{module}.lora_B.weight"] for module in modules}
+        if not settings:  # without them, as diffusers does: alpha is the rank
+            rank = next(iter(ranks.values()))
+            settings = {"r": rank, "lora_alpha": rank}
+            settings["rank_pattern"] = {key.removesuffix(".lora_B.weight"): rank for key, rank in ranks.items()}
+        settings["target_modules"] = [key.removesuffix(".lora_B.weight") for key in ranks]
         text_encoder.load_adapter(
-            adapter_name=adapter_name or "default_0",
+            adapter_name=adapter_name or get_adapter_name(text_encoder),
             adapter_state_dict=ours,
-            peft_config=LoraConfig(r=rank, lora_alpha=rank, target_modules=modules, rank_pattern=patterns),
+            peft_config=LoraConfig(**settings),
         )
+        scale_lora_layers(text_encoder, weight=lora_scale)
 
 
 def check_textual_inversion(sources: Any, text_encoder: Any, **kwargs: Any) -> None:
     """Raise InputError unless the embeddings of a textual inversion are as wide as the encoder's.
 
-    sources: what `load_textual_inversion` takes: a path, an id, a state dict, or a list of them.
+    sources: what `load_textual_inversion` takes: a path, an id, a state dict, or a list of them; kwargs: its others.
     """
+    kwargs = {name: kwargs[name] for name in kwargs if name not in ("token", "tokenizer", "text_encoder")}
     width = text_encoder.get_input_embeddings().weight.shape[1]
     for state in load_textual_inversion_state_dicts(sources if isinstance(sources, list) else [sources], **kwargs):
         values = state.get("string_to_param", state) if isinstance(state, dict) else {"embedding": state}

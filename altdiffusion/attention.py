@@ -52,9 +52,7 @@ def choose_attention(pipe: DiffusionPipeline, method: str = "auto") -> Attention
     has_xformers = importlib.util.find_spec("xformers") is not None
     if method == "xformers" and not (on_gpu and has_xformers):
         lacking = (
-            "a CUDA GPU that the pipeline is on"
-            if has_xformers
-            else "the package xformers (pip install altdiffusion[xformers])"
+            "a CUDA GPU that the pipeline is on" if has_xformers else "the package xformers (pip install xformers)"
         )
         raise InputError(f"xformers attention needs {lacking}: use 'sdpa'")
     if method == "auto":

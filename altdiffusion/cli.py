@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     try:
         options = _parser().parse_args(arguments)
-        _quiet()
+        _prepare()
         options.run(options)
         sys.stdout.flush()
         return 0
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"altdiffusion: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("altdiffusion: interrupted; finished pictures are kept", file=sys.stderr)
+        print("altdiffusion: interrupted; what was finished is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -149,12 +149,12 @@ def _generate(options: argparse.Namespace) -> None:
         dtype=options.dtype,
         allow_pickle=options.allow_pickle,
     )
-    if options.model in (None, "mini"):
-        _say(MINI_NOTE)
-    elif str(options.model).startswith("BAAI/"):
-        _say("BAAI's weights are under CreativeML OpenRAIL-M, whose use restrictions bind you")
     results = []
     for picture in drawn:
+        if not results and options.model in (None, "mini"):
+            _say(MINI_NOTE)
+        elif not results and options.model.startswith("BAAI/"):
+            _say("BAAI's weights are under CreativeML OpenRAIL-M, whose use restrictions bind you")
         path = options.out if single else free_path(options.out, picture.settings)
         save_picture(picture, path)
         results.append({"path": str(path), "filtered": picture.filtered, **asdict(picture.settings)})
@@ -218,7 +218,9 @@ def _info(options: argparse.Namespace) -> None:
 
 def _check_writable(out: Path) -> None:
     """Say before anything is loaded that pictures could not be written."""
-    folder = out.parent if out.suffix.lower() == ".png" else out
+    from altdiffusion.sources import local_path
+
+    folder = local_path(out.parent if out.suffix.lower() == ".png" else out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file: expected a folder")
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
@@ -240,7 +242,7 @@ def _hide_loading() -> None:
     logging.getLogger("diffusers.utils.deprecation_utils").setLevel(logging.ERROR)
 
 
-def _quiet() -> None:
+def _prepare() -> None:
     """What must be set before the libraries are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

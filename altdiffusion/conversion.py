@@ -11,10 +11,11 @@ from safetensors import SafetensorError
 from transformers import AltCLIPTextModel
 
 from altdiffusion import files, sources, weights
+from altdiffusion.checkpoints import is_single_file
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.model_card import write_model_card
 from altdiffusion.pipelines import AltDiffusionPipeline
-from altdiffusion.text_encoder import load_text_encoder
+from altdiffusion.text_encoder import hub_files, load_text_encoder
 
 
 def convert(
@@ -33,23 +34,25 @@ def convert(
     that the weights are stored in. The folder is there whole or not at all.
     Raises InputError for a source that can't be read and for a destination that is taken or can't be written.
     """
-    target = Path(destination).expanduser()
+    target = sources.local_path(destination)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is there already: pick a new folder")
-    is_pipeline, stored = _look(source, allow_pickle)
+    path = _fetch(source, allow_pickle)
+    is_pipeline, stored = _look(path, allow_pickle)
     options: dict[str, Any] = {"allow_pickle": allow_pickle, "tokenizer": tokenizer, "dtype": dtype or stored}
+    if is_pipeline:
+        pipeline = AltDiffusionPipeline.from_pretrained(path, ema=ema, **options)
+        if not isinstance(pipeline.text_encoder, AltCLIPTextModel):
+            found = type(pipeline.text_encoder).__name__
+            raise InputError(f"{source} reads prompts with {found}, not AltCLIP: nothing to convert")
+    else:
+        encoder, its_tokenizer = load_text_encoder(path, **options)
     try:
         with files.new_folder(target) as folder:
             if is_pipeline:
-                pipeline = AltDiffusionPipeline.from_pretrained(source, ema=ema, **options)
-                if not isinstance(pipeline.text_encoder, AltCLIPTextModel):
-                    raise InputError(
-                        f"{source} reads prompts with {type(pipeline.text_encoder).__name__}, not AltCLIP: nothing to convert"
-                    )
                 pipeline.save_pretrained(folder)
                 write_model_card(folder, pipeline, str(source))
             else:
-                encoder, its_tokenizer = load_text_encoder(source, **options)
                 encoder.save_pretrained(folder / "text_encoder")
                 its_tokenizer.save_pretrained(folder / "tokenizer")
                 write_model_card(folder, encoder, str(source))
@@ -59,22 +62,26 @@ def convert(
     return target
 
 
-def _look(source: str | Path, allow_pickle: bool) -> tuple[bool, torch.dtype]:
-    """Whether the source is a whole pipeline, and the dtype that its weights are stored in."""
-    path = Path(source).expanduser()
-    if not path.exists() and str(source) != sources.MINI:
-        repository = sources.locate(source, ["model_index.json", "config.json"])
-        return (repository / "model_index.json").is_file(), torch.float32
-    path = sources.locate(source)
+def _fetch(source: str | Path, allow_pickle: bool) -> Path:
+    """The source's local path, downloaded if it is on the hub."""
+    if source == sources.MINI or sources.local_path(source).exists():
+        return sources.locate(source)
+    if (sources.locate(source, ["model_index.json", "config.json"]) / "model_index.json").is_file():
+        kinds = None if allow_pickle else True
+        return Path(
+            sources.on_hub(str(source), lambda name: AltDiffusionPipeline.download(name, use_safetensors=kinds))
+        )
+    return sources.locate(source, hub_files(allow_pickle))
+
+
+def _look(path: Path, allow_pickle: bool) -> tuple[bool, torch.dtype]:
+    """Whether this is a whole pipeline, and the dtype that its weights are stored in."""
     if path.is_file():
         state = weights.read_tensors(path, allow_pickle=allow_pickle)
-        from altdiffusion.checkpoints import is_single_file
-
         return is_single_file(state), _dtype(state)
-    is_pipeline = (path / "model_index.json").is_file()
     folder = next((path / name for name in ("unet", "text_encoder") if (path / name).is_dir()), path)
     first = weights.weight_files(folder)[0]
-    return is_pipeline, _dtype(weights.read_tensors(first, allow_pickle=allow_pickle))
+    return (path / "model_index.json").is_file(), _dtype(weights.read_tensors(first, allow_pickle=allow_pickle))
 
 
 def _dtype(state: dict[str, torch.Tensor]) -> torch.dtype:

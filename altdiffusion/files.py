@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written aside, flushed to the disk, then renamed."""
+"""Files and folders that are either whole or not there: written aside, then renamed."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import re
 import secrets
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,17 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import (
+    AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
+    AutoPipelineForText2Image,
+    DiffusionPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
 from PIL import Image
+from safetensors import SafetensorError
 
 from altdiffusion import files, images, sources
 from altdiffusion.attention import choose_attention
@@ -25,7 +35,7 @@ from altdiffusion.pipelines import AltDiffusionImg2ImgPipeline, AltDiffusionInpa
 DEFAULT_STEPS = 25
 DEFAULT_GUIDANCE_SCALE = 7.5
 DEFAULT_STRENGTH = 0.8
-MAX_SIDE = 4096
+MAX_STEPS = 999  # the models know 1000 moments, and some schedulers skip the first
 MAX_SEED = 2**63 - 1
 
 # Names people know, and diffusers' classes. `scheduler_class` takes a class name too.
@@ -43,6 +53,13 @@ SCHEDULERS = {
     "dpm++-single": "DPMSolverSinglestepScheduler",
     "deis": "DEISMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
+}
+# What the web UIs call some of them. Their "Karras" variants space the noise levels differently and are not here.
+WEB_UI_NAMES = {
+    "euler a": "EulerAncestralDiscreteScheduler",
+    "plms": "PNDMScheduler",
+    "dpm++ 2m": "DPMSolverMultistepScheduler",
+    "dpm2 a": "KDPM2AncestralDiscreteScheduler",
 }
 
 
@@ -78,12 +95,13 @@ def generate(
 
     model: as in `AltDiffusionPipeline.from_pretrained`, or a pipeline that is loaded already.
     seed: of the first picture of each prompt, 0 to 2**63 - 1; picture i has seed + i, and alone it comes out the same.
-        None draws one at random. steps: 1 to 1000, by default 25. guidance_scale: at least 0, by default 7.5; 0 or 1
+        None draws one at random. steps: 1 to 999, by default 25. guidance_scale: at least 0, by default 7.5; 0 or 1
         is none. size: (width, height) in pixels, multiples of 8; by default the model's own.
     init_image: picture to start from, changed by `strength` (above 0, to 1, by default
         0.8, with a mask 1).
     mask: white where `init_image` is to be drawn anew, of the same size.
-    scheduler: one of SCHEDULERS or a diffusers class name. lora: a file, folder or id for `load_lora_weights`.
+    scheduler: one of SCHEDULERS or a diffusers class name; for this call alone. lora: a file, folder or id for
+        `load_lora_weights`.
     device, dtype: see `choose_device`, `choose_dtype`.
     Everything is checked before the model is loaded, as far as that is possible. Raises InputError.
     """
@@ -105,14 +123,24 @@ def generate(
         )
 
     if isinstance(model, DiffusionPipeline):
-        pipe, model_name = model, model.name_or_path
+        for name, value in {"lora": lora, "device": device, "dtype": dtype, "allow_pickle": allow_pickle}.items():
+            if value:
+                raise InputError(f"{name} is for loading: a pipeline that is loaded already takes none")
+        pipe, model_name = _of_kind(model, start is not None, hole is not None), model.name_or_path
     else:
-        pipe = load_pipeline(model, mask=hole is not None, init_image=start is not None, lora=lora, device=device, dtype=dtype,
-                             allow_pickle=allow_pickle)  # fmt: skip
+        pipe = load_pipeline(
+            model,
+            mask=hole is not None,
+            init_image=start is not None,
+            lora=lora,
+            device=device,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+        )
         model_name = str(model or sources.MINI)
-    if scheduler_name:
-        pipe.scheduler = build_scheduler(scheduler_name, pipe)
 
+    its_scheduler = pipe.scheduler
+    own_scheduler = build_scheduler(scheduler_name, pipe) if scheduler_name else its_scheduler
     native = pipe.unet.config.sample_size * pipe.vae_scale_factor
     arguments: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     if start is not None:
@@ -128,7 +156,7 @@ def generate(
         prompt="",
         negative_prompt=negative_prompt,
         steps=steps,
-        scheduler=type(pipe.scheduler).__name__.removesuffix("Scheduler"),
+        scheduler=type(own_scheduler).__name__.removesuffix("Scheduler"),
         guidance_scale=guidance_scale,
         width=size[0],
         height=size[1],
@@ -138,14 +166,28 @@ def generate(
         mask=_name(mask),
         lora=None if lora is None else str(lora),
         dtype=None if pipe.unet.dtype == torch.float32 else _dtype_name(pipe.unet.dtype),
+        allow_pickle=allow_pickle or None,
     )
     for prompt in prompts:
         for offset in range(num_images):
             # a generator of its own, on the CPU: the same picture alone, in any order, on any device
             generator = torch.Generator().manual_seed(seed + offset)
-            output = pipe(prompt, negative_prompt=negative_prompt or None, generator=generator, **arguments)
+            pipe.scheduler = own_scheduler
+            try:
+                output = pipe(prompt, negative_prompt=negative_prompt or None, generator=generator, **arguments)
+            finally:
+                pipe.scheduler = its_scheduler
             filtered = bool(output.nsfw_content_detected and output.nsfw_content_detected[0])
             yield Picture(output.images[0], replace(settings, prompt=prompt, seed=seed + offset), filtered)
+
+
+def _of_kind(pipe: DiffusionPipeline, has_image: bool, has_mask: bool) -> DiffusionPipeline:
+    """This pipeline, or its relative that takes an init image or a mask, with the same parts."""
+    if has_mask:
+        return pipe if isinstance(pipe, StableDiffusionInpaintPipeline) else AutoPipelineForInpainting.from_pipe(pipe)
+    if has_image:
+        return pipe if isinstance(pipe, StableDiffusionImg2ImgPipeline) else AutoPipelineForImage2Image.from_pipe(pipe)
+    return pipe if isinstance(pipe, StableDiffusionPipeline) else AutoPipelineForText2Image.from_pipe(pipe)
 
 
 def load_pipeline(
@@ -167,8 +209,8 @@ def load_pipeline(
         try:
             pipe.load_lora_weights(str(lora), use_safetensors=None if allow_pickle else True)
         except ImportError as error:
-            raise InputError(f"LoRA files need the package peft: pip install altdiffusion[train] ({error})") from None
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise InputError(f"LoRA files need the package peft: pip install peft ({error})") from None
+        except (OSError, ValueError, LookupError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
             raise InputError(f"{lora} can't be loaded as a LoRA: {first_line(error)}") from None
     pipe.to(target)
     choose_attention(pipe)
@@ -176,12 +218,14 @@ def load_pipeline(
 
 
 def scheduler_class(name: str) -> str:
-    """diffusers' class name for a scheduler's short name or class name. Raises InputError, which lists the names."""
-    known = {**SCHEDULERS, **{value.lower(): value for value in SCHEDULERS.values()}}
-    known |= {value.removesuffix("Scheduler").lower(): value for value in SCHEDULERS.values()}
-    if name.lower() not in known:
-        raise InputError(f"unknown scheduler {name!r}: expected one of {', '.join(SCHEDULERS)}")
-    return known[name.lower()]
+    """diffusers' class name for a short name, a web UI's name or a class name. Raises InputError, which lists the names."""
+    known = SCHEDULERS | WEB_UI_NAMES
+    if name.lower() in known:
+        return known[name.lower()]
+    for class_name in (name, f"{name}Scheduler"):
+        if class_name.endswith("Scheduler") and hasattr(diffusers, class_name):
+            return class_name
+    raise InputError(f"unknown scheduler {name!r}: expected one of {', '.join(SCHEDULERS)}")
 
 
 def build_scheduler(class_name: str, pipe: DiffusionPipeline) -> Any:
@@ -231,8 +275,8 @@ def _check(
 ) -> None:
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise InputError('no prompt: expected at least one, none of them empty, such as "一只猫"')
-    if not 1 <= steps <= 1000:
-        raise InputError(f"{steps} steps: expected 1 to 1000")
+    if not 1 <= steps <= MAX_STEPS:
+        raise InputError(f"{steps} steps: expected 1 to {MAX_STEPS}")
     if not 1 <= num_images <= 10000:
         raise InputError(f"{num_images} images a prompt: expected 1 to 10000")
     if not 0 <= seed <= MAX_SEED - num_images:
@@ -241,8 +285,10 @@ def _check(
         raise InputError(
             f"guidance scale {guidance_scale}: expected a number of at least 0, such as {DEFAULT_GUIDANCE_SCALE}"
         )
-    if size is not None and any(side % 8 or not 8 <= side <= MAX_SIDE for side in size):
-        raise InputError(f"size {size[0]}x{size[1]}: expected multiples of 8 from 8 to {MAX_SIDE}, such as 512x512")
+    if size is not None and any(side % 8 or not 8 <= side <= images.MAX_SIDE for side in size):
+        raise InputError(
+            f"size {size[0]}x{size[1]}: expected multiples of 8 from 8 to {images.MAX_SIDE}, such as 512x512"
+        )
     if strength is not None and not 0 < strength <= 1:
         raise InputError(f"strength {strength}: expected above 0, at most 1")
     if strength is not None and not has_image:

@@ -11,8 +11,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from altdiffusion.errors import InputError
 from altdiffusion.infotext import Settings, read_settings
+from altdiffusion.sources import local_path
 
 MAX_PIXELS = 64 * 10**6  # a picture of 8000 x 8000; more is an accident or an attack
+MAX_SIDE = 4096  # of a picture to draw, in pixels
 
 
 def open_image(path: str | Path, mode: str = "RGB") -> Image.Image:
@@ -20,7 +22,7 @@ def open_image(path: str | Path, mode: str = "RGB") -> Image.Image:
 
     mode: "RGB", or "L" for masks. Raises InputError: no file, no picture, truncated, more than 64 million pixels.
     """
-    with _opened(Path(path).expanduser()) as file:
+    with _opened(local_path(path)) as file:
         image = ImageOps.exif_transpose(file)
     if image.mode.startswith("I"):  # 16 bits a channel: Pillow would cut them off, not scale them
         image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
@@ -33,7 +35,7 @@ def open_image(path: str | Path, mode: str = "RGB") -> Image.Image:
 
 def open_info(path: str | Path) -> Settings:
     """Prompt and settings inside a picture. Raises InputError as `open_image`, and where there are none."""
-    with _opened(Path(path).expanduser()) as file:
+    with _opened(local_path(path)) as file:
         return read_settings(file)
 
 
@@ -65,5 +67,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def fit(image: Image.Image, native: int, multiple: int = 8) -> Image.Image:
     """Scale to about native x native pixels of area, keeping the proportions, both sides multiples of `multiple`."""
     scale = native / (image.width * image.height) ** 0.5
-    width, height = (max(multiple, round(side * scale / multiple) * multiple) for side in image.size)
+    width, height = (round(side * scale / multiple) * multiple for side in image.size)
+    width, height = (min(MAX_SIDE, max(multiple, side)) for side in (width, height))
     return image.resize((width, height), Image.Resampling.LANCZOS)

@@ -13,6 +13,7 @@ import contextlib
 import json
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,10 +42,11 @@ class Settings:
     mask: str | None = None
     lora: str | None = None
     dtype: str | None = None
+    allow_pickle: bool | None = None
 
 
 # Settings' fields and their infotext names, in the order they are written. Size is apart: it is two fields.
-_FIELDS: dict[str, tuple[str, type]] = {
+_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "steps": ("Steps", int),
     "scheduler": ("Sampler", str),
     "guidance_scale": ("CFG scale", float),
@@ -55,6 +57,7 @@ _FIELDS: dict[str, tuple[str, type]] = {
     "mask": ("Mask", str),
     "lora": ("Lora", str),
     "dtype": ("Precision", str),
+    "allow_pickle": ("Pickle allowed", lambda text: text == "True"),
 }
 _PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
@@ -152,4 +155,6 @@ def to_command(settings: Settings) -> str:
     for name, value in options.items():
         if value is not None:  # a value that starts with "-" would read as an option
             flags += [f"{name}={value}"] if str(value).startswith("-") else [name, str(value)]
+    if settings.allow_pickle:
+        flags.append("--allow-pickle")
     return shlex.join(words[:2] + flags + words[2:])

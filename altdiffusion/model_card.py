@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from altdiffusion.files import write_text
 
-LANGUAGES = {
-    "BAAI/AltDiffusion": "en zh",
-    "BAAI/AltDiffusion-m9": "en zh es fr ru ja ko ar it",
-    "BAAI/AltDiffusion-m18": "en zh es fr ru ja ko ar it th hi uk tr vi pl nl pt de",
-    "mini": "en zh es fr ru ja ko ar it",
-}
+_M9 = "en zh es fr ru ja ko ar it"
+_M18 = f"{_M9} th hi uk tr vi pl nl pt de"
+# Of the last part of a model's name, or of its file's.
+LANGUAGES = {"AltDiffusion": "en zh", "AltDiffusion-m9": _M9, "AltDiffusion-m18": _M18}
+LANGUAGES |= {"AltCLIP": "en zh", "AltCLIP-m9": _M9, "AltCLIP-m18": _M18, "mini": _M9}
 
 
 def write_model_card(folder: Path, model: Any, source: str | None = None) -> None:
     """Write README.md beside a saved pipeline or text encoder. source: where it came from; default: what it knows of it."""
     width = getattr(model, "text_encoder", model).config.project_dim
     origin = source or getattr(model, "name_or_path", None) or "unknown"
-    name = next((known for known in LANGUAGES if origin.rstrip("/").endswith(known.split("/")[-1])), None)
-    languages = LANGUAGES[name].split() if name else []
+    name = re.sub(r"\.(ckpt|safetensors|bin)$", "", Path(origin).name)
+    languages = LANGUAGES.get(name, "").split()
+    licence = "apache-2.0" if name == "mini" else "creativeml-openrail-m"
     front = "".join(f"- {language}\n" for language in languages)
     spoken = (
         ", ".join(languages)
@@ -40,7 +41,7 @@ def write_model_card(folder: Path, model: Any, source: str | None = None) -> Non
     )
     write_text(
         folder / "README.md",
-        "---\nlicense: creativeml-openrail-m\nlibrary_name: diffusers\npipeline_tag: text-to-image\n"
+        f"---\nlicense: {licence}\nlibrary_name: diffusers\npipeline_tag: text-to-image\n"
         + (f"language:\n{front}" if front else "")
         + "---\n\n"
         f"# AltDiffusion {kind}\n\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from altdiffusion import adapters, diffusers_alias, sources, weights
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.model_card import write_model_card
 from altdiffusion.single_file import load_single_file
-from altdiffusion.text_encoder import MAX_TOKENS, equip, load_text_encoder
+from altdiffusion.text_encoder import check_text_encoder, equip, load_text_encoder, load_tokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -63,58 +64,54 @@ class _AltDiffusion(DiffusionPipeline):
         """
         model = sources.MINI if pretrained_model_name_or_path is None else pretrained_model_name_or_path
         try:
-            if Path(model).is_file():
-                return cls._from_file(Path(model), ema=ema, allow_pickle=allow_pickle, tokenizer=tokenizer, **kwargs)
+            if model != sources.MINI and sources.local_path(model).is_file():
+                path = sources.local_path(model)
+                return cls._from_file(path, ema=ema, allow_pickle=allow_pickle, tokenizer=tokenizer, **kwargs)
             if ema:
                 raise InputError("ema=True is for single files; a folder holds one set of weights")
-            if tokenizer is not None:
-                kwargs["tokenizer"] = tokenizer
             kwargs.setdefault("use_safetensors", None if allow_pickle else True)
             folder = cls._folder(model, allow_pickle, kwargs)
-            if kwargs.get("device_map") is None:
-                kwargs = _load_checked(folder, kwargs)
+            kwargs = _load_checked(folder, tokenizer, kwargs)
             pipeline = super().from_pretrained(str(folder), **kwargs)
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        except _UNREADABLE as error:
             raise InputError(f"{model} can't be loaded: {first_line(error)}") from error
+        pipeline.register_to_config(_name_or_path=str(model))
         if isinstance(pipeline.text_encoder, AltCLIPTextModel):
             equip(pipeline.text_encoder)
-            pipeline.tokenizer.model_max_length = MAX_TOKENS
         return pipeline
 
     @classmethod
     def _from_file(cls, path: Path, **kwargs: Any) -> Self:
         """A pipeline from a single file; components that are passed take the place of the file's."""
         given = {name: kwargs.pop(name) for name in inspect.signature(cls.__init__).parameters if name in kwargs}
+        known = {"ema", "allow_pickle", "dtype", "torch_dtype", "use_safetensors", "low_cpu_mem_usage", *_HUB_OPTIONS}
+        if unknown := sorted(set(kwargs) - known):
+            raise InputError(f"{unknown[0]}= can't be used with a single file: convert it to a folder first")
         tokenizer = given.pop("tokenizer", None)
         options = {name: kwargs[name] for name in ("ema", "allow_pickle")}
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
         parts = load_single_file(path, dtype=dtype, tokenizer=tokenizer, **options)
-        return cls(**({"requires_safety_checker": False} | parts | given))
+        pipeline = cls(**({"requires_safety_checker": False} | parts | given))
+        pipeline.register_to_config(_name_or_path=str(path))
+        return pipeline
 
     @classmethod
     def _folder(cls, model: str | Path, allow_pickle: bool, kwargs: dict[str, Any]) -> Path:
         """Where the pipeline's folder is, downloaded if need be; says early what can't be loaded."""
-        if str(model) == sources.MINI or Path(model).exists() or str(model).count("/") != 1:
-            folder = sources.locate(model)
-        else:
-            hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
-            sources.locate(model, ["model_index.json"], **hub)  # tells a wrong name from a missing network
-            hub |= {name: kwargs[name] for name in ("use_safetensors", "variant") if name in kwargs}
-            folder = Path(sources.on_hub(str(model), lambda name: cls.download(name, **hub)))
+        hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+        folder = sources.locate(model, ["model_index.json", "config.json"], **hub)
         if not (folder / "model_index.json").is_file():
             advice = "its text encoder alone goes into a pipeline by swap_text_encoder(pipe, model)"
             found = "AltCLIP or a text encoder" if (folder / "config.json").is_file() else "no model"
             raise InputError(f"no model_index.json in {folder}: this is {found}, not a pipeline; {advice}")
+        if model != sources.MINI and not sources.local_path(model).exists():
+            hub |= {name: kwargs[name] for name in ("use_safetensors", "variant") if name in kwargs}
+            folder = Path(sources.on_hub(str(model), lambda name: cls.download(name, **hub)))
         if not allow_pickle:
-            for part in sorted(folder.iterdir()):
-                pickles = [file for file in part.glob("*") if file.suffix in weights.PICKLES] if part.is_dir() else []
-                if pickles and not any(part.glob("*.safetensors")):
-                    raise InputError(
-                        f"{pickles[0]} is a pickle, a format that can carry code: allow it with --allow-pickle "
-                        "(allow_pickle=True); `altdiffusion convert --allow-pickle` writes safetensors once and for all"
-                    )
+            for part in sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in kwargs):
+                weights.refuse_pickles(part)
         return folder
 
     @classmethod
@@ -136,7 +133,7 @@ class _AltDiffusion(DiffusionPipeline):
 
     def load_textual_inversion(self, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> None:
         """As in diffusers; one made for CLIP's text encoder is refused with the reason (InputError)."""
-        adapters.check_textual_inversion(pretrained_model_name_or_path, self.text_encoder)
+        adapters.check_textual_inversion(pretrained_model_name_or_path, self.text_encoder, **kwargs)
         super().load_textual_inversion(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
@@ -217,29 +214,53 @@ class _Checked:
         self.load, self.encoder = load, encoder
 
     def __call__(self, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> None:
-        adapters.check_textual_inversion(pretrained_model_name_or_path, self.encoder)
+        adapters.check_textual_inversion(pretrained_model_name_or_path, self.encoder, **kwargs)
         self.load(pretrained_model_name_or_path, *args, **kwargs)
 
 
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
-def _load_checked(folder: Path, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Load UNet and VAE beforehand: diffusers only warns where tensors are missing, and draws with random ones."""
+# What the libraries raise for files that are damaged or not what they seem.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    pickle.UnpicklingError,
+    safetensors.SafetensorError,
+)
+
+
+def _load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Check and load what diffusers and transformers would not: where tensors are missing they draw random ones.
+
+    Returns `kwargs` with the parts that were loaded. With a device_map or a quantization_config UNet and VAE are left
+    to diffusers, which places or quantizes them while it loads.
+    """
     passed = dict(kwargs)
+    variant, use_safetensors = passed.get("variant"), passed.get("use_safetensors")
+    if "text_encoder" not in passed and _reads_with_altclip(folder):
+        part = folder / "text_encoder"
+        check_text_encoder(part, variant if any(part.glob(f"*.{variant}.*")) else None, use_safetensors)
+    if "tokenizer" not in passed and (tokenizer is not None or _reads_with_altclip(folder)):
+        passed["tokenizer"] = load_tokenizer(folder if tokenizer is None else tokenizer)
+    if passed.get("device_map") is not None or passed.get("quantization_config") is not None:
+        return passed
     dtype = passed.get("dtype", passed.get("torch_dtype"))
     for name, model_class in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
         if name in passed:
             continue
         if not (folder / name).is_dir():
             raise InputError(f"{folder} has no folder {name!r}: the download is incomplete")
-        variant = passed.get("variant")
-        part_dtype = dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
         part, report = model_class.from_pretrained(
             folder / name,
-            dtype=part_dtype,
+            dtype=dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype,
             variant=variant if any((folder / name).glob(f"*.{variant}.*")) else None,
-            use_safetensors=passed.get("use_safetensors") if any((folder / name).glob("*.safetensors")) else False,
+            use_safetensors=use_safetensors if any((folder / name).glob("*.safetensors")) else False,
             output_loading_info=True,
         )
         problems = [
@@ -251,3 +272,9 @@ def _load_checked(folder: Path, kwargs: dict[str, Any]) -> dict[str, Any]:
             raise InputError(f"the tensors in {folder / name} do not fit its config.json: {'; '.join(problems)}")
         passed[name] = part
     return passed
+
+
+def _reads_with_altclip(folder: Path) -> bool:
+    """Whether model_index.json names AltCLIP's encoder, by today's name or the published one."""
+    names = weights.read_json(folder / "model_index.json").get("text_encoder") or [None, None]
+    return names[-1] in ("AltCLIPTextModel", "RobertaSeriesModelWithTransformation")

@@ -33,7 +33,12 @@ def load_single_file(
     AltDiffusion was published with (PNDM, epsilon prediction).
     Raises InputError for a file of another kind, and for tensors that are missing or left over.
     """
-    state = weights.read_tensors(path, allow_pickle=allow_pickle, dtype=dtype or torch.float32)
+    state = weights.read_tensors(
+        path,
+        allow_pickle=allow_pickle,
+        dtype=dtype or torch.float32,
+        wanted=lambda key: ema or not key.startswith("model_ema."),
+    )
     if not checkpoints.is_single_file(state):
         raise InputError(
             f"{path} holds no UNet ('{checkpoints.LDM_UNET}*'): load its text encoder with load_text_encoder"

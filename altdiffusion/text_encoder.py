@@ -47,27 +47,32 @@ def load_text_encoder(
     variant, use_safetensors: which files of a folder, as in diffusers. hub: revision, token, cache_dir, ...
     Raises InputError for what can't be found or read, and for tensors that are missing or left over.
     """
-    wanted_files = ["text_encoder/*.safetensors", "model*.safetensors"]
-    if allow_pickle:
-        wanted_files += ["text_encoder/*.bin", "pytorch_model*.bin"]
-    root = sources.locate(model, _TEXT_FILES + wanted_files, **hub)
-    config: dict[str, Any] = {}
-    if root.is_file():
-        state = weights.read_tensors(root, allow_pickle=allow_pickle, dtype=dtype or torch.float32, wanted=_is_wanted)
-    else:
-        folder = root / "text_encoder" if (root / "text_encoder").is_dir() else root
-        config = weights.read_config(folder)
-        files = weights.weight_files(folder, variant, use_safetensors)
-        state = {}
-        for file in files:
-            state |= weights.read_tensors(
-                file, allow_pickle=allow_pickle, dtype=dtype or torch.float32, wanted=_is_wanted
-            )
+    root = sources.locate(model, hub_files(allow_pickle), **hub)
+    folder = root / "text_encoder" if (root / "text_encoder").is_dir() else root
+    files = [root] if root.is_file() else weights.weight_files(folder, variant, use_safetensors)
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state |= weights.read_tensors(file, allow_pickle=allow_pickle, dtype=dtype or torch.float32, wanted=_is_wanted)
+    config = {} if root.is_file() else weights.read_config(folder)
     encoder = build_text_encoder(state, config, what=f"the text encoder of {root}", device_map=device_map)
     return encoder, load_tokenizer(tokenizer if tokenizer is not None else root, **hub)
 
 
-_TEXT_FILES = [f"{folder}{file}" for folder in ("", "text_encoder/", "tokenizer/") for file in ("*.json", "*.model")]
+def hub_files(allow_pickle: bool) -> list[str]:
+    """The files of a repository that `load_text_encoder` needs, as patterns."""
+    patterns = [*_TOKENIZER_FILES, "text_encoder/*.safetensors", "text_encoder/*.json", "model*.safetensors"]
+    return [*patterns, "text_encoder/*.bin", "pytorch_model*.bin"] if allow_pickle else patterns
+
+
+_TOKENIZER_FILES = ["*.json", "*.model", "tokenizer/*.json", "tokenizer/*.model"]
+
+
+def check_text_encoder(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> None:
+    """Raise InputError unless a folder holds every tensor of the encoder, and no other. Nothing is loaded, only mapped."""
+    state: dict[str, Tensor] = {}
+    for file in weights.weight_files(folder, variant, use_safetensors):
+        state |= weights.read_tensors(file, allow_pickle=use_safetensors is not True)
+    _fitting(state, weights.read_config(folder), f"the text encoder in {folder}")
 
 
 def _is_wanted(key: str) -> bool:
@@ -79,16 +84,24 @@ def build_text_encoder(
     state: checkpoints.State, config: dict[str, Any] | None = None, *, what: str, device_map: Any = None
 ) -> AltCLIPTextModel:
     """The encoder of a state dict in any layout, in the state's dtype. config: its config.json. what: its name in errors."""
-    settings, stock = checkpoints.to_stock(checkpoints.text_encoder_part(state), config)
-    stock_config = AltCLIPTextConfig(**settings)
-    with torch.device("meta"):
-        expected = AltCLIPTextModel(stock_config).state_dict()
-    checkpoints.check_names(stock, expected, what)
+    stock_config, stock = _fitting(state, config, what)
     dtype = stock["transformation.weight"].dtype
     encoder = AltCLIPTextModel.from_pretrained(
         None, config=stock_config, state_dict=stock, dtype=dtype, device_map=device_map
     )
     return equip(encoder.eval())
+
+
+def _fitting(
+    state: checkpoints.State, config: dict[str, Any] | None, what: str
+) -> tuple[AltCLIPTextConfig, dict[str, Tensor]]:
+    """The stock config and state dict of a text encoder in any layout, if its tensors are exactly the ones needed."""
+    settings, stock = checkpoints.to_stock(checkpoints.text_encoder_part(state), config)
+    stock_config = AltCLIPTextConfig(**settings)
+    with torch.device("meta"):
+        expected = AltCLIPTextModel(stock_config).state_dict()
+    checkpoints.check_names(stock, expected, what)
+    return stock_config, stock
 
 
 def load_tokenizer(source: str | Path | XLMRobertaTokenizer, **hub: Any) -> XLMRobertaTokenizer:
@@ -97,11 +110,11 @@ def load_tokenizer(source: str | Path | XLMRobertaTokenizer, **hub: Any) -> XLMR
     A single file carries no tokenizer: then the one that all AltDiffusion models use is taken from the hub.
     """
     if isinstance(source, str | Path):
-        root = sources.locate(source, _TEXT_FILES, **hub)
+        root = sources.locate(source, _TOKENIZER_FILES, **hub)
         if root.is_file():
             logger.warning("%s carries no tokenizer: taking %s", root.name, sources.XLM_R)
             try:
-                root = sources.locate(sources.XLM_R, _TEXT_FILES, **hub)
+                root = sources.locate(sources.XLM_R, _TOKENIZER_FILES, **hub)
             except InputError as error:
                 raise InputError(
                     f"{root} is a single file and carries no tokenizer: pass tokenizer= (--tokenizer), a folder with "

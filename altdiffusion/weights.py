@@ -22,6 +22,10 @@ from torch import Tensor
 from altdiffusion.errors import InputError, first_line
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_REFUSAL = (
+    "{} is a pickle, a format that can carry code: allow it with --allow-pickle (allow_pickle=True); "
+    "`altdiffusion convert --allow-pickle` writes safetensors once and for all"
+)
 _MAPPED_AT_ONCE = 64 * 2**20  # bytes
 
 
@@ -43,11 +47,11 @@ def weight_files(folder: Path, variant: str | None = None, use_safetensors: bool
         if not index.is_file() and variant:  # diffusers' order: model.safetensors.index.fp16.json
             index = folder / f"{name.replace(middle, '')}.index{middle}.json"
         if index.is_file():
-            shards = sorted(set(_json(index).get("weight_map", {}).values()))
+            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
             if missing := [shard for shard in shards if not (folder / shard).is_file()]:
                 raise InputError(f"{index} names {missing[0]}, which is not there: the download is incomplete")
             return [folder / shard for shard in shards]
-    raise InputError(f"no weights in {folder}: expected {' or '.join(kinds)}")
+    raise InputError(f"no weights in {folder}: expected {' or '.join(kinds)} (.bin only with --allow-pickle)")
 
 
 def read_tensors(
@@ -65,6 +69,8 @@ def read_tensors(
     state = {key: tensor for key, tensor in _map(path, allow_pickle).items() if wanted(key)}
     if dtype is None or all(tensor.dtype == dtype or not tensor.is_floating_point() for tensor in state.values()):
         return state
+    if path.suffix in PICKLES and not zipfile.is_zipfile(path):  # an old pickle can't be mapped, so read it once
+        return {key: tensor.to(_converted(tensor, dtype)) for key, tensor in state.items()}
     kept = {key: torch.empty_like(tensor, dtype=_converted(tensor, dtype)) for key, tensor in state.items()}
     pieces = [(key, rows) for key, tensor in state.items() for rows in _pieces(tensor)]
     del state
@@ -104,10 +110,7 @@ def _map(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
             f"{path}: expected .safetensors or one of {', '.join(PICKLES)}, got {path.suffix or 'no ending'}"
         )
     if not allow_pickle:
-        raise InputError(
-            f"{path} is a pickle, a format that can carry code: allow it with --allow-pickle (allow_pickle=True); "
-            "`altdiffusion convert --allow-pickle` writes safetensors once and for all"
-        )
+        raise InputError(_REFUSAL.format(path))
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
@@ -121,15 +124,27 @@ def _map(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
 def _flat(loaded: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping):
         raise InputError(f"{path} holds a {type(loaded).__name__}, expected a state dict")
-    nested = loaded.get("state_dict", loaded)
-    state = {key: value for key, value in nested.items() if isinstance(value, Tensor)}
-    for key, value in loaded.get("state_dict_ema", {}).items():
-        if key.startswith("model.diffusion_model."):
+    nested, ema = loaded.get("state_dict", loaded), loaded.get("state_dict_ema") or {}
+    if not isinstance(nested, Mapping) or not isinstance(ema, Mapping):
+        raise InputError(f"{path}: 'state_dict' is a {type(nested).__name__}, expected tensors by name")
+    state = {str(key): value for key, value in nested.items() if isinstance(value, Tensor)}
+    for key, value in ema.items():
+        if str(key).startswith("model.diffusion_model."):
             state["model_ema." + key.removeprefix("model.").replace(".", "")] = value
     return state
 
 
-def _json(path: Path) -> dict[str, Any]:
+def refuse_pickles(folder: Path) -> None:
+    """Raise InputError where a folder holds pickles and no safetensors."""
+    if any(folder.glob("*.safetensors")):
+        return
+    for file in sorted(folder.iterdir()):
+        if file.suffix in PICKLES:
+            raise InputError(_REFUSAL.format(file))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises InputError for anything else."""
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -142,6 +157,6 @@ def _json(path: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a folder; {} where there is none. AltCLIP's nested text settings are returned alone."""
     path = folder / "config.json"
-    config = _json(path) if path.is_file() else {}
+    config = read_json(path) if path.is_file() else {}
     nested = config.get("text_config") or config.get("text_config_dict")
     return nested if isinstance(nested, dict) else config

@@ -312,7 +312,7 @@ def fit(
 ) -> None:
     """AdamW with warm-up and cosine decay; `model` ends as its moving average if a decay is given.
 
-    Progress is kept in `state` every 500 steps. A build that goes on from there draws new random batches.
+    Progress is kept in `state` every 500 steps. A build that goes on from there begins the stage's random batches anew.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-2, betas=(0.9, 0.98))
     warm_up = min(100, steps // 10 + 1)

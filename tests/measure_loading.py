@@ -24,6 +24,7 @@ from test_weights import MEASURE
 
 
 def main() -> None:
+    worst = 0.0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = RobertaSeriesConfig(
@@ -45,6 +46,8 @@ def main() -> None:
                     flush=True,
                 )
             path.unlink()
+    if not 0.9 < worst <= 1.2:
+        sys.exit(f"expected at most 1.2 times, got {worst:.2f}")
 
 
 if __name__ == "__main__":

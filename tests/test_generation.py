@@ -88,15 +88,28 @@ def test_safety_checker_is_on_where_the_checkpoint_has_one(folder, tmp_path):
 def test_every_scheduler_by_name(pipe, name):
     if name == "lms":
         pytest.importorskip("scipy")
-    before = pipe.scheduler
     scheduler = build_scheduler(scheduler_class(name), pipe)
-    assert scheduler.config.beta_start == before.config.beta_start
+    assert scheduler.config.beta_start == pipe.scheduler.config.beta_start
     assert scheduler_class(type(scheduler).__name__) == type(scheduler).__name__
     assert scheduler_class(type(scheduler).__name__.removesuffix("Scheduler")) == type(scheduler).__name__
-    try:
-        draw(pipe, scheduler=name, seed=1)
-    finally:
-        pipe.scheduler = before
+    before = pipe.scheduler
+    assert draw(pipe, scheduler=name, seed=1)[0].settings.scheduler == type(scheduler).__name__.removesuffix(
+        "Scheduler"
+    )
+    assert pipe.scheduler is before
+
+
+def test_a_loaded_pipeline_serves_pictures_and_masks_too(pipe):
+    picture, mask = Image.new("RGB", (16, 16), "red"), Image.new("L", (16, 16), 255)
+    assert draw(pipe, init_image=picture, size=None)[0].settings.strength == 0.8
+    assert draw(pipe, init_image=picture, mask=mask, size=None)[0].settings.strength == 1.0
+    with pytest.raises(InputError, match="lora is for loading"):
+        draw(pipe, lora="x.safetensors")
+
+
+@pytest.mark.parametrize("name", ["Euler a", "DPM++ 2M", "PLMS", "ddim", "DDIM", "DDIMScheduler", "DPMSolverSDE"])
+def test_schedulers_by_the_web_uis_and_diffusers_names(name):
+    assert scheduler_class(name).endswith("Scheduler")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +118,7 @@ def test_every_scheduler_by_name(pipe, name):
         ([], {}, "no prompt"),
         (["a", " "], {}, "no prompt"),
         ("a", {"steps": 0}, "0 steps"),
-        ("a", {"steps": 1001}, "1001 steps"),
+        ("a", {"steps": 1000}, "1000 steps"),
         ("a", {"num_images": 0}, "0 images"),
         ("a", {"seed": -1}, "seed -1"),
         ("a", {"seed": 2**63}, "seed"),

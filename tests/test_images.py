@@ -74,7 +74,13 @@ def test_missing_file_and_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "native", "expected"),
-    [((640, 480), 64, (72, 56)), ((64, 64), 64, (64, 64)), ((10, 1000), 64, (8, 640)), ((4000, 3000), 512, (592, 440))],
+    [
+        ((640, 480), 64, (72, 56)),
+        ((64, 64), 64, (64, 64)),
+        ((10, 1000), 64, (8, 640)),
+        ((4000, 3000), 512, (592, 440)),
+        ((10000, 10), 512, (4096, 16)),
+    ],
 )
 def test_fit_keeps_area_and_proportions(size, native, expected):
     assert fit(Image.new("RGB", size), native).size == expected

@@ -25,6 +25,7 @@ FULL = Settings(
     mask='quo"te.png',
     lora="a b.safetensors",
     dtype="float16",
+    allow_pickle=True,
 )
 
 

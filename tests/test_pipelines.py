@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import diffusers
+import huggingface_hub
 import layouts
 import numpy as np
 import pytest
@@ -102,6 +104,10 @@ def test_single_file(published, tmp_path, kind, ending):
     for key, value in made.state_dict().items():
         assert torch.equal(loaded.unet.state_dict()[key], value)
         assert torch.equal(averaged.unet.state_dict()[key], value * 2)
+    inputs = loaded.tokenizer(list(layouts.GREETINGS.values()), padding="max_length", return_tensors="pt")
+    with torch.no_grad():
+        states, expected = loaded.text_encoder(**inputs)[0], layouts.published_encoder(kind)(**inputs)[0]
+    assert (states - expected).abs().max() < 1e-5 * expected.abs().max()
     for key, value in layouts.small_vae().state_dict().items():
         assert torch.equal(loaded.vae.state_dict()[key], value)
     assert np.isfinite(draw(loaded)).all()
@@ -265,15 +271,17 @@ def test_lora_for_clip_applies_its_unet_half_and_says_so(published, caplog, swap
     assert list(ours.unet.peft_config) == ["default_0"]
 
 
-def test_lora_of_our_tower_is_loaded(published, tmp_path):
+@pytest.mark.parametrize("alpha", [2, 7])
+def test_lora_of_our_tower_is_loaded(published, tmp_path, alpha):
     peft = pytest.importorskip("peft")
     trained = AltDiffusionPipeline.from_pretrained(published("m9"))
     trained.text_encoder.add_adapter(
-        peft.LoraConfig(r=2, lora_alpha=2, target_modules=["query", "value"], init_lora_weights=False)
+        peft.LoraConfig(r=2, lora_alpha=alpha, target_modules=["query", "value"], init_lora_weights=False)
     )
     expected = draw(trained)
     layers = peft.get_peft_model_state_dict(trained.text_encoder)
-    trained.save_lora_weights(tmp_path, text_encoder_lora_layers=layers)
+    metadata = trained.text_encoder.peft_config["default"].to_dict()
+    trained.save_lora_weights(tmp_path, text_encoder_lora_layers=layers, text_encoder_lora_adapter_metadata=metadata)
     fresh = AltDiffusionPipeline.from_pretrained(published("m9"))
     fresh.load_lora_weights(tmp_path)
     np.testing.assert_allclose(draw(fresh), expected, atol=1e-5)
@@ -291,6 +299,13 @@ def test_textual_inversion_for_clip_is_refused_with_the_reason(published, tmp_pa
         ours.load_textual_inversion(str(tmp_path / "style.safetensors"), token="<style>")
 
 
+def test_textual_inversion_in_a_folder_by_its_file_name(published, tmp_path):
+    save_file({"<style>": torch.randn(64)}, tmp_path / "odd.safetensors")
+    ours = AltDiffusionPipeline.from_pretrained(published("m9"))
+    ours.load_textual_inversion(str(tmp_path), weight_name="odd.safetensors", local_files_only=True)
+    assert "<style>" in ours.tokenizer.get_vocab()
+
+
 def test_textual_inversion_for_altclip_is_loaded(published):
     ours = AltDiffusionPipeline.from_pretrained(published("m9"))
     before = draw(ours, "<style> 一只猫")
@@ -300,7 +315,10 @@ def test_textual_inversion_for_altclip_is_loaded(published):
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 @pytest.mark.parametrize("change", ["missing", "extra"])
-def test_missing_and_extra_tensors_are_named(own_copy, part, change):
+@pytest.mark.parametrize("layout", ["published", "stock"])
+def test_missing_and_extra_tensors_are_named(own_copy, part, change, layout):
+    if layout == "stock":
+        AltDiffusionPipeline.from_pretrained(own_copy).save_pretrained(own_copy)
     file = next((own_copy / part).glob("*.safetensors"))
     state = load_file(file)
     key = sorted(key for key in state if key.endswith((".weight", ".bias")) and "pooler" not in key)[3]
@@ -321,6 +339,60 @@ def test_truncated_file_is_one_clear_line(own_copy, part):
     with pytest.raises(InputError) as error:
         AltDiffusionPipeline.from_pretrained(own_copy)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["{", None])
+def test_damaged_or_missing_tokenizer_is_one_clear_line(own_copy, content):
+    (own_copy / "tokenizer" / "sentencepiece.bpe.model").unlink()
+    if content:
+        (own_copy / "tokenizer" / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match="tokenizer"):
+        AltDiffusionPipeline.from_pretrained(own_copy)
+
+
+def test_a_folder_in_the_home_directory_and_its_name_afterwards(own_copy, monkeypatch):
+    monkeypatch.setenv("HOME", str(own_copy.parent))
+    assert AltDiffusionPipeline.from_pretrained("~/own").name_or_path == "~/own"
+
+
+def test_a_folder_called_mini_is_the_users(own_copy, monkeypatch):
+    own_copy.rename(own_copy.parent / "mini")
+    monkeypatch.chdir(own_copy.parent)
+    assert AltDiffusionPipeline.from_pretrained(Path("mini")).text_encoder.config.hidden_size == 64
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (vars(huggingface_hub.errors)["HTTPError"]("read timed out"), "broke off"),
+        (huggingface_hub.errors.LocalEntryNotFoundError("x"), "can't be reached"),
+        (OSError("no file named model.safetensors"), "can't be downloaded"),
+    ],
+)
+def test_every_failure_of_a_download_is_one_clear_line(monkeypatch, error, line):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(InputError, match=line):
+        AltDiffusionPipeline.from_pretrained("BAAI/AltDiffusion-m9")
+
+
+@pytest.mark.parametrize("weights", ["safetensors", "bin"])
+def test_a_model_on_the_hub(published, monkeypatch, weights):
+    """The hub itself can't be asked here; what it would hand over is a folder."""
+    folder = published("m9", weights)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: str(folder))
+    monkeypatch.setattr(AltDiffusionPipeline, "download", classmethod(lambda cls, name, **options: str(folder)))
+    loaded = AltDiffusionPipeline.from_pretrained("BAAI/AltDiffusion-m9", allow_pickle=weights == "bin")
+    assert loaded.name_or_path == "BAAI/AltDiffusion-m9"
+
+
+def test_an_encoder_on_the_hub_is_no_pipeline(tmp_path, monkeypatch):
+    layouts.save_altclip(tmp_path / "altclip")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: str(tmp_path / "altclip"))
+    with pytest.raises(InputError, match="swap_text_encoder"):
+        AltDiffusionPipeline.from_pretrained("BAAI/AltCLIP")
 
 
 @pytest.mark.parametrize("name", ["a" * 5000, "a\0b", ""])
