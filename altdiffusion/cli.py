@@ -22,7 +22,7 @@ from altdiffusion import __version__
 from altdiffusion.errors import InputError
 
 MINI_NOTE = (
-    "mini: the model inside this package draws small pictures of 316 things in nine languages; "
+    "mini: the model inside this package draws small pictures of a hundred things, from nine languages; "
     "for a large one: --model BAAI/AltDiffusion-m9"
 )
 

@@ -11,8 +11,16 @@ from diffusers import StableDiffusionPipeline
 from altdiffusion import AltDiffusionPipeline
 from altdiffusion.sources import mini_folder
 
-THINGS = {"a cat": "一只猫", "a banana": "一根香蕉", "a rocket": "火箭", "a tree": "一棵树", "a car": "汽车", "a pizza": "披萨",
-          "a snowman": "雪人", "a panda": "一只熊猫"}  # fmt: skip
+THINGS = {
+    "a cat": "一只猫",
+    "a banana": "一根香蕉",
+    "a rocket": "火箭",
+    "a tulip": "郁金香",
+    "a bus": "公交车",
+    "a pizza": "披萨",
+    "a guitar": "一把吉他",
+    "a panda": "一只熊猫",
+}
 
 
 @pytest.fixture(scope="module")
