@@ -23,6 +23,7 @@ from altdiffusion.training.glyphs import (
     COLOURED,
     COLOURS,
     CONCEPTS,
+    DRAWN,
     PLAIN,
     concept_names,
     held_out,
