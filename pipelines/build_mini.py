@@ -98,8 +98,8 @@ background colours, from prompts in nine languages. It serves for trying things 
 - **Data**: Noto Color Emoji glyphs (SIL Open Font License 1.1), rendered; Unicode's names of them in nine languages
   (Unicode CLDR, as packaged by PyPI's `emoji`); sentences around the names in `altdiffusion/training/glyphs.py`.
 - **Figures**: `python pipelines/judge_mini.py` prints how often the drawn thing is the right one.
-- **Limits**: one drawing of each thing; no scenes, no styles, no people. Its text tower read the names of {len(CONCEPTS)} things, its
-  UNet spent most of its time on {len(DRAWN)}; what it was not taught comes out as something else.
+- **Limits**: one drawing of each thing; no scenes, no styles, no people. Its text tower read the names of {len(CONCEPTS)}
+  things, its UNet spent most of its time on {len(DRAWN)}; what it was not taught comes out as something else.
 """
 
 
