@@ -59,7 +59,7 @@ class _AltDiffusion(DiffusionPipeline):
             (as published, as `convert` or `save_pretrained` wrote it), or a single file (.safetensors, .ckpt).
         allow_pickle: read .bin and .ckpt files (with torch's weights_only). ema: of a single file, the moving average.
         tokenizer: for single files, which carry none; a folder, an id on the hub, or a tokenizer.
-        kwargs: as in diffusers: dtype, variant, device_map, revision, safety_checker=None, any component ...
+        kwargs: as in diffusers: dtype (by default float32), variant, device_map, revision, safety_checker=None, any component ...
         Raises InputError: unknown model, missing or left-over tensors (named), damaged files, pickles not allowed.
         """
         model = sources.MINI if pretrained_model_name_or_path is None else pretrained_model_name_or_path
@@ -70,6 +70,8 @@ class _AltDiffusion(DiffusionPipeline):
             if ema:
                 raise InputError("ema=True is for single files; a folder holds one set of weights")
             kwargs.setdefault("use_safetensors", None if allow_pickle else True)
+            if kwargs.get("dtype", kwargs.get("torch_dtype")) is None:
+                kwargs["dtype"] = torch.float32  # the libraries would each take the stored one, or not
             folder = cls._folder(model, allow_pickle, kwargs)
             kwargs = _load_checked(folder, tokenizer, kwargs)
             pipeline = super().from_pretrained(str(folder), **kwargs)

@@ -35,6 +35,13 @@ def pictures(pipe, prompts):
     return pipe(list(prompts), num_inference_steps=15, generator=generators, output_type="np").images
 
 
+def test_every_part_is_float32_unless_asked_otherwise(mini):
+    """It is stored in float16."""
+    parts = [part for part in mini.components.values() if isinstance(part, torch.nn.Module)]
+    assert {part.dtype for part in parts} == {torch.float32}
+    assert AltDiffusionPipeline.from_pretrained(dtype=torch.bfloat16).unet.dtype == torch.bfloat16
+
+
 def test_a_chinese_prompt_draws_what_the_english_one_draws(mini):
     english, chinese = pictures(mini, THINGS), pictures(mini, THINGS.values())
     distance = np.square(english[:, None] - chinese[None]).mean((2, 3, 4))
