@@ -149,7 +149,7 @@ def _generate(options: argparse.Namespace) -> None:
         dtype=options.dtype,
         allow_pickle=options.allow_pickle,
     )
-    results = []
+    results: list[dict[str, Any]] = []
     for picture in drawn:
         if not results and options.model in (None, "mini"):
             _say(MINI_NOTE)
