@@ -98,8 +98,8 @@ background colours, from prompts in nine languages. It serves for trying things 
   bfloat16, and the UNet's first 2,000 steps along a learning rate meant for 5,000; else as the recipe stands.
 - **Data**: Noto Color Emoji glyphs (SIL Open Font License 1.1), rendered; Unicode's names of them in nine languages
   (Unicode CLDR, as packaged by PyPI's `emoji`); sentences around the names in `altdiffusion/training/glyphs.py`.
-- **Figures**: `python pipelines/judge_mini.py --steps 20` finds the right thing in 100 of 100 pictures, in English and in Chinese, and
-  in 88 and 90 % of 82 on backgrounds that were never seen with it in training (nearest of 316 renderings, by pixels).
+- **Figures**: `python pipelines/judge_mini.py --steps 20` finds the right thing in 100 of 100 pictures, in English and in
+  Chinese, and in 88 and 90 % of 82 on backgrounds that were never seen with it (nearest of 316 renderings, by pixels).
 - **Limits**: one drawing of each thing; no scenes, no styles, no people. Its text tower read the names of {len(CONCEPTS)}
   things, its UNet spent most of its time on {len(DRAWN)}; what it was not taught comes out as something else.
 """
