@@ -28,6 +28,7 @@ from transformers import AltCLIPTextModel, CLIPTextModel
 
 from altdiffusion import adapters, diffusers_alias, sources, weights
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.files import write_text
 from altdiffusion.model_card import write_model_card
 from altdiffusion.single_file import load_single_file
 from altdiffusion.text_encoder import check_text_encoder, equip, load_text_encoder, load_tokenizer
@@ -124,6 +125,12 @@ class _AltDiffusion(DiffusionPipeline):
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save in the stock layout, which plain diffusers and transformers load, with a model card."""
         super().save_pretrained(save_directory, *args, **kwargs)
+        for name in ("text_encoder", "safety_checker", "image_encoder"):
+            # Without a dtype, transformers loads what config.json says and diffusers float32: let them agree.
+            path = Path(save_directory) / name / "config.json"
+            if path.is_file():
+                settings = weights.read_json(path) | {"dtype": "float32"}
+                write_text(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
         if not (Path(save_directory) / "README.md").exists():
             write_model_card(Path(save_directory), self)
 

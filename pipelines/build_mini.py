@@ -27,7 +27,6 @@ import torch.nn.functional as F
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
-    StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from torch import Tensor, nn
@@ -40,6 +39,7 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
+from altdiffusion import AltDiffusionPipeline
 from altdiffusion.conversion import forget_paths
 from altdiffusion.files import write_text
 from altdiffusion.text_encoder import MAX_TOKENS, equip
@@ -64,7 +64,7 @@ def main() -> None:
     vae = autoencoder(arguments.out, data, steps["vae"])
     unet = diffusion(arguments.out, data, encoder, tokenizer, vae, steps["unet"])
 
-    pipeline = StableDiffusionPipeline(
+    pipeline = AltDiffusionPipeline(
         vae=vae,
         text_encoder=encoder,
         tokenizer=tokenizer,

@@ -9,6 +9,7 @@ import layouts
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AltCLIPTextModel, AutoTokenizer
@@ -63,6 +64,8 @@ def test_single_file_keeps_its_dtype(published, tmp_path):
     save_file(state, tmp_path / "x.safetensors")
     convert(tmp_path / "x.safetensors", tmp_path / "out", tokenizer=published("m9"))
     assert stored_dtype(next((tmp_path / "out" / "unet").glob("*.safetensors"))) == torch.float16
+    plain = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert {part.dtype for part in (plain.unet, plain.vae, plain.text_encoder)} == {torch.float32}
     convert(tmp_path / "x.safetensors", tmp_path / "wide", tokenizer=published("m9"), dtype=torch.float32)
     assert stored_dtype(next((tmp_path / "wide" / "text_encoder").glob("*.safetensors"))) == torch.float32
 
