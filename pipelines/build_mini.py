@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the stages and the finished pipeline")
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
     arguments = parser.parse_args()
-    steps = dict.fromkeys(STEPS, 2) if arguments.smoke else STEPS
+    steps = dict.fromkeys(STEPS, 5) if arguments.smoke else STEPS
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
 
