@@ -1,0 +1,223 @@
+"""The formats that training data comes in, each a table whose good records are numbered from 0.
+
+A table is checked whole when it is opened, and never held in memory: a record is read when it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from altdiffusion.errors import InputError
+from altdiffusion.training.pictures import ImageSource, image_file
+
+Skip = Callable[[str, str], None]  # told where a bad record is and what is wrong with it
+
+PICTURE_COLUMNS = ("image", "file_name")  # hold a picture's path; the second is the imagefolder convention
+
+
+class BadRecord(ValueError):
+    """A record can't be used. Its text is the reason, the same for every record with the same defect."""
+
+
+class Numbering:
+    """Numbers the good records of a source, in order; memory grows with the bad ones only."""
+
+    def __init__(self) -> None:
+        self._good = 0
+        self._gaps = array("q")  # for every bad record, the number of the next good one
+
+    def __len__(self) -> int:
+        return self._good
+
+    def add(self, good: bool) -> None:
+        """Take the next record of the source."""
+        if good:
+            self._good += 1
+        else:
+            self._gaps.append(self._good)
+
+    def position(self, index: int) -> int:
+        """Where in the source, counted from 0 and with the bad ones, good record `index` is. Raises IndexError."""
+        if not 0 <= index < self._good:
+            raise IndexError(f"record {index} of {self._good}")
+        return index + bisect_right(self._gaps, index)
+
+
+def choose_columns(path: Path, asked: Sequence[str], present: Iterable[str], text: Iterable[str]) -> tuple[str, ...]:
+    """The columns to read: those asked for that are present, or all with text if none is asked for.
+
+    Raises InputError where that leaves none.
+    """
+    present = tuple(present)
+    chosen = tuple(column for column in asked if column in present) if asked else tuple(text)
+    if not chosen:
+        wanted = f"column {' or '.join(asked)}" if asked else "column of text"
+        raise InputError(f"{path} has no {wanted}: its columns are {', '.join(present) or 'none'}")
+    return chosen
+
+
+def texts(record: Mapping[str, Any], columns: Iterable[str]) -> dict[str, str]:
+    """The text of each column, without white space around it. Raises BadRecord."""
+    return {column: _text(record.get(column), column) for column in columns}
+
+
+def _text(value: object, column: str) -> str:
+    if value is None:
+        raise BadRecord(f"no {column}")
+    if not isinstance(value, str):
+        raise BadRecord(f"{column} is no text")
+    value = value.strip()
+    if not value:
+        raise BadRecord(f"{column} is empty")
+    if "\0" in value:
+        raise BadRecord(f"a NUL in {column}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell half a character: "\ud83d"
+        raise BadRecord(f"half a character in {column}") from None
+    return value
+
+
+class LineTable:
+    """A record a line, in UTF-8: tab-separated under a header line, or JSON objects (`.jsonl`).
+
+    Raises InputError: empty, no UTF-8 in its header, none of the columns asked for, no column of pictures.
+    """
+
+    def __init__(self, path: Path, asked: Sequence[str], *, images: bool, skip: Skip) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            start = file.read(3)
+            if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                raise InputError(f"{path} is UTF-16, expected UTF-8: iconv -f UTF-16 -t UTF-8")
+            start_at = 3 if start == b"\xef\xbb\xbf" else 0
+            if os.fstat(file.fileno()).st_size == start_at:
+                raise InputError(f"{path} is empty")
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._names: list[str] | None = None  # of the fields; None in JSON, where every record has its own
+        self._starts = array("q", [start_at])  # of the lines in bytes, good and bad, and the end of the last
+        if path.suffix.lower() != ".jsonl":
+            header = self._line(start_at)
+            self._names = self._header(header)
+            self._starts[0] += len(header)
+            if self._starts[0] == len(self._bytes):
+                raise InputError(f"{path} holds a header line and nothing else")
+        present, text = self._columns()
+        self._picture = next((column for column in PICTURE_COLUMNS if column in present), None) if images else None
+        if images and present and self._picture is None:
+            raise InputError(f"{path} has no pictures: expected a column image or file_name, got {', '.join(present)}")
+        self.columns = choose_columns(path, asked, present, text) if present else ()
+        self._good = Numbering()
+        for line in self._lines():
+            self._starts.append(self._starts[-1] + len(line))
+            try:
+                record = self._parse(line)
+                texts(record, self.columns)
+                if self._picture and not os.path.isfile(self._picture_path(record)):
+                    raise BadRecord("no such picture")
+            except BadRecord as reason:
+                skip(self._where(len(self._starts) - 2), str(reason))
+                self._good.add(False)
+            else:
+                self._good.add(True)
+
+    def __len__(self) -> int:
+        return len(self._good)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        position = self._good.position(index)
+        record = self._parse(self._bytes[self._starts[position] : self._starts[position + 1]])
+        found: dict[str, Any] = texts(record, self.columns)
+        if self._picture:
+            found["image"] = self._image(record)
+        return found
+
+    def where(self, index: int) -> str:
+        return self._where(self._good.position(index))
+
+    def _where(self, position: int) -> str:
+        return f"{self.path}:{position + (1 if self._names is None else 2)}"
+
+    def _line(self, start: int) -> bytes:
+        end = self._bytes.find(b"\n", start)
+        return self._bytes[start : end + 1] if end >= 0 else self._bytes[start:]
+
+    def _lines(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:  # faster than the map when all are read in turn
+            file.seek(self._starts[0])
+            yield from file
+
+    def _header(self, line: bytes) -> list[str]:
+        try:
+            names = [name.strip() for name in _decode(line).split("\t")]
+        except BadRecord as reason:
+            raise InputError(
+                f"{self.path} begins with no line of column names ({reason}): expected UTF-8 and tabs between them"
+            ) from None
+        if not all(names) or len(set(names)) < len(names):
+            raise InputError(f"{self.path} begins with column names that are empty or double: {', '.join(names)}")
+        return names
+
+    def _columns(self) -> tuple[list[str], list[str]]:
+        """All columns, and those that hold text: the header's, or of the first JSON object that has any text."""
+        if self._names is not None:
+            return self._names, [name for name in self._names if name not in PICTURE_COLUMNS]
+        present: list[str] = []
+        for line in self._lines():
+            try:
+                record = self._parse(line)
+            except BadRecord:
+                continue
+            text = [name for name, value in record.items() if isinstance(value, str) and name not in PICTURE_COLUMNS]
+            if text:
+                return list(record), text
+            present = present or list(record)
+        return present, []
+
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        content = _decode(line)
+        if self._names is None:
+            if record := parse_object(content):
+                return record
+            raise BadRecord("an empty object")
+        fields = content.split("\t")
+        if len(fields) != len(self._names):
+            raise BadRecord(f"{len(fields)} fields where the header has {len(self._names)}")
+        return dict(zip(self._names, fields, strict=True))
+
+    def _picture_path(self, record: Mapping[str, Any]) -> Path:
+        assert self._picture is not None
+        return self.path.parent / _text(record.get(self._picture), self._picture)
+
+    def _image(self, record: Mapping[str, Any]) -> ImageSource:
+        return image_file(self._picture_path(record))
+
+
+def _decode(line: bytes) -> str:
+    line = line.removesuffix(b"\n").removesuffix(b"\r")
+    if not line.strip():
+        raise BadRecord("an empty line")
+    if b"\0" in line:
+        raise BadRecord("a NUL byte, no UTF-8 text")
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        raise BadRecord("not UTF-8") from None
+
+
+def parse_object(content: str) -> dict[str, Any]:
+    """A JSON object. Raises BadRecord for anything else."""
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        raise BadRecord("not valid JSON") from None
+    if not isinstance(record, dict):
+        raise BadRecord("JSON, but no object")
+    return record
