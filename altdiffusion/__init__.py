@@ -16,6 +16,8 @@ _HOMES = {
     "AltDiffusionInpaintPipeline": "pipelines",
     "swap_text_encoder": "pipelines",
     "load_text_encoder": "text_encoder",
+    "Bridge": "bridge",
+    "BridgedTextEncoder": "bridge",
     "choose_attention": "attention",
     "generate": "generation",
     "convert": "conversion",
@@ -25,6 +27,8 @@ __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from altdiffusion.attention import choose_attention as choose_attention
+    from altdiffusion.bridge import Bridge as Bridge
+    from altdiffusion.bridge import BridgedTextEncoder as BridgedTextEncoder
     from altdiffusion.conversion import convert as convert
     from altdiffusion.errors import InputError as InputError
     from altdiffusion.generation import generate as generate
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"altdiffusion.{_HOMES[name]}"), name)
+    if name == "PreTrainedModel":  # diffusers looks for it here, to know how a saved BridgedTextEncoder is loaded
+        return importlib.import_module("altdiffusion.bridge").PreTrainedModel
     raise AttributeError(f"module 'altdiffusion' has no attribute {name!r}")
 
 

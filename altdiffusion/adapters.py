@@ -11,6 +11,7 @@ from diffusers.utils.peft_utils import get_adapter_name, scale_lora_layers
 from torch import Tensor
 from transformers import AltCLIPTextModel
 
+from altdiffusion.bridge import BridgedTextEncoder
 from altdiffusion.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -28,9 +29,10 @@ def load_lora_into_text_encoder(
 ) -> None:
     """Apply the text half of a LoRA if it was made for AltCLIP's tower; leave CLIP's out, and say so.
 
-    Takes the arguments of diffusers' function of this name, which it replaces for AltCLIP's encoder.
+    Takes the arguments of diffusers' function of this name, which it replaces for AltCLIP's encoder, with a bridge or
+    without, and for the place that XL's first encoder left empty.
     """
-    if not isinstance(text_encoder, AltCLIPTextModel):
+    if not isinstance(text_encoder, AltCLIPTextModel | BridgedTextEncoder | None):
         StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder(
             state_dict,
             network_alphas,
@@ -44,14 +46,19 @@ def load_lora_into_text_encoder(
         return
     start = (prefix or "text_encoder") + "."
     half = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
-    ours = {key: value for key, value in half.items() if key.startswith(("roberta.", "transformation."))}
+    tower = "tower." if isinstance(text_encoder, BridgedTextEncoder) else ""
+    ours = {
+        tower + key: value
+        for key, value in ((key.removeprefix(tower), value) for key, value in half.items())
+        if key.startswith(("roberta.", "transformation."))
+    }
     if left_out := len(half) - len(ours):
         logger.warning(
             "LoRA: %d tensors for CLIP's text encoder were left out, as this pipeline reads prompts with AltCLIP's; "
             "the UNet half is applied",
             left_out,
         )
-    if ours:
+    if ours and text_encoder is not None:
         from peft import LoraConfig
 
         settings = {key.removeprefix(start): value for key, value in (metadata or {}).items() if key.startswith(start)}

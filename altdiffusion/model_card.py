@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from altdiffusion.bridge import BridgedTextEncoder
 from altdiffusion.files import write_text
 
 _M9 = "en zh es fr ru ja ko ar it"
@@ -17,7 +18,9 @@ LANGUAGES |= {"AltCLIP": "en zh", "AltCLIP-m9": _M9, "AltCLIP-m18": _M18, "mini"
 
 def write_model_card(folder: Path, model: Any, source: str | None = None) -> None:
     """Write README.md beside a saved pipeline or text encoder. source: where it came from; default: what it knows of it."""
-    width = getattr(model, "text_encoder", model).config.project_dim
+    encoder = getattr(model, "text_encoder", model)
+    bridged = isinstance(encoder, BridgedTextEncoder)
+    width = encoder.config.bridge_config.output_width if bridged else encoder.config.project_dim
     origin = source or getattr(model, "name_or_path", None) or "unknown"
     name = re.sub(r"\.(ckpt|safetensors|bin)$", "", Path(origin).name)
     languages = LANGUAGES.get(name, "").split()
@@ -30,9 +33,13 @@ def write_model_card(folder: Path, model: Any, source: str | None = None) -> Non
             "those of the source: AltDiffusion en zh; -m9 also es fr ru ja ko ar it; -m18 also th hi uk tr vi pl nl pt de"
         )
     )
+    module = f"{'altdiffusion' if bridged else 'transformers'}.{type(encoder).__name__}"
     kind = "pipeline" if (folder / "model_index.json").exists() else "text encoder"
     usage = (
-        "    from diffusers import StableDiffusionPipeline\n\n"
+        "    from altdiffusion import AltDiffusionPipeline\n\n"
+        '    pipe = AltDiffusionPipeline.from_pretrained("THIS FOLDER")\n'
+        if bridged
+        else "    from diffusers import StableDiffusionPipeline\n\n"
         '    pipe = StableDiffusionPipeline.from_pretrained("THIS FOLDER")\n'
         if kind == "pipeline"
         else "    from transformers import AltCLIPTextModel, AutoTokenizer\n\n"
@@ -47,8 +54,8 @@ def write_model_card(folder: Path, model: Any, source: str | None = None) -> Non
         f"# AltDiffusion {kind}\n\n"
         f"- **Source**: {Path(origin).name if Path(origin).exists() else origin}\n"
         f"- **Languages**: {spoken}\n"
-        f"- **Text states**: (batch, 77, {width}), from `transformers.AltCLIPTextModel`\n"
+        f"- **Text states**: (batch, 77, {width}), from `{module}`\n"
         "- **Licence**: weights published by BAAI are under CreativeML OpenRAIL-M, whose use restrictions bind "
         "whoever loads or passes on these weights\n\n"
-        "Loads in plain diffusers and transformers:\n\n" + usage,
+        f"Loads in {'altdiffusion' if bridged else 'plain diffusers and transformers'}:\n\n" + usage,
     )

@@ -23,9 +23,10 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.pipelines import auto_pipeline
-from transformers import AltCLIPTextModel, CLIPTextModel
+from transformers import AltCLIPTextModel, CLIPTextModel, CLIPTextModelWithProjection
 
 from altdiffusion import adapters, diffusers_alias, sources, weights
+from altdiffusion.bridge import Bridge, BridgedTextEncoder, check_bridge, load_bridge
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.files import write_text
 from altdiffusion.model_card import write_model_card
@@ -144,9 +145,9 @@ class _AltDiffusion(DiffusionPipeline):
 
     @classmethod
     def _get_signature_types(cls) -> dict[str, Any]:
-        """diffusers warns of components that are not of these types: AltCLIP's encoder is as good as CLIP's here."""
+        """diffusers warns of components that are not of these types: AltCLIP's encoders are as good as CLIP's here."""
         types = super()._get_signature_types()
-        return types | {"text_encoder": (*types["text_encoder"], AltCLIPTextModel)}
+        return types | {"text_encoder": (*types["text_encoder"], AltCLIPTextModel, BridgedTextEncoder)}
 
     load_lora_into_text_encoder = staticmethod(adapters.load_lora_into_text_encoder)
 
@@ -169,59 +170,83 @@ auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusion
 auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusionInpaintPipeline
 
 
-def swap_text_encoder(pipe: DiffusionPipeline, model: str | Path | None = None, **kwargs: Any) -> DiffusionPipeline:
-    """Replace the text encoder and tokenizer of a Stable Diffusion 1.x or 2.x pipeline by AltCLIP's, in place.
+def swap_text_encoder(
+    pipe: DiffusionPipeline,
+    model: str | Path | None = None,
+    *,
+    bridge: str | Path | Bridge | None = None,
+    **kwargs: Any,
+) -> DiffusionPipeline:
+    """Replace the text encoder and tokenizer of a Stable Diffusion pipeline by AltCLIP's, in place.
 
-    The UNet should be one that was trained for this encoder, as AltDiffusion's are: another one draws nothing sensible.
-    pipe: any diffusers pipeline with one text encoder and a UNet. The new encoder takes the old one's device and the
-        UNet's dtype.
+    Without a bridge the UNet should be one that was trained for this encoder, as AltDiffusion's are: another one draws
+    nothing sensible. With one, any UNet of Stable Diffusion 1.x, 2.x or XL that was trained with CLIP will do.
+    pipe: any diffusers pipeline with CLIP's text encoder and a UNet. The new encoder takes the old one's device and the
+        UNet's dtype. XL's two encoders become one, `text_encoder_2`, which reads `prompt`; `prompt_2` is not read.
+    bridge: a folder, an id on the hub, or a `Bridge`, of which the pipeline gets a copy.
     model, kwargs: as in `load_text_encoder`.
     Returns the same pipeline. Raises InputError where the widths don't fit, before anything is changed.
     """
     unet: Any = getattr(pipe, "unet", None)
-    old: Any = getattr(pipe, "text_encoder", None)
     wanted = getattr(getattr(unet, "config", None), "cross_attention_dim", None)
-    alone = hasattr(pipe, "text_encoder") and not hasattr(pipe, "text_encoder_2")
-    if wanted is None or not alone or not isinstance(old, CLIPTextModel | AltCLIPTextModel | None):
+    there = hasattr(pipe, "text_encoder")
+    xl = there and hasattr(pipe, "text_encoder_2") and "text_encoder" in pipe._optional_components
+    old: Any = getattr(pipe, "text_encoder_2" if xl else "text_encoder", None)
+    clip = CLIPTextModelWithProjection if xl else CLIPTextModel
+    fits = xl or (there and not hasattr(pipe, "text_encoder_2"))
+    if wanted is None or not fits or not isinstance(old, clip | AltCLIPTextModel | BridgedTextEncoder | None):
         raise InputError(
-            f"{type(pipe).__name__} is not a Stable Diffusion 1.x or 2.x pipeline: expected one CLIP text encoder, "
-            "and a UNet that attends to its states"
+            f"{type(pipe).__name__} is not a Stable Diffusion 1.x, 2.x or XL pipeline: expected one CLIP text encoder, "
+            "or XL's two, and a UNet that attends to its states"
         )
-    if hasattr(old, "_hf_hook"):
+    if xl and bridge is None:
+        raise InputError(
+            f"{type(pipe).__name__} has a UNet trained with two CLIPs: AltCLIP fits it by a bridge, bridge="
+        )
+    if any(hasattr(getattr(pipe, name, None), "_hf_hook") for name in ("text_encoder", "text_encoder_2")):
         raise InputError(
             "this pipeline offloads its parts already: swap the text encoder first, then enable the offload"
         )
     if "dtype" not in kwargs:
         kwargs["dtype"] = unet.dtype
+    if bridge is not None:
+        hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs and name != "revision"}
+        bridge = load_bridge(bridge, dtype=kwargs["dtype"], **hub)
+        check_bridge(bridge, unet, aesthetics=bool(pipe.config.get("requires_aesthetics_score")))
+    encoder: Any
     encoder, tokenizer = load_text_encoder(model, **kwargs)
-    width = encoder.config.project_dim
-    if wanted != width:
+    if bridge is not None:
+        encoder = BridgedTextEncoder.of(encoder, bridge.to(encoder.device))
+    elif wanted != encoder.config.project_dim:
         raise InputError(
-            f"the UNet attends to text states of width {wanted}, this encoder gives {width}: "
-            "768 belongs to Stable Diffusion 1.x (AltDiffusion, -m9, AltCLIP), 1024 to 2.x (AltDiffusion-m18)"
+            f"the UNet attends to text states of width {wanted}, this encoder gives {encoder.config.project_dim}: "
+            "768 belongs to Stable Diffusion 1.x (AltDiffusion, -m9, AltCLIP), 1024 to 2.x (AltDiffusion-m18); "
+            "between a UNet trained with CLIP and any AltCLIP stands a bridge, bridge="
         )
     if kwargs.get("device_map") is None:
         encoder.to((unet if old is None else old).device)
-    pipe.register_modules(text_encoder=encoder, tokenizer=tokenizer)
+    if xl:
+        pipe.register_modules(text_encoder=None, tokenizer=None, text_encoder_2=encoder, tokenizer_2=tokenizer)
+    else:
+        pipe.register_modules(text_encoder=encoder, tokenizer=tokenizer)
     if hasattr(pipe, "empty_text_embedding"):  # Marigold keeps the states of "", which were the old encoder's
         pipe.empty_text_embedding = None
     if not isinstance(pipe, _AltDiffusion):  # on this instance alone: its class stays stock
         pipe.load_lora_into_text_encoder = adapters.load_lora_into_text_encoder
-        stock_inversion = getattr(pipe, "load_textual_inversion", None)
-        if stock_inversion is not None:
-            pipe.load_textual_inversion = _Checked(stock_inversion, encoder)
+        if hasattr(type(pipe), "load_textual_inversion"):
+            pipe.load_textual_inversion = _Checked(pipe, encoder)
     return pipe
 
 
 class _Checked:
     """A pipeline's own `load_textual_inversion`, behind a check that the embeddings fit the encoder."""
 
-    def __init__(self, load: Any, encoder: AltCLIPTextModel) -> None:
-        self.load, self.encoder = load, encoder
+    def __init__(self, pipe: Any, encoder: AltCLIPTextModel | BridgedTextEncoder) -> None:
+        self.pipe, self.encoder = pipe, encoder
 
     def __call__(self, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> None:
         adapters.check_textual_inversion(pretrained_model_name_or_path, self.encoder, **kwargs)
-        self.load(pretrained_model_name_or_path, *args, **kwargs)
+        type(self.pipe).load_textual_inversion(self.pipe, pretrained_model_name_or_path, *args, **kwargs)
 
 
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
@@ -249,10 +274,11 @@ def _load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[
     """
     passed = dict(kwargs)
     variant, use_safetensors = passed.get("variant"), passed.get("use_safetensors")
-    if "text_encoder" not in passed and _reads_with_altclip(folder):
+    reader = _reader(folder)
+    if "text_encoder" not in passed and reader in _ALTCLIP:  # BridgedTextEncoder checks itself
         part = folder / "text_encoder"
         check_text_encoder(part, variant if any(part.glob(f"*.{variant}.*")) else None, use_safetensors)
-    if "tokenizer" not in passed and (tokenizer is not None or _reads_with_altclip(folder)):
+    if "tokenizer" not in passed and (tokenizer is not None or reader in (*_ALTCLIP, "BridgedTextEncoder")):
         passed["tokenizer"] = load_tokenizer(folder if tokenizer is None else tokenizer)
     if passed.get("device_map") is not None or passed.get("quantization_config") is not None:
         return passed
@@ -280,7 +306,10 @@ def _load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[
     return passed
 
 
-def _reads_with_altclip(folder: Path) -> bool:
-    """Whether model_index.json names AltCLIP's encoder, by today's name or the published one."""
-    names = weights.read_json(folder / "model_index.json").get("text_encoder") or [None, None]
-    return names[-1] in ("AltCLIPTextModel", "RobertaSeriesModelWithTransformation")
+# The class of its encoder, by today's name and the published one.
+_ALTCLIP = ("AltCLIPTextModel", "RobertaSeriesModelWithTransformation")
+
+
+def _reader(folder: Path) -> str | None:
+    """The class of the text encoder, as model_index.json names it."""
+    return (weights.read_json(folder / "model_index.json").get("text_encoder") or [None])[-1]
