@@ -1,12 +1,16 @@
 """Every format gives the same records, whatever can't be used is counted where it stands, and reading is random access."""
 
+import io
 import json
 import struct
 import subprocess
 import sys
+import tarfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
+import datasets
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -23,6 +27,40 @@ def tsv(path, header, *rows):
 
 def jsonl(path, *records):
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def tar(path, members, form="w"):
+    """members: {name: text, bytes or an object for JSON}, or pairs of them."""
+    with tarfile.open(path, form) as file:
+        for name, content in members.items() if isinstance(members, dict) else members:
+            content = content if isinstance(content, (str, bytes)) else json.dumps(content)
+            content = content if isinstance(content, bytes) else content.encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def parquet(path, records, features=None):
+    datasets.Dataset.from_list(records, features=features).to_parquet(path)
+    return path
+
+
+def plain_parquet(path, records):
+    """Parquet by another program than datasets, without its features."""
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    return path
+
+
+def saved(path, records, features=None):
+    """A folder by save_to_disk."""
+    datasets.Dataset.from_list(records, features=features).save_to_disk(path)
     return path
 
 
@@ -50,10 +88,16 @@ def pairs(tmp_path):
         "tsv": tsv(tmp_path / "pairs.tsv", ("en", "zh"), *PAIRS),
         "txt": tsv(tmp_path / "pairs.txt", ("en", "zh"), *PAIRS),
         "jsonl": jsonl(tmp_path / "pairs.jsonl", *records),
+        "parquet": parquet(tmp_path / "pairs.parquet", records),
+        "saved": saved(tmp_path / "saved", records),
+        "tar": tar(tmp_path / "pairs.tar", {f"{i:03}.json": record for i, record in enumerate(records)}),
     }
 
 
-@pytest.mark.parametrize("form", ["tsv", "txt", "jsonl"])
+FORMS = ["tsv", "txt", "jsonl", "parquet", "saved", "tar"]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_format_reads_the_same_records(pairs, form):
     table, skipped = read(pairs[form])
     assert table.columns == ("en", "zh")
@@ -82,6 +126,49 @@ def test_first_json_object_with_text_decides_the_columns(tmp_path):
     assert table.columns == ("en",)
     assert [record["en"] for record in table] == ["cat", "dog"]
     assert skipped.count == 2
+
+
+def test_the_train_split_of_several_is_read(tmp_path):
+    splits = {name: datasets.Dataset.from_list([{"en": name}]) for name in ("train", "test")}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "both")
+    datasets.DatasetDict(test=splits["test"]).save_to_disk(tmp_path / "test")
+    assert list(read(tmp_path / "both")[0]) == [{"en": "train"}]
+    assert list(read(tmp_path / "both" / "test")[0]) == [{"en": "test"}]
+    with pytest.raises(InputError, match=r"no split train: .*, test$"):
+        read(tmp_path / "test")
+
+
+def test_a_sample_of_a_tar_is_its_folder_and_name_up_to_the_first_dot(tmp_path):
+    members = {
+        "a/1.txt": "one",
+        "b/1.txt": "two",
+        "a/2.seg.json": "no",
+        "b/3.txt": "3",
+        "a/1.json": {"zh": "一"},
+        ".1.txt": "",
+    }
+    table, skipped = read(tar(tmp_path / "x.tar", members), ["caption"])
+    assert [(table.where(i), table[i]["caption"]) for i in range(len(table))] == [
+        (f"{tmp_path}/x.tar:a/1.txt", "one"),
+        (f"{tmp_path}/x.tar:b/1.txt", "two"),
+        (f"{tmp_path}/x.tar:b/3.txt", "3"),
+    ]
+    assert skipped.count == 0
+
+
+def test_long_and_foreign_names_in_a_tar(tmp_path):
+    members = {"猫" * 80 + "/" + "x" * 120 + ".txt": "cat"}
+    table, _ = read(tar(tmp_path / "x.tar", members))
+    assert table.where(0).endswith("x.txt")
+    assert "猫" * 80 in table.where(0)
+    assert table[0] == {"caption": "cat"}
+
+
+def test_progress_bars_of_datasets_stay_off_and_come_back(pairs, capfd):
+    capfd.readouterr()
+    read(pairs["parquet"])
+    assert capfd.readouterr() == ("", "")
+    assert not datasets.are_progress_bars_disabled()
 
 
 # ---- bad records
@@ -127,6 +214,49 @@ def test_every_kind_of_bad_json_is_counted_where_it_stands(tmp_path, capsys):
     }
 
 
+def test_every_kind_of_bad_sample_is_counted_where_it_stands(tmp_path, capsys):
+    members = {
+        "0.jpg": b"",
+        "0.txt": "cat\n",
+        "1.txt": "dog",
+        "2.jpg": b"",
+        "3.jpg": b"",
+        "3.txt": b"\xb9\xb7",
+        "4.png": b"",
+        "4.txt": " ",
+    }
+    path = tar(tmp_path / "x.tar", members)
+    table, _ = read(path, images=True)
+    assert [record["caption"] for record in table] == ["cat"]
+    assert skips(capsys) == {
+        f"{path}:1.txt": "no picture",
+        f"{path}:2.jpg": "no caption",
+        f"{path}:3.jpg": "not UTF-8",
+        f"{path}:4.png": "caption is empty",
+    }
+
+
+@pytest.mark.parametrize("form", ["x.parquet", "x"])
+def test_every_kind_of_bad_row_is_counted_where_it_stands(tmp_path, capsys, form):
+    contents = [{"bytes": b"", "path": None}, {"bytes": None, "path": "no.png"}, {"bytes": None, "path": None}, None]
+    captions = ["cat", None, "", "a\0b"]
+    rows = [{"caption": "cat", "image": content} for content in contents]
+    rows += [{"caption": caption, "image": contents[0]} for caption in captions]
+    path = tmp_path / form
+    plain_parquet(path, rows) if form == "x.parquet" else saved(path, rows)
+    capsys.readouterr()  # the bars of datasets
+    table, _ = read(path, images=True)
+    assert [table.where(i) for i in range(len(table))] == [f"{path}:0", f"{path}:4"]
+    assert skips(capsys) == {
+        f"{path}:1": "no such picture",
+        f"{path}:2": "no picture",
+        f"{path}:3": "no picture",
+        f"{path}:5": "no caption",
+        f"{path}:6": "caption is empty",
+        f"{path}:7": "a NUL in caption",
+    }
+
+
 @pytest.mark.parametrize(("bad", "stops"), [(1, False), (2, True)])
 def test_more_than_one_percent_stops_by_default(tmp_path, bad, stops):
     path = tsv(tmp_path / "x.tsv", ("en",), *[("cat",)] * (100 - bad), *[("a", "b")] * bad)
@@ -164,6 +294,49 @@ def test_the_commonest_reason_is_named():
 # ---- files that are wrong as a whole
 
 
+@pytest.mark.parametrize("cut", [0, 100, 511, 512, 700, 1024, 1500, 2047, 2048])
+def test_a_tar_that_is_cut_off_is_refused(tmp_path, cut):
+    path = tar(tmp_path / "x.tar", {"1.txt": "cat", "2.txt": "dog"})  # two blocks of 512 bytes each
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(InputError, match=r"x\.tar"):
+        read(path)
+
+
+def test_a_tar_that_is_damaged_in_the_middle_is_refused(tmp_path):
+    path = tar(tmp_path / "x.tar", {"1.txt": "cat", "2.txt": "dog"})
+    content = bytearray(path.read_bytes())
+    content[1024:1034] = b"x" * 10
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.tar is cut off or damaged at byte 1024"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("x.tar", "w:gz"), ("x.tar", "w:xz"), ("x.tar.gz", "w:gz"), ("x.tgz", "w:gz")]
+)
+def test_a_compressed_tar_is_refused(tmp_path, name, form):
+    with pytest.raises(InputError, match="compressed"):
+        read(tar(tmp_path / name, {"1.txt": "cat"}, form))
+
+
+@pytest.mark.parametrize("members", [{}, {"readme.md": "x"}, {"1.json": [1]}, {"1.json": {"id": 1}}, {"1.txt": ""}])
+def test_a_tar_without_text_is_refused(tmp_path, members):
+    with pytest.raises(InputError, match=r"x\.tar"):
+        read(tar(tmp_path / "x.tar", members))
+
+
+def test_what_only_looks_like_parquet_is_one_clear_line(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(InputError, match=r"^[^\n]*x\.parquet can't be read[^\n]*$"):
+        read(tmp_path / "x.parquet")
+
+
+def test_without_datasets_the_error_says_what_to_install(pairs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r'pip install "altdiffusion\[train\]"'):
+        read(pairs["parquet"])
+
+
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "utf-16-le"])
 @pytest.mark.parametrize("form", ["tsv", "jsonl"])
 def test_a_wrong_encoding_is_one_clear_line(tmp_path, pairs, form, encoding):
@@ -189,7 +362,7 @@ def test_json_lines_without_text_are_refused(tmp_path, lines):
         read(tmp_path / "x.jsonl")
 
 
-@pytest.mark.parametrize("form", ["tsv", "jsonl"])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_table_with_none_of_the_columns_names_its_own(pairs, form):
     with pytest.raises(InputError, match="no column fr or de: its columns are en, zh"):
         read(pairs[form], ["fr", "de"])
@@ -253,21 +426,28 @@ def test_a_description_tells_other_data_from_the_same_data_elsewhere(tmp_path, p
 # ---- random access
 
 
-@pytest.mark.parametrize("form", ["tsv", "jsonl"])
+@pytest.mark.parametrize("form", FORMS)
 def test_eight_threads_read_what_one_reads(tmp_path, form):
-    rows = [(f"text {i}" + "x" * (i % 97),) if i % 7 else ("",) for i in range(2000)]
+    captions = [f"text {i}" + "x" * (i % 97) if i % 7 else " " for i in range(700)]
+    records = [{"en": caption} for caption in captions]
     path = tmp_path / f"x.{form}"
-    tsv(path, ("en",), *rows) if form == "tsv" else jsonl(path, *[{"en": text} for (text,) in rows])
-    table, _ = read(path)
+    if form in ("tsv", "txt"):
+        tsv(path, ("en", "zh"), *[(caption, "x") for caption in captions])
+    elif form == "tar":
+        tar(path, {f"{i}.json": record for i, record in enumerate(records)})
+    else:
+        {"jsonl": lambda path, records: jsonl(path, *records), "parquet": parquet, "saved": saved}[form](path, records)
+    table, _ = read(path, ["en"])
     order = [i * 1237 % len(table) for i in range(len(table))]
     with ThreadPoolExecutor(8) as pool:
         found = dict(zip(order, pool.map(table.__getitem__, order), strict=True))
     assert [found[i] for i in range(len(table))] == list(table)
-    assert [record["en"] for record in table] == [text for (text,) in rows if text]
+    assert [record["en"] for record in table] == [caption for caption in captions if caption.strip()]
 
 
-def test_there_is_no_record_past_the_end_or_before_the_first(pairs):
-    table, _ = read(pairs["tsv"])
+@pytest.mark.parametrize("form", FORMS)
+def test_there_is_no_record_past_the_end_or_before_the_first(pairs, form):
+    table, _ = read(pairs[form])
     for index in (-1, 3):
         with pytest.raises(IndexError):
             table[index]
@@ -305,14 +485,56 @@ def test_pictures_lie_beside_the_table(tmp_path, form, column):
     assert keys[0] != keys[1] == keys[2]
 
 
+def encoded(color, form="PNG"):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 4), color).save(file, form)
+    return file.getvalue()
+
+
+IMAGE = datasets.Features(caption=datasets.Value("string"), picture=datasets.Image())
+
+
+@pytest.mark.parametrize("form", ["tar", "image.parquet", "struct.parquet", "bytes.parquet", "saved"])
+def test_pictures_inside_a_table_have_a_key_each(tmp_path, form):
+    path, contents = tmp_path / form, [encoded("red"), encoded("lime")]
+    structs = [{"bytes": content, "path": "same.png"} for content in contents]
+    if form == "tar":
+        tar(path.with_suffix(".tar"), {"0.png": contents[0], "0.txt": "x", "1.JPEG": contents[1], "1.txt": "x"})
+        path = path.with_suffix(".tar")
+    elif form == "image.parquet":
+        parquet(path, [{"caption": "x", "picture": struct} for struct in structs], IMAGE)
+    elif form == "saved":
+        saved(path, [{"caption": "x", "picture": struct} for struct in structs], IMAGE)
+    else:
+        plain_parquet(
+            path, [{"caption": "x", "jpg": cell} for cell in (structs if form == "struct.parquet" else contents)]
+        )
+    table, _ = read(path, images=True)
+    assert table.columns == ("caption",)
+    assert [decode_image(record["image"]).getpixel((0, 0)) for record in table] == [(255, 0, 0), (0, 255, 0)]
+    keys = [picture_key(record["image"]) for record in table]
+    assert keys == [picture_key(record["image"]) for record in read(path, images=True)[0]]
+    assert len(set(keys)) == 2
+
+
+def test_pictures_beside_a_parquet_are_files(tmp_path):
+    picture(tmp_path / "red.png")
+    rows = [{"caption": caption, "image": {"bytes": None, "path": "red.png"}} for caption in "ab"]
+    path = tmp_path / "x.parquet"
+    plain_parquet(path, rows)
+    first, second = (record["image"] for record in read(path, images=True)[0])
+    assert picture_key(first) == picture_key(second)
+    assert decode_image(first).getpixel((0, 0)) == (255, 0, 0)
+
+
 def test_pictures_are_not_looked_for_unless_asked(tmp_path):
     table, _ = read(tsv(tmp_path / "x.tsv", ("image", "caption"), ("missing.png", "x")))
     assert list(table) == [{"caption": "x"}]
 
 
-@pytest.mark.parametrize("form", ["tsv", "jsonl"])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_table_without_pictures_is_refused_where_they_are_needed(pairs, form):
-    with pytest.raises(InputError, match=r"no pictures.*en, zh"):
+    with pytest.raises(InputError, match="no pictures"):
         read(pairs[form], images=True)
 
 

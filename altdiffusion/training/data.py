@@ -8,7 +8,10 @@
 |---|---|
 | `.tsv`, `.txt` | tab-separated text under a line of column names |
 | `.jsonl` | a JSON object a line |
+| `.parquet` | rows; pictures in a column `image` of bytes |
+| `.tar` | samples as WebDataset writes them, `.jpg`, `.txt` and `.json`, uncompressed |
 | a folder with `metadata.jsonl` or `metadata.tsv` | that file, its pictures beside it (column `file_name` or `image`) |
+| a folder by `datasets.save_to_disk` | its rows, or those of its split `train` |
 
 Everything is checked when it is opened, before the first training step. What can't be used is skipped and counted; the
 good records are numbered from 0, so the position of a training in its data is one integer.
@@ -27,7 +30,9 @@ from typing import Any, Protocol
 
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.sources import local_path
+from altdiffusion.training.arrow import ArrowTable
 from altdiffusion.training.pictures import BadImage, ImageSource, decode_image, picture_key
+from altdiffusion.training.shards import TarTable
 from altdiffusion.training.tables import LineTable
 
 __all__ = [
@@ -41,8 +46,19 @@ __all__ = [
     "picture_key",
 ]
 
-READ = ".tsv, .txt, .jsonl and folders with metadata.jsonl or metadata.tsv are read"
+READ = (
+    "what is read is .tsv, .txt, .jsonl, .parquet, .tar, and folders with metadata.jsonl or metadata.tsv or "
+    "by datasets.save_to_disk"
+)
 FOLDER_TABLES = ("metadata.jsonl", "metadata.tsv")
+TABLES: dict[str, type[LineTable] | type[ArrowTable] | type[TarTable]] = {
+    ".tsv": LineTable,
+    ".txt": LineTable,
+    ".jsonl": LineTable,
+    ".parquet": ArrowTable,
+    ".tar": TarTable,
+}
+COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 
 
 class Skipped:
@@ -150,15 +166,33 @@ def describe_tables(tables: Sequence[Table]) -> list[dict[str, Any]]:
     ]
 
 
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(path.glob("data-*.arrow"))  # beside them datasets keeps its caches
+
+
 def _open(path: Path, columns: Sequence[str], *, images: bool, skipped: Skipped) -> Table:
+    form = TABLES.get(path.suffix.lower())
     if path.is_dir():
-        table = next((path / name for name in FOLDER_TABLES if (path / name).is_file()), None)
-        if table is None:
-            raise InputError(f"{path} is no folder of training data: {READ}")
-        return LineTable(table, columns, images=images, skip=skipped.add)
-    if path.suffix.lower() in (".tsv", ".txt", ".jsonl"):
-        return LineTable(path, columns, images=images, skip=skipped.add)
+        path, form = _in_folder(path)
+    if form is not None:
+        return form(path, columns, images=images, skip=skipped.add)
+    if path.suffix.lower() in COMPRESSED:
+        raise InputError(f"{path} is compressed, but records are read from anywhere in a file: unpack it")
     raise InputError(f"{path} is in no format for training data: {READ}")
+
+
+def _in_folder(folder: Path) -> tuple[Path, type[LineTable] | type[ArrowTable]]:
+    for name in FOLDER_TABLES:
+        if (folder / name).is_file():
+            return folder / name, LineTable
+    if (folder / "dataset_dict.json").is_file():  # a folder of splits, each by save_to_disk
+        if not (folder / "train" / "state.json").is_file():
+            splits = ", ".join(sorted(state.parent.name for state in folder.glob("*/state.json")))
+            raise InputError(f"{folder} has no split train: name the folder of one of its splits, {splits or 'none'}")
+        return folder / "train", ArrowTable
+    if (folder / "state.json").is_file():
+        return folder, ArrowTable
+    raise InputError(f"{folder} is no folder of training data: {READ}")
 
 
 def _expand(name: str | Path) -> Iterator[Path]:

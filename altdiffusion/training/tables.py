@@ -1,6 +1,7 @@
-"""The formats that training data comes in, each a table whose good records are numbered from 0.
+"""What all tables of training data share, and the tables of lines: tab-separated and JSON.
 
-A table is checked whole when it is opened, and never held in memory: a record is read when it is asked for.
+A table numbers its good records from 0. It is checked whole when it is opened, and never held in memory: a record is
+read when it is asked for.
 """
 
 from __future__ import annotations
@@ -61,6 +62,17 @@ def choose_columns(path: Path, asked: Sequence[str], present: Iterable[str], tex
         wanted = f"column {' or '.join(asked)}" if asked else "column of text"
         raise InputError(f"{path} has no {wanted}: its columns are {', '.join(present) or 'none'}")
     return chosen
+
+
+def find_columns(records: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """All columns, and those that hold text, of the first record that has any text."""
+    present: list[str] = []
+    for record in records:
+        text = [name for name, value in record.items() if isinstance(value, str) and name not in PICTURE_COLUMNS]
+        if text:
+            return list(record), text
+        present = present or list(record)
+    return present, []
 
 
 def texts(record: Mapping[str, Any], columns: Iterable[str]) -> dict[str, str]:
@@ -166,20 +178,16 @@ class LineTable:
         return names
 
     def _columns(self) -> tuple[list[str], list[str]]:
-        """All columns, and those that hold text: the header's, or of the first JSON object that has any text."""
-        if self._names is not None:
-            return self._names, [name for name in self._names if name not in PICTURE_COLUMNS]
-        present: list[str] = []
+        if self._names is None:
+            return find_columns(self._readable())
+        return self._names, [name for name in self._names if name not in PICTURE_COLUMNS]
+
+    def _readable(self) -> Iterator[dict[str, Any]]:
         for line in self._lines():
             try:
-                record = self._parse(line)
+                yield self._parse(line)
             except BadRecord:
                 continue
-            text = [name for name, value in record.items() if isinstance(value, str) and name not in PICTURE_COLUMNS]
-            if text:
-                return list(record), text
-            present = present or list(record)
-        return present, []
 
     def _parse(self, line: bytes) -> dict[str, Any]:
         content = _decode(line)
@@ -204,10 +212,15 @@ def _decode(line: bytes) -> str:
     line = line.removesuffix(b"\n").removesuffix(b"\r")
     if not line.strip():
         raise BadRecord("an empty line")
-    if b"\0" in line:
+    return decode_text(line)
+
+
+def decode_text(content: bytes) -> str:
+    """UTF-8, with or without a byte order mark. Raises BadRecord."""
+    if b"\0" in content:
         raise BadRecord("a NUL byte, no UTF-8 text")
     try:
-        return line.decode()
+        return content.decode("utf-8-sig" if content.startswith(b"\xef\xbb\xbf") else "utf-8")
     except UnicodeDecodeError:
         raise BadRecord("not UTF-8") from None
 
