@@ -1,4 +1,4 @@
-"""The command line: `altdiffusion generate | convert | info`. It parses, calls the library's public functions, prints.
+"""The command line: `altdiffusion generate | convert | train | info`. It parses, calls the library's public functions, prints.
 
 Exit status 0: done; 2: the input was wrong, in one line on standard error; 130: interrupted; 1: anything else.
 torch is imported by the commands alone, so that --help answers at once.
@@ -7,6 +7,7 @@ torch is imported by the commands alone, so that --help answers at once.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import signal
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from altdiffusion import __version__
-from altdiffusion.errors import InputError
+from altdiffusion.errors import InputError, TrainingStopped
+from altdiffusion.training.settings import Settings, read_settings
+from altdiffusion.training.stages import STAGES, run_stage
 
 MINI_NOTE = (
     "mini: the model inside this package draws small pictures of a hundred things, from nine languages; "
@@ -35,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
         sys.stdout.flush()
         return 0
-    except InputError as error:
+    except (InputError, TrainingStopped) as error:
         print(f"altdiffusion: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print("altdiffusion: interrupted; what was finished is kept", file=sys.stderr)
         return 130
@@ -104,6 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--json", action="store_true", help="print one JSON document on standard output")
     convert.set_defaults(run=_convert)
 
+    train = commands.add_parser("train", help="distill, contrast, align, bridge, ...: the stages of the method")
+    stages = train.add_subparsers(title="stages", metavar="STAGE", required=True)
+    for name, (settings, _) in STAGES.items():
+        _add_stage(stages, name, settings)
+
     info = commands.add_parser("info", help="versions, device and attention; or the settings inside a picture")
     info.add_argument(
         "picture", nargs="?", metavar="PICTURE.png", help="print its settings and the command that draws it again"
@@ -111,6 +119,29 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="print one JSON document on standard output")
     info.set_defaults(run=_info)
     return parser
+
+
+def _add_stage(stages: Any, name: str, settings: type[Settings]) -> None:
+    """A flag for every setting. They are read as text: `read_settings` names all that is wrong at once."""
+    summary = (settings.__doc__ or "").strip()
+    stage = stages.add_parser(name, help=summary, description=summary)
+    stage.add_argument("--config", type=Path, metavar="F.toml", help="file of settings; flags win over it")
+    for each in dataclasses.fields(settings):
+        about = each.metadata["help"]
+        default = [] if each.default_factory is not dataclasses.MISSING else each.default
+        if default is dataclasses.MISSING:
+            about += " (must be given)"
+        elif default not in (None, [], False):
+            about += f" (default: {default})"
+        name_of = "--" + each.name.replace("_", "-")
+        options: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS, "help": about.replace("%", "%%")}
+        if default is False:
+            stage.add_argument(name_of, nargs="?", const="true", metavar="true|false", **options)
+        else:
+            metavar = "|".join(each.metadata["choices"]) or each.name.split("_")[-1].upper()
+            several = "+" if str(each.type).startswith("list") else None
+            stage.add_argument(name_of, nargs=several, metavar=metavar, **options)
+    stage.set_defaults(run=_train, stage=name)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -188,6 +219,15 @@ def _convert(options: argparse.Namespace) -> None:
     else:
         print(folder)
     _say("plain diffusers loads it; weights that BAAI published stay under their licence, CreativeML OpenRAIL-M")
+
+
+def _train(options: argparse.Namespace) -> None:
+    flags = {name: value for name, value in vars(options).items() if name not in ("run", "stage", "config")}
+    settings = read_settings(STAGES[options.stage][0], flags, options.config)
+    _say("loading ...")
+    _hide_loading()
+    run_stage(options.stage, settings)
+    print(settings.output_dir / "model")
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -1,8 +1,12 @@
-"""What is raised when the input is wrong: one line that says what was got, what was expected and what to do."""
+"""What is raised when the input is wrong or a training can't go on: one line that says what happened and what to do."""
 
 
 class InputError(ValueError):
     """The user's input can't be used. The command line prints the message and ends with status 2."""
+
+
+class TrainingStopped(RuntimeError):
+    """A training can't go on; what it had saved is whole. The command line prints the message and ends with status 1."""
 
 
 def first_line(error: BaseException) -> str:

@@ -160,3 +160,37 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(path) if path.is_file() else {}
     nested = config.get("text_config") or config.get("text_config_dict")
     return nested if isinstance(nested, dict) else config
+
+
+def read_config_type(folder: Path) -> str:
+    """`model_type` of a folder's config.json, the whole model's; "" where there is none."""
+    path = folder / "config.json"
+    return str(read_json(path).get("model_type", "")) if path.is_file() else ""
+
+
+def read_folder(folder: Path, dtype: torch.dtype | None = None, allow_pickle: bool = False) -> dict[str, Tensor]:
+    """All tensors of a model's folder by name, joined over its files."""
+    state: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        state |= read_tensors(file, allow_pickle=allow_pickle, dtype=dtype)
+    return state
+
+
+def load_strict(model_class: Any, folder: Path, **kwargs: Any) -> Any:
+    """`model_class.from_pretrained(folder)` in float32, or InputError that names tensors it would have drawn at random.
+
+    For classes of diffusers and of transformers. kwargs: dtype, variant, use_safetensors, ...
+    """
+    kwargs = {"dtype": torch.float32, "output_loading_info": True} | kwargs
+    try:
+        model, report = model_class.from_pretrained(str(folder), **kwargs)
+    except (OSError, ValueError, LookupError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
+        raise InputError(f"{folder} can't be loaded: {first_line(error)}") from error
+    problems = [
+        f"{kind.removesuffix('_keys')} {', '.join(sorted(map(str, report[kind]))[:4])}"
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if report.get(kind)
+    ]
+    if problems:
+        raise InputError(f"the tensors in {folder} do not fit its config.json: {'; '.join(problems)}")
+    return model

@@ -30,12 +30,6 @@ CONCEPTS = (
     "🔬🔭🔮🕯🗑🗝🚪🛋🛏🛒🛡🧢🧣🧤🧦🧩🧲🧸🧹🪁🪂🪑🪓🪜🪣✂✉✏🎁🎃🎄🎈🎒🎓🏆🏮🏹🤖👻💀"
 )
 
-# Those of CONCEPTS that the first mini draws: what its UNet learns well in an hour of two cores.
-DRAWN = (
-    "🐄🐅🐇🐈🐉🐌🐍🐎🐑🐕🐘🐙🐝🐢🐦🐧🐨🐬🐸🐻🐼🦀🦁🦄🦉🦊🦋🦒🦓🍄🍅🍇🍉🍊🍋🍌🍍🍎🍐🍒🍓🍔🍕🍟🍦🍩🎂🍷🍺🥕☕"
-    "🌲🌳🌴🌵🌷🌹🌻🌈🌙☀☁❄⭐🔥💧⛄✈🚀🚌🚗🚲⛵🏠🏰⛺☂⚽🏀🎸🎩👑👕💡💻📖📷🔑🔔🪑✂✏🎁🎃🎄🎈🏆🤖👻💀"
-)
-
 # Background colours with their RGB values. A caption that names none means white.
 COLOURS = {
     "white": (255, 255, 255),
@@ -63,30 +57,66 @@ COLOUR_NAMES = {
     "it": ("bianco", "rosso", "arancione", "giallo", "verde", "blu", "viola", "rosa", "grigio", "nero"),
 }
 
-# Sentence i means the same in every language. {a}: an English article; {m}: a Chinese measure word.
-PLAIN = {
-    "en": ("{n}", "{a} {n}", "a picture of {a} {n}", "a cute {n}", "please draw {a} {n}", "I want {a} {n}"),
-    "zh": ("{n}", "一{m}{n}", "一张{n}的图片", "一{m}可爱的{n}", "请画一{m}{n}", "我想要一{m}{n}"),
-    "es": ("{n}", "un {n}", "una imagen de {n}", "lindo {n}", "dibuja {n}, por favor", "quiero un {n}"),
-    "fr": ("{n}", "un {n}", "une image de {n}", "mignon {n}", "dessine {n}, s'il te plaît", "je veux un {n}"),
-    "ru": ("{n}", "один {n}", "картинка: {n}", "милый {n}", "нарисуй, пожалуйста, {n}", "хочу {n}"),
-    "ja": ("{n}", "一つの{n}", "{n}の絵", "かわいい{n}", "{n}を描いてください", "{n}が欲しい"),
-    "ko": ("{n}", "{n} 하나", "{n} 그림", "귀여운 {n}", "{n} 그려 주세요", "{n} 갖고 싶어요"),
-    "ar": ("{n}", "{n} واحد", "صورة {n}", "{n} لطيف", "ارسم {n} من فضلك", "أريد {n}"),
-    "it": ("{n}", "un {n}", "un'immagine di {n}", "carino {n}", "disegna {n}, per favore", "voglio un {n}"),
+# A caption is a request, a thing, maybe a background, and an ending. Entry i means the same in every language.
+# {n}: the name; {a}: an English article; {m}: a Chinese measure word; {x}: the thing; {c}: the colour.
+REQUESTS = {
+    "en": ("", "a picture of ", "a photo of ", "draw ", "please draw ", "I want ", "show me "),
+    "zh": ("", "一幅画：", "照片：", "画", "请画", "我想要", "给我看"),
+    "es": ("", "una imagen de ", "una foto de ", "dibuja ", "por favor, dibuja ", "quiero ", "muéstrame "),
+    "fr": ("", "une image de ", "une photo de ", "dessine ", "dessine, s'il te plaît, ", "je veux ", "montre-moi "),
+    "ru": ("", "картинка: ", "фото: ", "нарисуй ", "пожалуйста, нарисуй ", "я хочу ", "покажи мне "),
+    "ja": ("", "絵：", "写真：", "描いて：", "描いてください：", "欲しい：", "見せて："),
+    "ko": ("", "그림: ", "사진: ", "그려 줘: ", "그려 주세요: ", "갖고 싶어: ", "보여 줘: "),
+    "ar": ("", "صورة ", "صورة فوتوغرافية ", "ارسم ", "من فضلك ارسم ", "أريد ", "أرني "),
+    "it": ("", "un'immagine di ", "una foto di ", "disegna ", "per favore disegna ", "voglio ", "mostrami "),
 }
-COLOURED = {
-    "en": ("{n} on a {c} background", "{a} {n} on a {c} background", "{a} {n}, {c} background"),
-    "zh": ("{c}背景上的{n}", "{c}背景上的一{m}{n}", "一{m}{n}，{c}背景"),
-    "es": ("{n} sobre un fondo {c}", "un {n} sobre fondo {c}", "un {n}, fondo {c}"),
-    "fr": ("{n} sur un fond {c}", "un {n} sur fond {c}", "un {n}, fond {c}"),
-    "ru": ("{n} на {c} фоне", "один {n} на {c} фоне", "{n}, на {c} фоне"),
-    "ja": ("{c}背景の{n}", "{c}背景に一つの{n}", "{n}、{c}背景"),
-    "ko": ("{c} 배경의 {n}", "{c} 배경에 {n} 하나", "{n}, {c} 배경"),
-    "ar": ("{n} على خلفية {c}", "{n} واحد على خلفية {c}", "{n}، خلفية {c}"),
-    "it": ("{n} su uno sfondo {c}", "un {n} su sfondo {c}", "un {n}, sfondo {c}"),
+THINGS = {
+    "en": ("{n}", "{a} {n}", "the {n}", "a cute {n}", "a small {n}", "a big {n}", "a beautiful {n}"),
+    "zh": ("{n}", "一{m}{n}", "这{m}{n}", "一{m}可爱的{n}", "一{m}小小的{n}", "一{m}大大的{n}", "一{m}漂亮的{n}"),
+    "es": ("{n}", "un {n}", "el {n}", "lindo {n}", "un pequeño {n}", "un gran {n}", "un hermoso {n}"),
+    "fr": ("{n}", "un {n}", "le {n}", "un mignon {n}", "un petit {n}", "un grand {n}", "un beau {n}"),
+    "ru": ("{n}", "один {n}", "этот {n}", "милый {n}", "маленький {n}", "большой {n}", "красивый {n}"),
+    "ja": ("{n}", "一つの{n}", "その{n}", "かわいい{n}", "小さな{n}", "大きな{n}", "きれいな{n}"),
+    "ko": ("{n}", "{n} 하나", "그 {n}", "귀여운 {n}", "작은 {n}", "큰 {n}", "아름다운 {n}"),
+    "ar": ("{n}", "{n} واحد", "هذا {n}", "{n} لطيف", "{n} صغير", "{n} كبير", "{n} جميل"),
+    "it": ("{n}", "un {n}", "il {n}", "un carino {n}", "un piccolo {n}", "un grande {n}", "un bel {n}"),
+}
+BACKGROUNDS = {
+    "en": ("{x} on a {c} background", "{x}, {c} background"),
+    "zh": ("{c}背景上的{x}", "{x}，{c}背景"),
+    "es": ("{x} sobre un fondo {c}", "{x}, fondo {c}"),
+    "fr": ("{x} sur un fond {c}", "{x}, fond {c}"),
+    "ru": ("{x} на {c} фоне", "{x}, на {c} фоне"),
+    "ja": ("{c}背景の{x}", "{x}、{c}背景"),
+    "ko": ("{c} 배경의 {x}", "{x}, {c} 배경"),
+    "ar": ("{x} على خلفية {c}", "{x}، خلفية {c}"),
+    "it": ("{x} su uno sfondo {c}", "{x}, sfondo {c}"),
+}
+ENDINGS = {
+    "en": ("", ".", "!", " please"),
+    "zh": ("", "。", "！", "，谢谢"),
+    "es": ("", ".", "!", ", por favor"),
+    "fr": ("", ".", " !", ", s'il vous plaît"),
+    "ru": ("", ".", "!", ", пожалуйста"),
+    "ja": ("", "。", "！", "、お願いします"),
+    "ko": ("", ".", "!", " 부탁해요"),
+    "ar": ("", ".", "!", " من فضلك"),
+    "it": ("", ".", "!", ", per favore"),
 }
 MEASURE_WORDS = "只个只个朵辆条棵张座把匹"
+
+# Prompts that people would write, in words that no caption has: what is asked of mini beyond its captions.
+FREE_PROMPTS = {
+    "en": ("could you paint {a} {n} for me?", "my lovely {n}", "{a} {n} like in a cartoon"),
+    "zh": ("能帮我画一{m}{n}吗？", "超级萌的{n}", "来一{m}卡通{n}"),
+    "es": ("¿me pintas un {n}?", "mi querido {n}", "un {n} de dibujos animados"),
+    "fr": ("tu peux me peindre un {n} ?", "mon adorable {n}", "un {n} de dessin animé"),
+    "ru": ("можешь изобразить {n} для меня?", "мой любимый {n}", "мультяшный {n}"),
+    "ja": ("{n}のイラストを作れますか？", "私の大好きな{n}", "アニメ風の{n}"),
+    "ko": ("{n} 좀 만들어 줄래요?", "내가 좋아하는 {n}", "만화 같은 {n}"),
+    "ar": ("هل يمكنك تصميم {n} لي؟", "{n} المفضل عندي", "{n} كرتوني"),
+    "it": ("puoi dipingermi un {n}?", "il mio amato {n}", "un {n} dei cartoni animati"),
+}
 
 
 def concept_names(language: str) -> list[str]:
@@ -97,17 +127,28 @@ def concept_names(language: str) -> list[str]:
     return [entry[language].strip(":").replace("_", " ") for entry in entries]
 
 
-def caption(name: str, colour: int, language: str, template: int, rng: random.Random) -> str:
-    """A sentence for a concept on background `colour`; a white background is named only half of the time."""
-    colour_named = colour != 0 or rng.random() < 0.5
-    sentences = COLOURED[language] if colour_named else PLAIN[language]
-    text = sentences[template % len(sentences)].format(
-        n=name,
-        a="an" if name[0].lower() in "aeiou" else "a",
-        c=COLOUR_NAMES[language][colour],
-        m=rng.choice(MEASURE_WORDS),
-    )
-    return text[0].upper() + text[1:] if rng.random() < 0.2 else text
+def captions(concept: int, colour: int, names: dict[str, list[str]], rng: random.Random) -> dict[str, str]:
+    """A caption in every language, all of the same form, for a concept on background `colour`.
+
+    names: `concept_names` by language. A white background is named in a quarter of the captions only.
+    """
+    named = colour != 0 or rng.random() < 0.25
+    plain = rng.random() < 0.3  # the name alone, as people often prompt
+    choices = [0 if plain else rng.randrange(size) for size in (7, 7, 2, 4)]
+    upper, measure = rng.random() < 0.2, rng.choice(MEASURE_WORDS)
+    found = {}
+    for language, of_concept in names.items():
+        text = fill(THINGS[language][choices[1]], of_concept[concept], measure)
+        if named:
+            text = BACKGROUNDS[language][choices[2]].format(x=text, c=COLOUR_NAMES[language][colour])
+        text = REQUESTS[language][choices[0]] + text + ENDINGS[language][choices[3]]
+        found[language] = text[0].upper() + text[1:] if upper else text
+    return found
+
+
+def fill(sentence: str, name: str, measure: str = "个") -> str:
+    """A sentence about a thing: one of THINGS or FREE_PROMPTS with its name put in."""
+    return sentence.format(n=name, a="an" if name[0].lower() in "aeiou" else "a", m=measure)
 
 
 def render(concept: int, colour: int, size: int = 64) -> Image.Image:

@@ -1,0 +1,78 @@
+"""AltDiffusion's own training: an SD UNet learns a new text encoder, which stays frozen (arXiv 2308.09991).
+
+    altdiffusion train align --model stable-diffusion-v1-5 --text-encoder BAAI/AltCLIP-m9 --trainable kv \
+        --train-data "pairs/{000..099}.tar" --resolution 256 --output-dir concept-alignment
+    altdiffusion train align --model concept-alignment/model --trainable unet ...
+
+First only the cross-attention's K and V (concept alignment), then the whole UNet, with captions dropped for guidance.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+
+from altdiffusion.training.buckets import Buckets
+from altdiffusion.training.diffusion import (
+    Denoising,
+    load_diffusion,
+    noise_and_timesteps,
+    sampler,
+    save_pipeline,
+    select_trainable,
+    training_scheduler,
+)
+from altdiffusion.training.latents import Latents
+from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
+from altdiffusion.training.pixels import CaptionedPictures
+from altdiffusion.training.stages import AlignSettings
+from altdiffusion.training.states import TextStates
+
+
+def align(settings: AlignSettings) -> None:
+    """Train the UNet and save the whole pipeline in output_dir/model. Raises InputError and TrainingStopped."""
+    accelerator = start(settings)
+    pipe = load_diffusion(settings.model, settings.text_encoder)
+    for part in (pipe.text_encoder, pipe.vae):
+        part.requires_grad_(False).eval().to(accelerator.device, frozen_dtype(settings))
+    select_trainable(pipe.unet, settings.trainable)
+    pipe.unet.to(memory_format=torch.channels_last)
+    if settings.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+
+    data = CaptionedPictures(settings.train_data, settings.languages, settings.max_skipped)
+    shapes = Buckets(
+        data,
+        settings.resolution,
+        settings.max_aspect if settings.aspect_buckets else 1.0,
+        pixel_multiple(pipe),
+        settings.batch_size,
+        settings.seed,
+    )
+    latents = Latents(pipe.vae, data, shapes.size_of, settings.latent_cache, accelerator)
+    states = TextStates(pipe.text_encoder, pipe.tokenizer, data, settings.text_cache, accelerator)
+    scheduler = training_scheduler(pipe)
+
+    def batches(step: int, piece: int, pieces: int) -> Batch:
+        _, draws = shapes.batch(step, piece, pieces)
+        pictures, captions = [], []
+        for number, draw in draws:
+            chance = random.Random(f"{settings.seed} {number}")
+            record, picture = latents.read(draw.record, flip=settings.random_flip and chance.random() < 0.5)
+            pictures.append(picture)
+            captions.append(None if chance.random() < settings.caption_dropout else (record, draw.language))
+        noise = noise_and_timesteps(scheduler, latents.shape(draws[0][1].record), [n for n, _ in draws], settings.seed)
+        return {"pictures": torch.stack(pictures), **noise, **states.collate(captions)}
+
+    task = Denoising(pipe.unet, scheduler, settings.snr_gamma, latents, states)
+    fit(task, batches, settings, accelerator, records=len(data), validate=sampler(pipe, settings))
+    with export(settings, accelerator) as folder:
+        if folder is not None:
+            save_pipeline(pipe, folder)
+
+
+def pixel_multiple(pipe: object) -> int:
+    """What the sides of pictures must be multiples of, so that the UNet's halvings come out even."""
+    levels = len(pipe.unet.config.block_out_channels) - 1  # type: ignore[attr-defined]
+    return int(pipe.vae_scale_factor * 2**levels)  # type: ignore[attr-defined]

@@ -1,0 +1,98 @@
+"""Checkpoints that survive a kill at any moment: written aside, flushed to the disk, renamed, with a checksum.
+
+    output_dir/checkpoints/step-00000500/state.pt     weights, moving average, optimizer, schedule
+                                         complete.json  the step, the size and checksum of state.pt, the settings
+
+There is no random state to keep: everything random is drawn anew at each step from (seed, step, process).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from altdiffusion.errors import TrainingStopped, first_line
+
+_STEP = re.compile(r"step-(\d+)$")
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], about: dict[str, Any], keep: int) -> None:
+    """Write the checkpoint of `step` under `folder`, and remove all but the newest `keep`.
+
+    Raises TrainingStopped where it can't be written; the checkpoints before it are then as they were.
+    """
+    final = folder / f"step-{step:08d}"
+    aside = folder / f".{final.name}.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        torch.save(state, aside / "state.pt")
+        _flush(aside / "state.pt")
+        size, crc = _checksum(aside / "state.pt")
+        marker = {"step": step, "bytes": size, "crc32": crc, **about}
+        (aside / "complete.json").write_text(json.dumps(marker, indent=2), encoding="utf-8")
+        _flush(aside / "complete.json")
+        _flush(aside)
+        if final.exists():  # damaged, or the training would not be here again
+            shutil.rmtree(final)
+        os.replace(aside, final)
+        _flush(folder)
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
+        shutil.rmtree(aside, ignore_errors=True)
+        last = next(iter(_newest_first(folder)), None)
+        raise TrainingStopped(
+            f"the checkpoint of step {step} can't be written to {folder} ({first_line(error)}): make room and go on "
+            f"with --resume; the last good checkpoint is {last.name if last else 'none'}"
+        ) from error
+    for old in _newest_first(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """(state, marker) of the newest whole checkpoint under `folder`; damaged ones are named on standard error."""
+    for path in _newest_first(folder):
+        try:
+            marker = json.loads((path / "complete.json").read_text(encoding="utf-8"))
+            size, crc = _checksum(path / "state.pt")
+            if (size, crc) != (marker["bytes"], marker["crc32"]):
+                raise ValueError(
+                    f"state.pt has {size} bytes, checksum {crc}; expected {marker['bytes']}, {marker['crc32']}"
+                )
+            return torch.load(path / "state.pt", map_location="cpu", weights_only=True), marker
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+            print(f"checkpoint {path.name} is damaged ({first_line(error)}): taking the one before", file=sys.stderr)
+    return None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether any was written there, good or damaged."""
+    return bool(_newest_first(folder))
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = [path for path in folder.iterdir() if _STEP.match(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def _checksum(path: Path) -> tuple[int, int]:
+    size, crc = 0, 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 24):
+            size, crc = size + len(piece), zlib.crc32(piece, crc)
+    return size, crc
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

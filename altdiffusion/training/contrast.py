@@ -1,0 +1,173 @@
+"""Phase 2 of AltCLIP: contrastive tuning on pictures with captions in several languages.
+
+    altdiffusion train contrast --model altclip-phase-1/model --train-data "pairs/{000..099}.tar" --output-dir altclip
+
+The image tower is frozen and the text tower is trained with CLIP's symmetric loss, against the captions of all
+processes (AltCLIP, arXiv 2211.06679, section 3.2). With `--trainable both` it trains a CLIP from any start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AltCLIPModel, CLIPImageProcessor, CLIPModel
+
+from altdiffusion import sources, weights
+from altdiffusion.errors import InputError
+from altdiffusion.evaluation.retrieval import recall_at_k
+from altdiffusion.training.cache import FeatureCache, checksum, describe_tables
+from altdiffusion.training.clip_models import load_any_tokenizer
+from altdiffusion.training.data import ImageSource
+from altdiffusion.training.loop import Batch, export, fit, start
+from altdiffusion.training.losses import contrastive
+from altdiffusion.training.parallel import pad, tokens
+from altdiffusion.training.pixels import CaptionedPictures, Remembered
+from altdiffusion.training.sampling import Mixture, piece_of
+from altdiffusion.training.stages import ContrastSettings
+
+
+def contrast(settings: ContrastSettings) -> None:
+    """Tune an AltCLIP, or a CLIP, and save it in output_dir/model. Raises InputError and TrainingStopped."""
+    accelerator = start(settings)
+    model, tokenizer, processor = load_similarity(settings.model)
+    before = {name: each.clone() for name, each in model.state_dict().items()} if settings.interpolation < 1 else {}
+    if settings.trainable == "text":
+        model.vision_model.requires_grad_(False)
+        model.visual_projection.requires_grad_(False)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    data = CaptionedPictures(settings.train_data, settings.languages, settings.max_skipped)
+    mixture = Mixture(data.records, data.languages, settings.seed)
+    read = Remembered(lambda image: processor(image, return_tensors="pt")["pixel_values"][0])
+    model.to(accelerator.device)
+    cache = None
+    if settings.image_cache is not None:
+
+        def compute(records: Sequence[int]) -> list[Tensor]:
+            pixels = torch.stack([data.picture(record, read)[1] for record in records])
+            with torch.no_grad():
+                return list(image_features(model, pixels.to(accelerator.device)).unsqueeze(1))
+
+        about = {"what": "image features", "vision": checksum(model.vision_model, model.visual_projection)}
+        about["data"] = describe_tables(data.records.tables)
+        cache = FeatureCache(settings.image_cache, len(data), compute, about, accelerator)
+
+    def batches(step: int, piece: int, pieces: int) -> Batch:
+        numbers = piece_of(range(step * settings.batch_size, (step + 1) * settings.batch_size), piece, pieces)
+        captions, pictures, same = [], [], []
+        for draw in map(mixture.draw, numbers):
+            if cache is not None:
+                record, picture = draw.record, cache[draw.record][0].float()
+            else:
+                record, picture = data.picture(draw.record, read)
+            pictures.append(picture)
+            captions.append(data.caption(record, draw.language))
+            same.append(data.identity(record))
+        ids, mask = pad(tokens(tokenizer, captions), tokenizer.pad_token_id)
+        name = "pixel_values" if cache is None else "image_features"
+        return {"input_ids": ids, "attention_mask": mask, name: torch.stack(pictures), "same": torch.tensor(same)}
+
+    task = Contrast(model, train_images=settings.trainable == "both")
+    validate = None
+    if settings.validation_data:
+        held_out = CaptionedPictures(settings.validation_data, settings.languages, settings.max_skipped)
+        validate = _validation(model, tokenizer, read, held_out)
+    fit(task, batches, settings, accelerator, records=len(data), validate=validate)
+
+    if before:
+        share = settings.interpolation
+        mixed = {name: torch.lerp(before[name].float(), each.cpu().float(), share) for name, each in model.state_dict().items()
+                 if each.is_floating_point()}  # fmt: skip
+        model.load_state_dict(mixed, strict=False)  # what is no number, such as position ids, has not changed
+    with export(settings, accelerator) as target:
+        if target is not None:
+            model.save_pretrained(target)
+            tokenizer.save_pretrained(target)
+            processor.save_pretrained(target)
+
+
+class Contrast(nn.Module):
+    """Both towers under CLIP's loss. In a batch, `same` numbers the pictures: equal numbers are no negatives."""
+
+    def __init__(self, model: Any, train_images: bool) -> None:
+        super().__init__()
+        self.model = model
+        self._train_images = train_images
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        texts = text_features(self.model, batch["input_ids"], batch["attention_mask"])
+        if "image_features" in batch:
+            images = batch["image_features"]
+        else:
+            with torch.set_grad_enabled(self._train_images and torch.is_grad_enabled()):
+                images = image_features(self.model, batch["pixel_values"])
+        texts, images, same = _gathered(texts.float()), _gathered(images.float()), _gathered(batch["same"])
+        scale = self.model.logit_scale.float().exp().clamp(max=100)
+        loss = contrastive(images, texts, scale, same=same[:, None] == same[None, :])
+        return {"loss": loss, "scale": scale}
+
+
+def text_features(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """(batch, projection_dim), not normalized, of a CLIPModel or an AltCLIPModel."""
+    return model.text_projection(model.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output)
+
+
+def image_features(model: Any, pixel_values: Tensor) -> Tensor:
+    """(batch, projection_dim), not normalized."""
+    return model.visual_projection(model.vision_model(pixel_values=pixel_values).pooler_output)
+
+
+def load_similarity(model: str | Path) -> tuple[Any, Any, CLIPImageProcessor]:
+    """(AltCLIPModel or CLIPModel in float32, tokenizer, image processor)."""
+    folder = sources.locate(model, ["*.json", "*.txt", "*.model", "*.safetensors"])
+    kind = weights.read_config_type(folder)
+    if kind not in ("altclip", "clip"):
+        raise InputError(f"{model} is of type {kind!r}: expected a full AltCLIP or CLIP, with both towers")
+    loaded = weights.load_strict(AltCLIPModel if kind == "altclip" else CLIPModel, folder)
+    if not (folder / "preprocessor_config.json").is_file():
+        raise InputError(f"no preprocessor_config.json in {folder}: it says how the vision tower wants its pictures")
+    return loaded, load_any_tokenizer(folder), CLIPImageProcessor.from_pretrained(folder)
+
+
+def _validation(
+    model: Any, tokenizer: Any, read: Callable[[ImageSource], Tensor], data: CaptionedPictures
+) -> Callable[[int], dict[str, float]]:
+    """R@1 of each language, text to image and image to text, over up to 1,000 records."""
+
+    def validate(step: int) -> dict[str, float]:
+        figures = {}
+        for language in data.languages:
+            numbers = [number for each in data.records.ranges(language) for number in each[:1000]][:1000]
+            images, texts, keys = [], [], []
+            for first in range(0, len(numbers), 50):
+                found = [data.picture(number, read) for number in numbers[first : first + 50]]
+                ids, mask = pad(
+                    tokens(tokenizer, [data.caption(i, language) for i, _ in found]), tokenizer.pad_token_id
+                )
+                texts.append(text_features(model, ids.to(model.device), mask.to(model.device)))
+                images.append(image_features(model, torch.stack([pixels for _, pixels in found]).to(model.device)))
+                keys += [data.identity(i) for i, _ in found]
+            similarity = F.normalize(torch.cat(texts), dim=-1) @ F.normalize(torch.cat(images), dim=-1).T
+            pictures = torch.tensor(keys, device=similarity.device)
+            same = pictures[:, None] == pictures[None, :]
+            figures[f"{language} text to image R@1"] = recall_at_k(similarity, same, 1)
+            figures[f"{language} image to text R@1"] = recall_at_k(similarity.T, same, 1)
+        return figures
+
+    return validate
+
+
+def _gathered(tensor: Tensor) -> Tensor:
+    """The rows of all processes, in their order; gradients flow back to the process they come from."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(tensor))  # type: ignore[no-untyped-call]

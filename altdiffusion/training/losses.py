@@ -1,0 +1,26 @@
+"""The losses of the stages: pure functions of tensors, each the mean over its batch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 - cosine between the rows of (batch, width) tensors: 0 for the same direction, 2 for the opposite one."""
+    return (1 - F.cosine_similarity(student, teacher, dim=-1)).mean()
+
+
+def contrastive(left: Tensor, right: Tensor, scale: Tensor | float, same: Tensor | None = None) -> Tensor:
+    """CLIP's symmetric cross-entropy over the cosines of (batch, width) features, where row i belongs to row i.
+
+    scale: the factor on the cosines (CLIP learns it, up to 100). same: bool (batch, batch), true where rows i and j show
+    the same thing, as two captions of one picture do: they are no negatives of each other.
+    """
+    logits = scale * F.normalize(left, dim=-1) @ F.normalize(right, dim=-1).T
+    target = torch.arange(len(logits), device=logits.device)
+    if same is not None:
+        off_diagonal = same & (target[:, None] != target)
+        logits = logits.masked_fill(off_diagonal, float("-inf"))
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

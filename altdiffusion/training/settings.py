@@ -1,0 +1,180 @@
+"""Settings of a training: a flat dataclass, filled from flags, from a TOML file or in Python, all errors at once.
+
+Light on purpose: the command line reads these classes for `--help`, without torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import sys
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from altdiffusion.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+S = TypeVar("S", bound="Settings")
+
+
+def setting(
+    default: Any, help: str, *, choices: Sequence[str] = (), minimum: float | None = None, maximum: float | None = None
+) -> Any:
+    """A field with its help and its range (ends included). `...` as default: the setting must be given."""
+    about = {"help": help, "choices": tuple(choices), "minimum": minimum, "maximum": maximum}
+    if default is ...:
+        return field(metadata=about)
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=about)
+    return field(default=default, metadata=about)
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """What every stage shares. Raises InputError, naming every setting that is out of its range."""
+
+    output_dir: Path = setting(..., "folder for the log, the checkpoints and the trained model")
+    max_train_steps: int = setting(1000, "optimizer steps", minimum=1)
+    batch_size: int = setting(32, "samples of one optimizer step, over all processes", minimum=1)
+    gradient_accumulation_steps: int = setting(1, "pieces that a process cuts its share of a batch into", minimum=1)
+    gradient_checkpointing: bool = setting(False, "spend time to save memory: activations are computed twice")
+    learning_rate: float = setting(1e-4, "the highest of the schedule", minimum=0)
+    lr_scheduler: str = setting(
+        "cosine", "schedule after the warmup", choices=("cosine", "linear", "constant", "constant_with_warmup")
+    )
+    lr_warmup_steps: int = setting(0, "steps over which the learning rate rises from 0", minimum=0)
+    adam_beta1: float = setting(0.9, "AdamW's first moment", minimum=0, maximum=0.9999)
+    adam_beta2: float = setting(0.999, "AdamW's second moment", minimum=0, maximum=0.999999)
+    weight_decay: float = setting(1e-2, "AdamW's", minimum=0)
+    max_grad_norm: float = setting(1.0, "the gradient is clipped to this norm", minimum=1e-8)
+    ema_decay: float = setting(0.0, "moving average of the weights, which is then what is saved; 0: none",
+                               minimum=0, maximum=0.999999)  # fmt: skip
+    mixed_precision: str = setting("no", "arithmetic of the model that is trained", choices=("no", "fp16", "bf16"))
+    device: str = setting("auto", "auto takes a GPU if there is one", choices=("auto", "cpu"))
+    seed: int = setting(0, "of everything random", minimum=0)
+    checkpointing_steps: int = setting(500, "steps from one checkpoint to the next", minimum=1)
+    checkpoints_total_limit: int = setting(2, "checkpoints kept; 2 survive the damage of one", minimum=1)
+    validation_steps: int = setting(500, "steps from one validation to the next", minimum=1)
+    logging_steps: int = setting(10, "steps from one line of the log to the next", minimum=1)
+    tensorboard: bool = setting(False, "write TensorBoard events beside the log")
+    data_workers: int = setting(2, "threads that prepare batches ahead", minimum=1, maximum=64)
+    max_skipped: float = setting(0.01, "share of unusable records that is put up with", minimum=0, maximum=1)
+    resume: bool = setting(False, "go on from the newest good checkpoint in output_dir, if there is one")
+
+    def __post_init__(self) -> None:
+        problems = [line for each in dataclasses.fields(self) for line in _range(each, getattr(self, each.name))]
+        problems += self.problems()
+        if problems:
+            raise InputError("; ".join(problems))
+
+    def problems(self) -> list[str]:
+        """What is wrong between settings that are each in their range."""
+        return []
+
+    def save_as_json(self) -> str:
+        """A JSON document of all settings."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def read_settings(cls: type[S], flags: Mapping[str, Any], config: Path | None = None) -> S:
+    """Settings from a TOML file and from flags, which win.
+
+    flags: name -> strings as typed (a list, or "true" for a bare switch). config: TOML with the settings' names as keys.
+    Raises InputError with everything that is wrong: unknown names, types, ranges, what is missing.
+    """
+    given: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    problems: list[str] = []
+    known = {each.name: each for each in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for name, value in _read_toml(config).items():
+        given[name.replace("-", "_")], origin[name.replace("-", "_")] = value, f"{config}: {name}"
+    for name, value in flags.items():
+        given[name], origin[name] = value, f"--{name.replace('_', '-')}"
+
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            problems.append(f"{origin[name]} is no setting" + (f": do you mean {close[0]}?" if close else ""))
+            continue
+        try:
+            values[name] = _convert(value, hints[name])
+        except (ValueError, TypeError):
+            problems.append(f"{origin[name]}: expected {_describe(hints[name])}, got {value!r}")
+            values[name] = None  # it was given: not missing as well
+        else:
+            problems += _range(known[name], values[name])
+    for name, each in known.items():
+        if name not in values and each.default is MISSING and each.default_factory is MISSING:
+            problems.append(f"--{name.replace('_', '-')} is missing: {each.metadata['help']}")
+    if problems:
+        raise InputError("; ".join(problems))
+    return cls(**values)
+
+
+def _read_toml(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"--config {path} can't be read: {error}") from None
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """A value from TOML or from the command line, in the type of its setting."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):  # X | None
+        inner = next(each for each in typing.get_args(hint) if each is not type(None))
+        return None if value is None or value in ("none", ["none"]) else _convert(value, inner)
+    if typing.get_origin(hint) is list:
+        (inner,) = typing.get_args(hint)
+        return [_convert(each, inner) for each in (value if isinstance(value, list) else [value])]
+    if isinstance(value, list):
+        (value,) = value  # ValueError if several were given
+    if hint is bool:
+        if isinstance(value, str):
+            return {"true": True, "false": False}[value.lower()] if value.lower() in ("true", "false") else int("")
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+    if isinstance(value, bool) or (hint is int and isinstance(value, float)) or isinstance(value, dict):
+        raise TypeError
+    if hint is not str and hint is not Path:
+        return hint(value)
+    if not isinstance(value, str | Path):
+        raise TypeError
+    return Path(value).expanduser() if hint is Path else value
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join("none" if each is type(None) else _describe(each) for each in typing.get_args(hint))
+    if typing.get_origin(hint) is list:
+        return f"a list, each {_describe(typing.get_args(hint)[0])}"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    return names[hint]
+
+
+def _range(each: dataclasses.Field[Any], value: Any) -> list[str]:
+    name, about = f"--{each.name.replace('_', '-')}", each.metadata
+    if value is None:
+        return []
+    if about["choices"] and value not in about["choices"]:
+        return [f"{name}: expected one of {', '.join(about['choices'])}, got {value!r}"]
+    low, high = about["minimum"], about["maximum"]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        inside = (low is None or value >= low) and (high is None or value <= high)  # False for NaN
+        if not inside and (low is not None or high is not None):
+            wanted = f"at least {low:g}" if high is None else f"{low or 0:g} to {high:g}"
+            return [f"{name}: expected {wanted}, got {value}"]
+    return []
