@@ -205,7 +205,7 @@ def test_every_kind_of_bad_json_is_counted_where_it_stands(tmp_path, capsys):
     assert skips(capsys) == {
         f"{path}:2": "not valid JSON",
         f"{path}:3": "JSON, but no object",
-        f"{path}:4": "an empty object",
+        f"{path}:4": "no en",
         f"{path}:5": "no en",
         f"{path}:6": "en is no text",
         f"{path}:7": "a NUL in en",
@@ -319,7 +319,10 @@ def test_a_compressed_tar_is_refused(tmp_path, name, form):
         read(tar(tmp_path / name, {"1.txt": "cat"}, form))
 
 
-@pytest.mark.parametrize("members", [{}, {"readme.md": "x"}, {"1.json": [1]}, {"1.json": {"id": 1}}, {"1.txt": ""}])
+@pytest.mark.parametrize(
+    "members",
+    [{}, {"readme.md": "x"}, {"1.json": [1]}, {"1.json": {}}, {"1.json": {"id": 1}}, {"1.txt": ""}, {"1.jpg": ""}],
+)
 def test_a_tar_without_text_is_refused(tmp_path, members):
     with pytest.raises(InputError, match=r"x\.tar"):
         read(tar(tmp_path / "x.tar", members))

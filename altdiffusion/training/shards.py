@@ -40,9 +40,8 @@ class TarTable:
         self._images = images
         # For each sample six numbers: where its picture, text and JSON begin and how many bytes they have, -1 without.
         self._places = array("q")
-        self._names = (
-            bytearray()
-        )  # of the samples' pictures or else first members, joined: a list would take 5 times as much
+        # Names of their pictures or else first members, joined: a list would take five times as much.
+        self._names = bytearray()
         self._name_ends = array("q")
         self._index()
         count = len(self._name_ends)
