@@ -76,7 +76,7 @@ def load_lora_into_text_encoder(
         scale_lora_layers(text_encoder, weight=lora_scale)
 
 
-def check_textual_inversion(sources: Any, text_encoder: Any, **kwargs: Any) -> None:
+def check_textual_inversion(sources: Any, text_encoder: Any, /, **kwargs: Any) -> None:
     """Raise InputError unless the embeddings of a textual inversion are as wide as the encoder's.
 
     sources: what `load_textual_inversion` takes: a path, an id, a state dict, or a list of them; kwargs: its others.

@@ -73,7 +73,8 @@ def choose_attention(pipe: DiffusionPipeline, method: str = "auto") -> Attention
 
 def report_attention(pipe: DiffusionPipeline) -> AttentionReport:
     """What computes attention in this pipeline as it stands."""
-    encoder = pipe.text_encoder
+    encoder = getattr(pipe, "text_encoder_2", None) or pipe.text_encoder
+    encoder = getattr(encoder, "tower", encoder)  # AltCLIP's, where a bridge stands behind it
     implementation = encoder.config._attn_implementation
     head = encoder.config.hidden_size // encoder.config.num_attention_heads
     if implementation == "sdpa":

@@ -262,8 +262,8 @@ class BridgedTextEncoder(_Exact):
 
 
 _NO_LAYERS = (
-    "CLIP's layers don't exist behind a bridge, which gives one: leave clip_skip out (train another bridge for a UNet "
-    "that wants another layer)"
+    "behind a bridge CLIP's layers don't exist, it gives the one that it learnt: call the pipeline with clip_skip=None "
+    "(a UNet that wants another layer wants a bridge trained for it)"
 )
 
 
