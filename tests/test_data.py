@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from altdiffusion import InputError
-from altdiffusion.training.data import BadImage, Skipped, decode_image, describe_tables, open_tables, picture_key
+from altdiffusion.training.data import BadImage, Skipped, decode_image, open_tables, picture_key
 
 PAIRS = [("a cat", "一只猫"), ("two dogs\u2028in a boat", "两只狗"), ("the moon", "月亮")]
 
@@ -414,16 +414,6 @@ def test_patterns_and_braces_are_expanded_in_order(tmp_path):
 def test_a_name_with_brackets_means_itself(tmp_path):
     path = tsv(tmp_path / "x[1]{2,3}.tsv", ("en",), ("cat",))
     assert read(path)[0].path == path
-
-
-def test_a_description_tells_other_data_from_the_same_data_elsewhere(tmp_path, pairs):
-    (tmp_path / "copy").mkdir()
-    copy = tmp_path / "copy" / "pairs.tsv"
-    copy.write_bytes(pairs["tsv"].read_bytes())
-    here, there, english = (describe_tables([read(*each)[0]]) for each in ([pairs["tsv"]], [copy], [copy, ["en"]]))
-    assert json.loads(json.dumps(here)) == there != english
-    copy.write_bytes(copy.read_bytes() + b" ")
-    assert describe_tables([read(copy)[0]]) != there
 
 
 # ---- random access

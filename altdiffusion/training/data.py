@@ -41,7 +41,6 @@ __all__ = [
     "Skipped",
     "Table",
     "decode_image",
-    "describe_tables",
     "open_tables",
     "picture_key",
 ]
@@ -149,25 +148,6 @@ def open_tables(paths: Sequence[str | Path], columns: Sequence[str], *, images: 
         raise InputError(f"no table has the column {', '.join(missing)}: found {', '.join(found)}")
     skipped.check(sum(map(len, tables)) + skipped.count - before)
     return tables
-
-
-def describe_tables(tables: Sequence[Table]) -> list[dict[str, Any]]:
-    """What identifies tables, wherever they lie, as JSON: for what is computed from them once and kept."""
-    return [
-        {
-            "name": table.path.name,
-            "bytes": sum(
-                file.stat().st_size for file in ([table.path] if table.path.is_file() else table.path.iterdir())
-            ),
-            "columns": list(table.columns),
-            "records": len(table),
-        }
-        for table in tables
-    ]
-
-
-def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(path.glob("data-*.arrow"))  # beside them datasets keeps its caches
 
 
 def _open(path: Path, columns: Sequence[str], *, images: bool, skipped: Skipped) -> Table:
