@@ -20,6 +20,7 @@ class Pair:
     """One text in two languages. record: its number over all tables, -1 for the empty text."""
 
     record: int
+    language: str
     ids: list[int]
     teacher_ids: list[int]
 
@@ -65,7 +66,7 @@ class ParallelText:
 
     def read(self, numbers: Sequence[int]) -> list[Pair]:
         """The pairs of some sample numbers, tokenized together."""
-        texts, english, records = [], [], []
+        texts, english, records, languages = [], [], [], []
         for number in numbers:
             draw = self._mixture.draw(number)
             record = self.records[draw.record]
@@ -73,8 +74,9 @@ class ParallelText:
             texts.append("" if drop else record[draw.language])
             english.append("" if drop else record[self.teacher_language])
             records.append(-1 if drop else draw.record)
+            languages.append(draw.language)
         ids, teacher_ids = tokens(self._tokenizer, texts), tokens(self._teacher_tokenizer, english)
-        return [Pair(*each) for each in zip(records, ids, teacher_ids, strict=True)]
+        return [Pair(*each) for each in zip(records, languages, ids, teacher_ids, strict=True)]
 
     def english(self, records: Sequence[int]) -> list[list[int]]:
         """The teacher's tokens of records."""
