@@ -1,4 +1,4 @@
-"""The command line: `altdiffusion generate | convert | train | info`. It parses, calls the library's public functions, prints.
+"""The command line: `altdiffusion generate | convert | train | evaluate | info`. It parses, calls the library's public functions, prints.
 
 Exit status 0: done; 2: the input was wrong, in one line on standard error; 130: interrupted; 1: anything else.
 torch is imported by the commands alone, so that --help answers at once.
@@ -111,6 +111,16 @@ def _parser() -> argparse.ArgumentParser:
     stages = train.add_subparsers(title="stages", metavar="STAGE", required=True)
     for name, (settings, _) in STAGES.items():
         _add_stage(stages, name, settings)
+
+    evaluate = commands.add_parser("evaluate", help="figures: what a model can do")
+    subjects = evaluate.add_subparsers(title="subjects", metavar="SUBJECT", required=True)
+    mini = subjects.add_parser("mini", help="mini's figures, by a judge that was trained apart (minutes)")
+    mini.add_argument("--build", type=Path, metavar="DIR", help="folder of pipelines/build_mini.py: its stages as well")
+    mini.add_argument("--languages", nargs="+", metavar="L", help="of en zh es fr ru ja ko ar it (default: all)")
+    mini.add_argument("--every", type=int, default=1, metavar="N", help="every n-th thing only, for a quick look")
+    mini.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default: 20)")
+    mini.add_argument("--json", action="store_true", help="print one JSON document on standard output")
+    mini.set_defaults(run=_evaluate_mini)
 
     info = commands.add_parser("info", help="versions, device and attention; or the settings inside a picture")
     info.add_argument(
@@ -228,6 +238,30 @@ def _train(options: argparse.Namespace) -> None:
     _hide_loading()
     run_stage(options.stage, settings)
     print(settings.output_dir / "model")
+
+
+def _evaluate_mini(options: argparse.Namespace) -> None:
+    from altdiffusion.evaluation.mini import as_json, evaluate_mini
+    from altdiffusion.training.glyphs import LANGUAGES
+
+    _hide_loading()
+    languages = options.languages or LANGUAGES
+    if unknown := [each for each in languages if each not in LANGUAGES]:
+        raise InputError(f"--languages {unknown[0]}: mini reads {', '.join(LANGUAGES)}")
+    if options.every < 1 or options.steps < 1:
+        raise InputError("--every and --steps: expected at least 1")
+    figures = []
+    for each in evaluate_mini(options.build, languages, options.every, options.steps):
+        figures.append(each)
+        if not options.json:
+            verdict = (
+                ""
+                if each.target is None
+                else f"(target {each.target:g}{'' if each.value >= each.target else ', MISSED'})"
+            )
+            print(f"{each.what:58} {each.language:2} {each.value:6.1f} % {verdict}".rstrip(), flush=True)
+    if options.json:
+        _print_json(as_json(figures))
 
 
 def _info(options: argparse.Namespace) -> None:

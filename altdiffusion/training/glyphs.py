@@ -12,6 +12,8 @@ from pathlib import Path
 import emoji
 from PIL import Image, ImageDraw, ImageFont
 
+from altdiffusion.errors import InputError
+
 LANGUAGES = ("en", "zh", "es", "fr", "ru", "ja", "ko", "ar", "it")
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")  # Debian: fonts-noto-color-emoji
@@ -153,14 +155,24 @@ def fill(sentence: str, name: str, measure: str = "个") -> str:
 
 def render(concept: int, colour: int, size: int = 64) -> Image.Image:
     """Concept number `concept` centred on a background, `size` pixels square, with a margin of a tenth."""
+    image = glyph(concept, size)
+    picture = Image.new("RGB", (size, size), list(COLOURS.values())[colour])
+    picture.paste(image, ((size - image.width) // 2, (size - image.height) // 2), image)
+    return picture
+
+
+def glyph(concept: int, size: int) -> Image.Image:
+    """The glyph alone, RGBA, its longer side four fifths of `size`."""
+    if not FONT.is_file():
+        raise InputError(
+            f"{FONT} is missing, the font that these pictures are drawn with: apt-get install fonts-noto-color-emoji"
+        )
     font = ImageFont.truetype(str(FONT), FONT_SIZE)
     canvas = Image.new("RGBA", (160, 160))
     ImageDraw.Draw(canvas).text((12, 12), CONCEPTS[concept], font=font, embedded_color=True)
-    glyph = canvas.crop(canvas.getbbox())
-    glyph.thumbnail((round(size * 0.8),) * 2, Image.Resampling.LANCZOS)
-    picture = Image.new("RGB", (size, size), list(COLOURS.values())[colour])
-    picture.paste(glyph, ((size - glyph.width) // 2, (size - glyph.height) // 2), glyph)
-    return picture
+    image = canvas.crop(canvas.getbbox())
+    image.thumbnail((round(size * 0.8),) * 2, Image.Resampling.LANCZOS)
+    return image
 
 
 def held_out(concept: int, colour: int) -> bool:

@@ -1,0 +1,210 @@
+"""What mini can do, in figures: `altdiffusion evaluate mini`.
+
+altdiffusion evaluate mini                          the model inside the package
+altdiffusion evaluate mini --build mini-build       besides, what led to it: teacher, phases, bridge, the roads not taken
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import ImageOps
+from torch import Tensor
+
+from altdiffusion.bridge import Bridge
+from altdiffusion.evaluation.judge import Judge, judge_background, judge_concepts, own_accuracy, train_judge
+from altdiffusion.evaluation.retrieval import recall_at_k
+from altdiffusion.pipelines import AltDiffusionPipeline, swap_text_encoder
+from altdiffusion.training.contrast import image_features, load_similarity, text_features
+from altdiffusion.training.diffusion import load_diffusion
+from altdiffusion.training.glyphs import (
+    BACKGROUNDS,
+    COLOUR_NAMES,
+    COLOURS,
+    CONCEPTS,
+    FREE_PROMPTS,
+    LANGUAGES,
+    concept_names,
+    fill,
+    held_out,
+    render,
+)
+from altdiffusion.training.parallel import pad, tokens
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the result. value and target: per cent; target is None for what is shown for comparison."""
+
+    what: str
+    language: str
+    value: float
+    target: float | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt, and what a right picture shows. colour: number in COLOURS, white if the prompt names none."""
+
+    prompt: str
+    concept: int
+    colour: int
+
+
+def evaluate_mini(
+    build: Path | None = None, languages: Sequence[str] = LANGUAGES, every: int = 1, steps: int = 20
+) -> Iterator[Figure]:
+    """Figures of the embedded mini; with the folder of a build, of each of its stages too.
+
+    every: draw every n-th concept only, for a quick look. steps: denoising steps of a picture.
+    The judge is trained first, which takes a minute or two. Raises InputError where the font is missing.
+    """
+    judge = train_judge()
+    yield Figure("the judge itself, unseen renderings", "-", 100 * own_accuracy(judge))
+    if build is not None:
+        for stage, target in (("teacher", 95.0), ("phase-1", None), ("phase-2", 96.0)):
+            if (build / stage / "model").is_dir():
+                yield from similarity_figures(build / stage / "model", stage, languages, target)
+    final = build / "mini" if build is not None and (build / "mini").is_dir() else None
+    if build is None or final is not None:
+        yield from drawing_figures("mini", AltDiffusionPipeline.from_pretrained(final), judge, languages, every, steps)
+    if build is not None and (build / "bridge/model").is_dir():
+        yield from bridge_figures(build, judge, languages, every, steps)
+
+
+def similarity_figures(model: Path, stage: str, languages: Sequence[str], target: float | None) -> Iterator[Figure]:
+    """R@1 in both directions between all concepts, each drawn on white, and their names."""
+    clip, tokenizer, processor = load_similarity(model)
+    clip.eval()
+    with torch.no_grad():
+        pixels = processor([render(i, 0) for i in range(len(CONCEPTS))], return_tensors="pt")["pixel_values"]
+        images = F.normalize(torch.cat([image_features(clip, part) for part in pixels.split(64)]), dim=-1)
+        same = torch.eye(len(CONCEPTS), dtype=torch.bool)
+        for language in languages:
+            texts = F.normalize(_encode(clip, tokenizer, concept_names(language)), dim=-1)
+            similarity = texts @ images.T
+            wanted = target if stage != "teacher" or language == "en" else None
+            yield Figure(f"{stage}: text to image R@1", language, 100 * recall_at_k(similarity, same, 1), wanted)
+            yield Figure(f"{stage}: image to text R@1", language, 100 * recall_at_k(similarity.T, same, 1), wanted)
+
+
+def drawing_figures(
+    name: str,
+    pipe: Any,
+    judge: Judge,
+    languages: Sequence[str],
+    every: int,
+    steps: int,
+    invert: bool = False,
+    kinds: Sequence[str] = ("names", "pairs never seen together", "free prompts"),
+) -> Iterator[Figure]:
+    """How often a pipeline draws the right thing on the right background. invert: its style is inverted colours."""
+    pipe.set_progress_bar_config(disable=True)
+    for language in languages:
+        for kind in kinds:
+            asked = _ASKED[kind](language, every)
+            pictures = draw(pipe, [each.prompt for each in asked], steps)
+            if invert:
+                pictures = [ImageOps.invert(picture.convert("RGB")) for picture in pictures]
+            right = [found == each.concept for found, each in zip(judge_concepts(judge, pictures), asked, strict=True)]
+            target = 80.0 if kind == "free prompts" else 97.0 if language in ("en", "zh") else 95.0
+            yield Figure(f"{name}: {kind}, right thing", language, 100 * sum(right) / len(right), target)
+            if kind != "free prompts":
+                backgrounds = [judge_background(p) == each.colour for p, each in zip(pictures, asked, strict=True)]
+                yield Figure(f"{name}: {kind}, right background", language, 100 * sum(backgrounds) / len(right), 98.0)
+
+
+def bridge_figures(build: Path, judge: Judge, languages: Sequence[str], every: int, steps: int) -> Iterator[Figure]:
+    """SD-mini's UNet untouched, read by its own encoder, by AltCLIP alone, and by AltCLIP through the bridge."""
+    own = load_diffusion(str(build / "sd-mini/model"))
+    altclip, kinds = build / "phase-2/model", ("names", "pairs never seen together")
+    some = [language for language in ("en", "zh") if language in languages]
+    yield from _untargeted(drawing_figures("SD-mini, its own encoder", own, judge, some, every, steps, kinds=kinds))
+    swapped = swap_text_encoder(copy.deepcopy(own), altclip)
+    yield from _untargeted(
+        drawing_figures("SD-mini, swapped, no bridge", swapped, judge, some, every, steps, kinds=kinds)
+    )
+    if (build / "kv/model").is_dir():
+        aligned = AltDiffusionPipeline.from_pretrained(build / "kv/model")
+        yield from _untargeted(
+            drawing_figures("SD-mini, K and V aligned", aligned, judge, some, every, steps, kinds=kinds)
+        )
+    bridge = Bridge.from_pretrained(build / "bridge/model")
+    bridged = swap_text_encoder(copy.deepcopy(own), altclip, bridge=bridge)
+    yield from drawing_figures("SD-mini + bridge", bridged, judge, languages, every, steps, kinds=kinds)
+    for style in ("fine-tune", "lora"):
+        if not (build / style / "model").is_dir():
+            continue
+        styled = load_diffusion(str(build / (style if style == "fine-tune" else "sd-mini") / "model"))
+        if style == "lora":
+            styled.load_lora_weights(build / "lora/model")
+        name = f"{style} to inverted colours"
+        yield from _untargeted(
+            drawing_figures(f"{name}, its own encoder", styled, judge, ["en"], every, steps, invert=True, kinds=kinds)
+        )
+        bridged = swap_text_encoder(styled, altclip, bridge=bridge)
+        yield from _untargeted(
+            drawing_figures(f"{name} + bridge", bridged, judge, languages, every, steps, invert=True, kinds=kinds)
+        )
+
+
+def draw(pipe: Any, prompts: Sequence[str], steps: int, batch: int = 32) -> list[Any]:
+    """A picture for each prompt, always from the same noise."""
+    pictures: list[Any] = []
+    for start in range(0, len(prompts), batch):
+        some = list(prompts[start : start + batch])
+        generators = [torch.Generator().manual_seed(start + i) for i in range(len(some))]
+        pictures += pipe(some, num_inference_steps=steps, guidance_scale=4.0, generator=generators).images
+        print(f"\r{len(pictures)}/{len(prompts)}", end="", file=sys.stderr, flush=True)
+    print("\r", end="", file=sys.stderr)
+    return pictures
+
+
+def as_json(figures: Sequence[Figure]) -> dict[str, Any]:
+    """One JSON document of figures."""
+    return {"figures": [asdict(each) for each in figures]}
+
+
+def _names(language: str, every: int) -> list[Asked]:
+    return [Asked(name, i, 0) for i, name in enumerate(concept_names(language))][::every]
+
+
+def _unseen_pairs(language: str, every: int) -> list[Asked]:
+    names, colours = concept_names(language), COLOUR_NAMES[language]
+    return [
+        Asked(BACKGROUNDS[language][0].format(x=names[i], c=colours[c]), i, c)
+        for i in range(len(CONCEPTS))
+        for c in range(len(COLOURS))
+        if held_out(i, c)
+    ][::every]
+
+
+def _free_prompts(language: str, every: int) -> list[Asked]:
+    """Sentences that no caption is made of, one for each concept."""
+    rng = random.Random(0)
+    names = concept_names(language)
+    return [Asked(fill(rng.choice(FREE_PROMPTS[language]), name), i, 0) for i, name in enumerate(names)][::every]
+
+
+_ASKED: dict[str, Callable[[str, int], list[Asked]]] = {
+    "names": _names,
+    "pairs never seen together": _unseen_pairs,
+    "free prompts": _free_prompts,
+}
+
+
+def _untargeted(figures: Iterator[Figure]) -> Iterator[Figure]:
+    return (Figure(each.what, each.language, each.value) for each in figures)
+
+
+def _encode(clip: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    ids, mask = pad(tokens(tokenizer, texts), tokenizer.pad_token_id)
+    return text_features(clip, ids, mask)
