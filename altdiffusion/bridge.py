@@ -219,6 +219,7 @@ class BridgedTextEncoder(_Exact):
                 "768 to the others)"
             )
         config = BridgedTextEncoderConfig(tower.config, bridge.config, dtype=tower.dtype)
+        tower.config.name_or_path = bridge.config.name_or_path = ""  # else config.json tells where they lay
         with torch.device("meta"):
             encoder = cls(config)
         encoder.tower, encoder.bridge = tower, bridge

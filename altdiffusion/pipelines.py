@@ -107,6 +107,10 @@ class _AltDiffusion(DiffusionPipeline):
             advice = "its text encoder alone goes into a pipeline by swap_text_encoder(pipe, model)"
             found = "AltCLIP or a text encoder" if (folder / "config.json").is_file() else "no model"
             raise InputError(f"no model_index.json in {folder}: this is {found}, not a pipeline; {advice}")
+        index = weights.read_json(folder / "model_index.json")
+        if "text_encoder_2" in index:
+            kind = index.get("_class_name")
+            raise InputError(f"{model} is a {kind}: load it with diffusers' {kind}, after `import altdiffusion`")
         if model != sources.MINI and not sources.local_path(model).exists():
             hub |= {name: kwargs[name] for name in ("use_safetensors", "variant") if name in kwargs}
             folder = Path(sources.on_hub(str(model), lambda name: cls.download(name, **hub)))
