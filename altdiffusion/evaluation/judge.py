@@ -5,6 +5,8 @@ The judge is trained apart, on rendered glyphs alone, in a minute or two: it has
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,7 @@ class Judge(nn.Module):
         self.layers = nn.Sequential(
             *[
                 nn.Sequential(nn.Conv2d(before, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU())
-                for before, width in zip(widths, widths[1:], strict=False)
+                for before, width in itertools.pairwise(widths)
             ]
         )
         self.head = nn.Linear(256 * 2, len(CONCEPTS))
@@ -47,7 +49,7 @@ def train_judge(steps: int = 1500, batch: int = 96, seed: int = 0) -> Judge:
         pixels, concepts = _jittered(glyphs, batch, random)
         loss = F.cross_entropy(judge(pixels), concepts)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
     return judge.eval()
@@ -67,7 +69,7 @@ def own_accuracy(judge: Judge, pictures: int = 3000) -> float:
 def judge_concepts(judge: Judge, pictures: list[Image.Image]) -> list[int]:
     """The number in CONCEPTS of what each picture shows."""
     pixels = torch.stack([_pixels(picture) for picture in pictures])
-    return [int(each) for part in pixels.split(64) for each in judge(part).argmax(1)]
+    return [int(each) for part in torch.split(pixels, 64) for each in judge(part).argmax(1)]
 
 
 def judge_background(picture: Image.Image) -> int:
