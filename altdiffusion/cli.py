@@ -1,4 +1,4 @@
-"""The command line: `altdiffusion generate | convert | train | evaluate | info`. It parses, calls the library's public functions, prints.
+"""The command line: `altdiffusion generate | convert | train | evaluate | info`. It parses, calls the library, prints.
 
 Exit status 0: done; 2: the input was wrong, in one line on standard error; 130: interrupted; 1: anything else.
 torch is imported by the commands alone, so that --help answers at once.
@@ -33,7 +33,7 @@ MINI_NOTE = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     try:
-        options = _parser().parse_args(arguments)
+        options = _parse(arguments)
         _prepare()
         options.run(options)
         sys.stdout.flush()
@@ -47,6 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """A stage's unknown flags are left to `read_settings`, which names all that is wrong at once."""
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown and not ("stage" in options and unknown[0].startswith("--")):
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    options.unknown = [word[2:].partition("=")[0] for word in unknown if word.startswith("--")]
+    return options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -134,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_stage(stages: Any, name: str, settings: type[Settings]) -> None:
     """A flag for every setting. They are read as text: `read_settings` names all that is wrong at once."""
     summary = (settings.__doc__ or "").strip()
-    stage = stages.add_parser(name, help=summary, description=summary)
+    stage = stages.add_parser(name, help=summary, description=summary, allow_abbrev=False)
     stage.add_argument("--config", type=Path, metavar="F.toml", help="file of settings; flags win over it")
     for each in dataclasses.fields(settings):
         about = each.metadata["help"]
@@ -149,8 +159,8 @@ def _add_stage(stages: Any, name: str, settings: type[Settings]) -> None:
             stage.add_argument(name_of, nargs="?", const="true", metavar="true|false", **options)
         else:
             metavar = "|".join(each.metadata["choices"]) or each.name.split("_")[-1].upper()
-            several = "+" if str(each.type).startswith("list") else None
-            stage.add_argument(name_of, nargs=several, metavar=metavar, **options)
+            several = {"nargs": "+", "action": "extend"} if str(each.type).startswith("list") else {}
+            stage.add_argument(name_of, metavar=metavar, **several, **options)
     stage.set_defaults(run=_train, stage=name)
 
 
@@ -232,11 +242,16 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    flags = {name: value for name, value in vars(options).items() if name not in ("run", "stage", "config")}
+    flags = {name: value for name, value in vars(options).items() if name not in ("run", "stage", "config", "unknown")}
+    flags |= {name.replace("-", "_"): "" for name in options.unknown}
     settings = read_settings(STAGES[options.stage][0], flags, options.config)
     _say("loading ...")
     _hide_loading()
-    run_stage(options.stage, settings)
+    try:
+        run_stage(options.stage, settings)
+    except KeyboardInterrupt:
+        _say(f"{settings.output_dir} keeps the checkpoints: the same command with --resume goes on from the last")
+        raise
     print(settings.output_dir / "model")
 
 

@@ -51,6 +51,7 @@ class FeatureCache:
         accelerator.wait_for_everyone()
         shards = [range(start, min(start + self.SHARD, count)) for start in range(0, count, self.SHARD)]
         missing = [shard for shard in shards if not self._path(shard.start).exists()]
+        accelerator.wait_for_everyone()  # all share the same list: none is written before all have seen it
         mine = missing[accelerator.process_index :: accelerator.num_processes]
         with tqdm(total=sum(map(len, mine)), desc=f"computing {folder.name}", disable=not mine, mininterval=5) as bar:
             for shard in mine:
@@ -119,9 +120,13 @@ class FeatureCache:
         return self._folder / f"records-{start:09d}.safetensors"
 
 
-def describe_tables(tables: Sequence[Table]) -> dict[str, int]:
-    """Of the data: what features depend on."""
-    return {table.path.name: len(table) for table in tables}
+def describe_tables(tables: Sequence[Table]) -> list[list[str | int]]:
+    """Of the data, wherever it lies: each table's name, its records, the bytes of its files."""
+    described: list[list[str | int]] = []
+    for table in tables:
+        files = sorted(table.path.rglob("*")) if table.path.is_dir() else [table.path]
+        described.append([table.path.name, len(table), sum(file.stat().st_size for file in files if file.is_file())])
+    return described
 
 
 def checksum(*modules: nn.Module) -> int:
@@ -129,5 +134,5 @@ def checksum(*modules: nn.Module) -> int:
     crc = 0
     for module in modules:
         for tensor in module.state_dict().values():
-            crc = zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy(), crc)
+            crc = zlib.crc32(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy(), crc)
     return crc

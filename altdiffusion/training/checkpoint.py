@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any moment: written aside, flushed to the disk, renamed, with a checksum.
 
-    output_dir/checkpoints/step-00000500/state.pt     weights, moving average, optimizer, schedule
-                                         complete.json  the step, the size and checksum of state.pt, the settings
+    output_dir/checkpoints/step-00000500/state.pt       the step, weights, moving average, optimizer, schedule, settings
+                                         complete.json  the size and checksum of state.pt
 
 There is no random state to keep: everything random is drawn anew at each step from (seed, step, process).
 """
@@ -24,21 +24,22 @@ from altdiffusion.errors import TrainingStopped, first_line
 _STEP = re.compile(r"step-(\d+)$")
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], about: dict[str, Any], keep: int) -> None:
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
     """Write the checkpoint of `step` under `folder`, and remove all but the newest `keep`.
 
+    state: tensors, numbers, texts, and lists and dictionaries of them.
     Raises TrainingStopped where it can't be written; the checkpoints before it are then as they were.
     """
     final = folder / f"step-{step:08d}"
     aside = folder / f".{final.name}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
     try:
+        for killed in folder.glob(".step-*.tmp"):
+            shutil.rmtree(killed, ignore_errors=True)
         aside.mkdir(parents=True)
         torch.save(state, aside / "state.pt")
         _flush(aside / "state.pt")
         size, crc = _checksum(aside / "state.pt")
-        marker = {"step": step, "bytes": size, "crc32": crc, **about}
-        (aside / "complete.json").write_text(json.dumps(marker, indent=2), encoding="utf-8")
+        (aside / "complete.json").write_text(json.dumps({"bytes": size, "crc32": crc}), encoding="utf-8")
         _flush(aside / "complete.json")
         _flush(aside)
         if final.exists():  # damaged, or the training would not be here again
@@ -56,9 +57,10 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], about: dict[
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """(state, marker) of the newest whole checkpoint under `folder`; damaged ones are named on standard error."""
-    for path in _newest_first(folder):
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The state in the newest whole checkpoint under `folder`; damaged ones are named on standard error."""
+    found = _newest_first(folder)
+    for number, path in enumerate(found, 1):
         try:
             marker = json.loads((path / "complete.json").read_text(encoding="utf-8"))
             size, crc = _checksum(path / "state.pt")
@@ -66,9 +68,11 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | Non
                 raise ValueError(
                     f"state.pt has {size} bytes, checksum {crc}; expected {marker['bytes']}, {marker['crc32']}"
                 )
-            return torch.load(path / "state.pt", map_location="cpu", weights_only=True), marker
+            state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+            return state
         except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
-            print(f"checkpoint {path.name} is damaged ({first_line(error)}): taking the one before", file=sys.stderr)
+            instead = "taking the one before" if number < len(found) else "none is left, starting anew"
+            print(f"checkpoint {path.name} is damaged ({first_line(error)}): {instead}", file=sys.stderr)
     return None
 
 

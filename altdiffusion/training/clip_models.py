@@ -22,7 +22,10 @@ from transformers import (
 from altdiffusion import sources, weights
 from altdiffusion.checkpoints import WORD_EMBEDDINGS
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.text_encoder import load_text_encoder, load_tokenizer
+from altdiffusion.text_encoder import hub_files, load_text_encoder, load_tokenizer
+
+# A repository's files that are needed of a CLIP, an XLM-R, an AltCLIP; of a Stable Diffusion, its text encoder alone.
+HUB_FILES = [*hub_files(allow_pickle=False), "*.txt"]
 
 
 @dataclass
@@ -42,7 +45,7 @@ class Teacher:
 
 def load_teacher(model: str | Path) -> Teacher:
     """A CLIP text tower from a CLIP folder, a text encoder's folder, a Stable Diffusion folder, or the hub."""
-    root = sources.locate(model, ["*.json", "*.txt", "*.safetensors", "text_encoder/*", "tokenizer/*"])
+    root = sources.locate(model, HUB_FILES)
     whole_pipeline = (root / "model_index.json").is_file()
     folder = root / "text_encoder" if whole_pipeline else root
     kind = weights.read_config_type(folder)
@@ -80,7 +83,7 @@ def load_student(model: str | Path, width: int) -> tuple[AltCLIPTextModel, Any]:
 
     width: of what it is to give, the teacher's. Raises InputError where a tower that exists gives another one.
     """
-    root = sources.locate(model, ["*.json", "*.model", "*.safetensors", "text_encoder/*", "tokenizer/*"])
+    root = sources.locate(model, HUB_FILES)
     if root.is_dir() and weights.read_config_type(root) in ("xlm-roberta", "roberta", "camembert"):
         student, tokenizer = _from_roberta(root, width), load_tokenizer(root)
     else:

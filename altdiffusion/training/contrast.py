@@ -8,12 +8,13 @@ processes (AltCLIP, arXiv 2211.06679, section 3.2). With `--trainable both` it t
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AltCLIPModel, CLIPImageProcessor, CLIPModel
@@ -22,10 +23,10 @@ from altdiffusion import sources, weights
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.retrieval import recall_at_k
 from altdiffusion.training.cache import FeatureCache, checksum, describe_tables
-from altdiffusion.training.clip_models import load_any_tokenizer
-from altdiffusion.training.data import ImageSource
+from altdiffusion.training.clip_models import HUB_FILES, load_any_tokenizer
+from altdiffusion.training.data import BadImage, ImageSource
 from altdiffusion.training.loop import Batch, export, fit, start
-from altdiffusion.training.losses import contrastive
+from altdiffusion.training.losses import contrastive, gathered
 from altdiffusion.training.parallel import pad, tokens
 from altdiffusion.training.pixels import CaptionedPictures, Remembered
 from altdiffusion.training.sampling import Mixture, piece_of
@@ -50,13 +51,28 @@ def contrast(settings: ContrastSettings) -> None:
     cache = None
     if settings.image_cache is not None:
 
+        @torch.no_grad()
         def compute(records: Sequence[int]) -> list[Tensor]:
-            pixels = torch.stack([data.picture(record, read)[1] for record in records])
-            with torch.no_grad():
-                return list(image_features(model, pixels.to(accelerator.device)).unsqueeze(1))
+            """No row for a bad picture: in a batch, the next one takes its place."""
+            features = [torch.empty(0, model.config.projection_dim)] * len(records)
+            pixels = {}
+            for place, record in enumerate(records):
+                try:
+                    pixels[place] = read(data.source(record))
+                except BadImage as error:
+                    data.skip(record, str(error))
+            if pixels:
+                rows = image_features(model, torch.stack(list(pixels.values())).to(accelerator.device))
+                for place, row in zip(pixels, rows, strict=True):
+                    features[place] = row[None]
+            return features
 
-        about = {"what": "image features", "vision": checksum(model.vision_model, model.visual_projection)}
-        about["data"] = describe_tables(data.records.tables)
+        about = {
+            "what": "image features",
+            "vision": checksum(model.vision_model, model.visual_projection),
+            "processor": json.loads(processor.to_json_string()),
+            "data": describe_tables(data.records.tables),
+        }
         cache = FeatureCache(settings.image_cache, len(data), compute, about, accelerator)
 
     def batches(step: int, piece: int, pieces: int) -> Batch:
@@ -64,7 +80,10 @@ def contrast(settings: ContrastSettings) -> None:
         captions, pictures, same = [], [], []
         for draw in map(mixture.draw, numbers):
             if cache is not None:
-                record, picture = draw.record, cache[draw.record][0].float()
+                record = draw.record
+                while not len(cache[record]):
+                    record = (record + 1) % len(data)
+                picture = cache[record][0].float()
             else:
                 record, picture = data.picture(draw.record, read)
             pictures.append(picture)
@@ -101,6 +120,13 @@ class Contrast(nn.Module):
         self.model = model
         self._train_images = train_images
 
+    def train(self, mode: bool = True) -> Contrast:
+        """A frozen image tower stays in eval mode: a cache of its features holds them without dropout, too."""
+        super().train(mode)
+        if not self._train_images:
+            self.model.vision_model.eval()
+        return self
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         texts = text_features(self.model, batch["input_ids"], batch["attention_mask"])
         if "image_features" in batch:
@@ -108,8 +134,12 @@ class Contrast(nn.Module):
         else:
             with torch.set_grad_enabled(self._train_images and torch.is_grad_enabled()):
                 images = image_features(self.model, batch["pixel_values"])
-        texts, images, same = _gathered(texts.float()), _gathered(images.float()), _gathered(batch["same"])
-        scale = self.model.logit_scale.float().exp().clamp(max=100)
+        texts, images, same = gathered(texts.float()), gathered(images.float()), gathered(batch["same"])
+        with (
+            torch.no_grad()
+        ):  # the limit of CLIP's paper; clamped in place, as exp().clamp() would stop the gradient there
+            self.model.logit_scale.clamp_(max=math.log(100))
+        scale = self.model.logit_scale.float().exp()
         loss = contrastive(images, texts, scale, same=same[:, None] == same[None, :])
         return {"loss": loss, "scale": scale}
 
@@ -126,7 +156,7 @@ def image_features(model: Any, pixel_values: Tensor) -> Tensor:
 
 def load_similarity(model: str | Path) -> tuple[Any, Any, CLIPImageProcessor]:
     """(AltCLIPModel or CLIPModel in float32, tokenizer, image processor)."""
-    folder = sources.locate(model, ["*.json", "*.txt", "*.model", "*.safetensors"])
+    folder = sources.locate(model, HUB_FILES)
     kind = weights.read_config_type(folder)
     if kind not in ("altclip", "clip"):
         raise InputError(f"{model} is of type {kind!r}: expected a full AltCLIP or CLIP, with both towers")
@@ -162,12 +192,3 @@ def _validation(
         return figures
 
     return validate
-
-
-def _gathered(tensor: Tensor) -> Tensor:
-    """The rows of all processes, in their order; gradients flow back to the process they come from."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return tensor
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(tensor))  # type: ignore[no-untyped-call]

@@ -21,7 +21,7 @@ from altdiffusion.evaluation.retrieval import recall_at_k
 from altdiffusion.training.cache import FeatureCache, checksum, describe_tables
 from altdiffusion.training.clip_models import Teacher, assemble_altclip, load_student, load_teacher
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
-from altdiffusion.training.losses import contrastive, cosine_distance
+from altdiffusion.training.losses import contrastive, cosine_distance, gathered
 from altdiffusion.training.parallel import Pair, ParallelText, pad
 from altdiffusion.training.sampling import LengthBatches, piece_of
 from altdiffusion.training.stages import DistillSettings
@@ -59,6 +59,7 @@ def distill(settings: DistillSettings) -> None:
             {
                 "what": "pooler_output",
                 "teacher": checksum(teacher.text_model),
+                "language": settings.teacher_language,
                 "data": describe_tables(text.records.tables),
             },
             accelerator,
@@ -69,6 +70,7 @@ def distill(settings: DistillSettings) -> None:
         pairs: Sequence[Pair] = piece_of(by_length.batch(step), piece, pieces)
         ids, mask = pad([pair.ids for pair in pairs], tokenizer.pad_token_id)
         batch: Batch = {"input_ids": ids, "attention_mask": mask}
+        batch["texts"] = text_keys([pair.teacher_ids for pair in pairs])
         if cache is not None:
             batch["targets"] = torch.cat([cache[pair.record] for pair in pairs]).float()
         else:
@@ -101,7 +103,10 @@ def distill(settings: DistillSettings) -> None:
 
 
 class Distillation(nn.Module):
-    """The student beside its target. read_teacher: teacher's token ids -> (batch, width), where the batch has no targets."""
+    """The student beside its target. read_teacher: teacher's token ids -> (batch, width), where the batch has no targets.
+
+    In a batch, `texts` numbers the teacher's texts: equal ones are no negatives of each other.
+    """
 
     def __init__(
         self, student: nn.Module, read_teacher: Callable[[Sequence[Sequence[int]]], Tensor], loss: str, scale: float
@@ -115,7 +120,10 @@ class Distillation(nn.Module):
         target = batch["targets"] if "targets" in batch else self._read_teacher(batch["teacher_ids"])
         losses = {"mse": F.mse_loss(state, target), "cosine": cosine_distance(state, target)}
         if self._loss == "contrastive":
-            losses["contrastive"] = contrastive(state, target, self._scale, same=_equal_rows(target))
+            texts = gathered(batch["texts"])
+            losses["contrastive"] = contrastive(
+                gathered(state), gathered(target), self._scale, same=texts[:, None] == texts[None, :]
+            )
         return {"loss": losses[self._loss], **losses}
 
 
@@ -149,16 +157,16 @@ def _validation(
                 student.append(task.student(input_ids=ids, attention_mask=mask).pooler_output.float())
                 target.append(read_teacher([pair[1] for pair in pairs[first : first + 100]]))
             left, right = F.normalize(torch.cat(student), dim=-1), F.normalize(torch.cat(target), dim=-1)
-            figures[f"{language} R@1"] = recall_at_k(left @ right.T, _equal_rows(right), 1)
+            texts = text_keys([pair[1] for pair in pairs]).to(right.device)
+            figures[f"{language} R@1"] = recall_at_k(left @ right.T, texts[:, None] == texts[None, :], 1)
         return figures
 
     return validate
 
 
-def _equal_rows(vectors: Tensor) -> Tensor:
-    """bool (n, n): which rows come from the same English text, as parallel data often repeats one."""
-    directions = F.normalize(vectors.float(), dim=-1)
-    return directions @ directions.T > 1 - 1e-5
+def text_keys(ids: Sequence[Sequence[int]]) -> Tensor:
+    """int64 (batch,), equal where texts are equal, in every process: parallel data often repeats one."""
+    return torch.tensor([hash(tuple(each)) for each in ids])
 
 
 def copy_image_processor(source: Any, target: Any) -> None:

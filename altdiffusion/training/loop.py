@@ -5,26 +5,27 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
-import time
+import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import safetensors
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from altdiffusion.errors import InputError, TrainingStopped
-from altdiffusion.files import new_folder, write_text
+from altdiffusion.errors import InputError, TrainingStopped, first_line
+from altdiffusion.files import new_folder
 from altdiffusion.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from altdiffusion.training.log import Log
 from altdiffusion.training.settings import Settings
 
 Batch = dict[str, Any]
@@ -32,7 +33,8 @@ Batch = dict[str, Any]
 # Settings that may change when a training is resumed: the numbers it computes do not depend on them.
 _NEUTRAL = {
     *("output_dir", "resume", "checkpointing_steps", "checkpoints_total_limit", "validation_steps", "logging_steps"),
-    *("tensorboard", "data_workers", "max_skipped", "gradient_checkpointing", "device"),
+    *("tensorboard", "data_workers", "max_skipped", "gradient_checkpointing", "device", "validation_data"),
+    *("validation_prompts", "validation_inference_steps", "validation_guidance_scale"),
 }
 
 
@@ -44,7 +46,14 @@ class Batches(Protocol):
 
 def start(settings: Settings) -> Accelerator:
     """The accelerator of a training, and its output folder. Raises InputError where the folder holds another run."""
-    accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=settings.device == "cpu")
+    # accelerate keeps one state for the whole process, and a training before this one may have had other settings
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=settings.device == "cpu")
+    except ValueError as error:
+        raise InputError(
+            f"--mixed-precision {settings.mixed_precision} can't be had here ({first_line(error)}): take bf16 or no"
+        ) from None
     pieces = accelerator.num_processes * settings.gradient_accumulation_steps
     if settings.batch_size % pieces:
         raise InputError(
@@ -58,7 +67,7 @@ def start(settings: Settings) -> Accelerator:
     if accelerator.is_main_process:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / "settings.json", settings.save_as_json())
+            tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise InputError(f"--output-dir {folder} can't be written: {error.strerror}") from None
     return accelerator
@@ -106,54 +115,50 @@ def fit(
     about = {"records": records, "settings": json.loads(settings.save_as_json())}
     first = 0
     if settings.resume and (found := load_checkpoint(folder)):
-        _check_same(about, found[1])
-        state.load(found[0])
-        first = int(found[1]["step"])
+        _check_same(about, found["about"])
+        state.load(found)
+        first = int(found["step"])
     wrapped, prepared = accelerator.prepare(model, optimizer)
-    log = _Log(settings, first, accelerator.is_main_process)
     pieces = settings.gradient_accumulation_steps * accelerator.num_processes
 
     model.train()
-    loader = _ahead(batches, range(first, settings.max_train_steps), settings, accelerator)
-    for step in range(first, settings.max_train_steps):
-        torch.manual_seed(_mixed(settings.seed, step, accelerator.process_index))  # dropout, if a model has any
-        totals: dict[str, Tensor] = {}
-        for number in range(settings.gradient_accumulation_steps):
-            last = number + 1 == settings.gradient_accumulation_steps
-            # gradients cross between processes once a step, with the last piece
-            crossing: AbstractContextManager[Any] = nullcontext() if last else accelerator.no_sync(wrapped)
-            with crossing:
-                losses = wrapped(_to_device(next(loader), accelerator.device))
-                accelerator.backward(losses["loss"] / settings.gradient_accumulation_steps)
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0) + value.detach().float() / pieces
-        figures = _mean(totals, accelerator)
-        if not math.isfinite(figures["loss"]):
-            raise TrainingStopped(
-                f"the loss became {figures['loss']} at step {step + 1}: lower --learning-rate or --max-grad-norm, or use "
-                f"bf16 for fp16; the checkpoints in {folder} are from before"
-            )
-        accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
-        prepared.step()
-        schedule.step()
-        prepared.zero_grad()
-        if average is not None:
-            average.step(parameters)
-        log.step(step + 1, figures, schedule.get_last_lr()[0])
+    with (
+        closing(Log(settings, first, accelerator.is_main_process)) as log,
+        closing(_ahead(batches, range(first, settings.max_train_steps), settings, accelerator)) as loader,
+    ):
+        for step in range(first, settings.max_train_steps):
+            torch.manual_seed(_mixed(settings.seed, step, accelerator.process_index))  # dropout, if a model has any
+            totals: dict[str, Tensor] = {}
+            for number in range(settings.gradient_accumulation_steps):
+                last = number + 1 == settings.gradient_accumulation_steps
+                # gradients cross between processes once a step, with the last piece
+                crossing: AbstractContextManager[Any] = nullcontext() if last else accelerator.no_sync(wrapped)
+                with crossing:
+                    losses = wrapped(_to_device(next(loader), accelerator.device))
+                    accelerator.backward(losses["loss"] / settings.gradient_accumulation_steps)
+                for name, value in losses.items():
+                    totals[name] = totals.get(name, 0) + value.detach().float() / pieces
+            norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
+            totals["gradient_norm"] = norm.float() / accelerator.num_processes
+            figures = _mean(totals, accelerator)
+            _check_finite(figures, step + 1, folder, scaled=accelerator.scaler is not None)
+            prepared.step()
+            schedule.step()
+            prepared.zero_grad()
+            if average is not None:
+                average.step(parameters)
+            log.step(step + 1, figures, schedule.get_last_lr()[0])
 
-        finished = step + 1 == settings.max_train_steps
-        if (
-            validate is not None
-            and accelerator.is_main_process
-            and ((step + 1) % settings.validation_steps == 0 or finished)
-        ):
-            with _averaged(model, parameters, average):
-                log.write({"step": step + 1, "validation": validate(step + 1)})
-        if (step + 1) % settings.checkpointing_steps == 0 or finished:
-            if accelerator.is_main_process:
-                save_checkpoint(folder, step + 1, state.save(), about, settings.checkpoints_total_limit)
-            accelerator.wait_for_everyone()
-    log.close()
+            finished = step + 1 == settings.max_train_steps
+            due = (step + 1) % settings.validation_steps == 0 or finished
+            if validate is not None and accelerator.is_main_process and due:
+                with _averaged(model, parameters, average):
+                    log.write({"step": step + 1, "validation": validate(step + 1)})
+            if (step + 1) % settings.checkpointing_steps == 0 or finished:
+                if accelerator.is_main_process:
+                    saved = {"step": step + 1, "about": about, **state.save()}
+                    save_checkpoint(folder, step + 1, saved, settings.checkpoints_total_limit)
+                accelerator.wait_for_everyone()
     if average is not None:
         average.copy_to(parameters)
     model.eval()
@@ -167,10 +172,17 @@ def export(settings: Settings, accelerator: Accelerator) -> Iterator[Path | None
         yield None
     else:
         final = settings.output_dir / "model"
-        if final.exists():  # a resumed training that had ended
-            shutil.rmtree(final)
-        with new_folder(final) as folder:
-            yield folder
+        for killed in final.parent.glob(".model.*"):  # while it was written
+            shutil.rmtree(killed, ignore_errors=True)
+        try:
+            with new_folder(final) as folder:
+                yield folder
+                if final.exists():  # a resumed training that had ended
+                    shutil.rmtree(final)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise TrainingStopped(
+                f"the model can't be written to {final} ({first_line(error)}): make room and go on with --resume"
+            ) from error
     accelerator.wait_for_everyone()
 
 
@@ -194,10 +206,11 @@ class _State:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        if set(state["model"]) != set(self._trained):
-            odd = sorted(set(state["model"]) ^ set(self._trained))[0]
+        then, now = ({(name, tuple(t.shape)) for name, t in each.items()} for each in (state["model"], self._trained))
+        if then != now:
+            name, shape = min(then ^ now)
             raise InputError(
-                f"the checkpoint is of another model ({odd!r} is in one of them only): start a new --output-dir"
+                f"the checkpoint is of another model (only one has {name!r} in shape {shape}): start a new --output-dir"
             )
         with torch.no_grad():
             for name, value in state["model"].items():
@@ -211,62 +224,9 @@ class _State:
             self._accelerator.scaler.load_state_dict(state["scaler"])
 
 
-class _Log:
-    """output_dir/log.jsonl, the progress bar and, if asked for, TensorBoard."""
-
-    def __init__(self, settings: Settings, first: int, shown: bool) -> None:
-        self._settings, self._shown = settings, shown
-        self._path = settings.output_dir / "log.jsonl"
-        self._since, self._last = time.monotonic(), first
-        self._board = None
-        if not shown:
-            return
-        # what was logged after the checkpoint is about to be logged again
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() and first else []
-        write_text(self._path, "".join(line + "\n" for line in lines if _step_of(line) <= first))
-        self._bar = tqdm(total=settings.max_train_steps, initial=first, unit="step", dynamic_ncols=True,
-                         mininterval=0.5 if sys.stderr.isatty() else 30)  # fmt: skip
-        if settings.tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise InputError('--tensorboard needs: pip install "altdiffusion[train]"') from None
-            self._board = SummaryWriter(str(settings.output_dir / "tensorboard"), purge_step=first)
-
-    def step(self, step: int, figures: dict[str, float], learning_rate: float) -> None:
-        if not self._shown:
-            return
-        self._bar.update()
-        if step % self._settings.logging_steps and step != self._settings.max_train_steps:
-            return
-        now = time.monotonic()
-        rate = (step - self._last) * self._settings.batch_size / max(now - self._since, 1e-9)
-        self._since, self._last = now, step
-        line = {"step": step, **figures, "learning_rate": learning_rate, "samples_per_second": round(rate, 2)}
-        self._bar.set_postfix(loss=f"{figures['loss']:.4g}", samples_per_s=f"{rate:.3g}", refresh=False)
-        self.write(line)
-
-    def write(self, line: dict[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        figures = line.get("validation")
-        if figures:
-            self._bar.write(
-                f"step {line['step']}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()), sys.stderr
-            )
-        if self._board is not None:
-            for name, value in (figures or line).items():
-                if name != "step":
-                    self._board.add_scalar(f"validation/{name}" if figures else name, value, line["step"])
-
-    def close(self) -> None:
-        if self._shown:
-            self._bar.close()
-            if self._board is not None:
-                self._board.close()
-
-
-def _ahead(batches: Batches, steps: range, settings: Settings, accelerator: Accelerator) -> Iterator[Batch]:
+def _ahead(
+    batches: Batches, steps: range, settings: Settings, accelerator: Accelerator
+) -> Generator[Batch, None, None]:
     """This process's pieces in order, prepared by threads while the model computes."""
     count, process = settings.gradient_accumulation_steps, accelerator.process_index
     pieces = count * accelerator.num_processes
@@ -310,6 +270,16 @@ def _check_same(about: dict[str, Any], found: dict[str, Any]) -> None:
         raise InputError(f"--resume needs the settings and data it began with: {'; '.join(changed)}")
 
 
+def _check_finite(figures: dict[str, float], step: int, folder: Path, scaled: bool) -> None:
+    """Raise TrainingStopped before weights take a step that would spoil them. scaled: the scaler of fp16 skips such steps."""
+    odd = [name for name in ("loss", "gradient_norm")[: 1 if scaled else 2] if not math.isfinite(figures[name])]
+    if odd:
+        raise TrainingStopped(
+            f"the {odd[0].replace('_', ' of the ')} became {figures[odd[0]]} at step {step}: lower --learning-rate or "
+            f"--max-grad-norm, or use bf16 for fp16; the checkpoints in {folder} are from before"
+        )
+
+
 def _mean(totals: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
     """Each figure's mean over the processes' pieces, in one transfer."""
     values = accelerator.reduce(torch.stack(list(totals.values())), "sum")
@@ -323,11 +293,3 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
 def _mixed(*numbers: int) -> int:
     """One seed of several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _step_of(line: str) -> float:
-    """The step of a line of the log; a line that a kill cut short counts as later than any."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, LookupError, TypeError):
-        return math.inf

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The rows of all processes, in their order; gradients flow back to the process they come from."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(tensor.contiguous()))  # type: ignore[no-untyped-call]
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -18,7 +28,8 @@ def contrastive(left: Tensor, right: Tensor, scale: Tensor | float, same: Tensor
     scale: the factor on the cosines (CLIP learns it, up to 100). same: bool (batch, batch), true where rows i and j show
     the same thing, as two captions of one picture do: they are no negatives of each other.
     """
-    logits = scale * F.normalize(left, dim=-1) @ F.normalize(right, dim=-1).T
+    with torch.autocast(left.device.type, enabled=False):  # three digits of a cosine are too few, times 100
+        logits = scale * F.normalize(left.float(), dim=-1) @ F.normalize(right.float(), dim=-1).T
     target = torch.arange(len(logits), device=logits.device)
     if same is not None:
         off_diagonal = same & (target[:, None] != target)

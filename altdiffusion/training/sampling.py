@@ -6,6 +6,7 @@ there in one go, was killed and resumed, or is shared by eight processes: its pl
 
 from __future__ import annotations
 
+import math
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -148,7 +149,7 @@ def language_weights(tables: Sequence[Table], asked: Sequence[str], beside: Sequ
             weights[name] = float(weight or 1)
         except ValueError:
             weights[name] = -1
-        if not weights[name] > 0:
+        if not 0 < weights[name] < math.inf:
             raise InputError(f"--languages {each}: expected NAME or NAME=WEIGHT, a weight above 0, such as zh=2")
     if not weights:
         weights = {name: 1.0 for table in tables for name in table.columns if name not in beside}

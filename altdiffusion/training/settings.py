@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import sys
 import types
 import typing
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from altdiffusion.errors import InputError
+from altdiffusion.sources import local_path
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,7 +42,7 @@ def setting(
 
 @dataclass(kw_only=True)
 class Settings:
-    """What every stage shares. Raises InputError, naming every setting that is out of its range."""
+    """What every stage shares. Raises InputError, naming every setting of a wrong type or out of its range."""
 
     output_dir: Path = setting(..., "folder for the log, the checkpoints and the trained model")
     max_train_steps: int = setting(1000, "optimizer steps", minimum=1)
@@ -60,7 +62,7 @@ class Settings:
                                minimum=0, maximum=0.999999)  # fmt: skip
     mixed_precision: str = setting("no", "arithmetic of the model that is trained", choices=("no", "fp16", "bf16"))
     device: str = setting("auto", "auto takes a GPU if there is one", choices=("auto", "cpu"))
-    seed: int = setting(0, "of everything random", minimum=0)
+    seed: int = setting(0, "of everything random", minimum=0, maximum=2**32 - 1)
     checkpointing_steps: int = setting(500, "steps from one checkpoint to the next", minimum=1)
     checkpoints_total_limit: int = setting(2, "checkpoints kept; 2 survive the damage of one", minimum=1)
     validation_steps: int = setting(500, "steps from one validation to the next", minimum=1)
@@ -71,9 +73,13 @@ class Settings:
     resume: bool = setting(False, "go on from the newest good checkpoint in output_dir, if there is one")
 
     def __post_init__(self) -> None:
-        problems = [line for each in dataclasses.fields(self) for line in _range(each, getattr(self, each.name))]
-        problems += self.problems()
-        if problems:
+        hints = typing.get_type_hints(type(self))
+        problems: list[str] = []
+        for each in dataclasses.fields(self):
+            value, wrong = _checked(each, hints[each.name], getattr(self, each.name), each.name)
+            problems += wrong
+            setattr(self, each.name, value)
+        if problems := problems or self.problems():
             raise InputError("; ".join(problems))
 
     def problems(self) -> list[str]:
@@ -107,13 +113,8 @@ def read_settings(cls: type[S], flags: Mapping[str, Any], config: Path | None = 
             close = difflib.get_close_matches(name, known, 1)
             problems.append(f"{origin[name]} is no setting" + (f": do you mean {close[0]}?" if close else ""))
             continue
-        try:
-            values[name] = _convert(value, hints[name])
-        except (ValueError, TypeError):
-            problems.append(f"{origin[name]}: expected {_describe(hints[name])}, got {value!r}")
-            values[name] = None  # it was given: not missing as well
-        else:
-            problems += _range(known[name], values[name])
+        values[name], wrong = _checked(known[name], hints[name], value, origin[name])
+        problems += wrong
     for name, each in known.items():
         if name not in values and each.default is MISSING and each.default_factory is MISSING:
             problems.append(f"--{name.replace('_', '-')} is missing: {each.metadata['help']}")
@@ -131,6 +132,15 @@ def _read_toml(path: Path | None) -> dict[str, Any]:
         raise InputError(f"--config {path} can't be read: {error}") from None
 
 
+def _checked(each: dataclasses.Field[Any], hint: Any, value: Any, origin: str) -> tuple[Any, list[str]]:
+    """The value in the type of its setting, and what is wrong with it. origin: its name in errors."""
+    try:
+        found = _convert(value, hint)
+    except (ValueError, TypeError, OverflowError):
+        return None, [f"{origin}: expected {_describe(hint)}, got {value!r}"]
+    return found, _out_of_range(each.metadata, found, origin)
+
+
 def _convert(value: Any, hint: Any) -> Any:
     """A value from TOML or from the command line, in the type of its setting."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):  # X | None
@@ -138,12 +148,12 @@ def _convert(value: Any, hint: Any) -> Any:
         return None if value is None or value in ("none", ["none"]) else _convert(value, inner)
     if typing.get_origin(hint) is list:
         (inner,) = typing.get_args(hint)
-        return [_convert(each, inner) for each in (value if isinstance(value, list) else [value])]
+        return [_convert(each, inner) for each in (value if isinstance(value, list | tuple) else [value])]
     if isinstance(value, list):
         (value,) = value  # ValueError if several were given
     if hint is bool:
         if isinstance(value, str):
-            return {"true": True, "false": False}[value.lower()] if value.lower() in ("true", "false") else int("")
+            value = {"true": True, "false": False}.get(value.lower())
         if not isinstance(value, bool):
             raise TypeError
         return value
@@ -153,7 +163,7 @@ def _convert(value: Any, hint: Any) -> Any:
         return hint(value)
     if not isinstance(value, str | Path):
         raise TypeError
-    return Path(value).expanduser() if hint is Path else value
+    return local_path(value) if hint is Path else value
 
 
 def _describe(hint: Any) -> str:
@@ -165,16 +175,13 @@ def _describe(hint: Any) -> str:
     return names[hint]
 
 
-def _range(each: dataclasses.Field[Any], value: Any) -> list[str]:
-    name, about = f"--{each.name.replace('_', '-')}", each.metadata
-    if value is None:
+def _out_of_range(about: Mapping[str, Any], value: Any, origin: str) -> list[str]:
+    if about["choices"] and value is not None and value not in about["choices"]:
+        return [f"{origin}: expected one of {', '.join(about['choices'])}, got {value!r}"]
+    if not isinstance(value, int | float) or isinstance(value, bool):
         return []
-    if about["choices"] and value not in about["choices"]:
-        return [f"{name}: expected one of {', '.join(about['choices'])}, got {value!r}"]
     low, high = about["minimum"], about["maximum"]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        inside = (low is None or value >= low) and (high is None or value <= high)  # False for NaN
-        if not inside and (low is not None or high is not None):
-            wanted = f"at least {low:g}" if high is None else f"{low or 0:g} to {high:g}"
-            return [f"{name}: expected {wanted}, got {value}"]
-    return []
+    if math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high):
+        return []
+    wanted = f"{low} to {high}" if high is not None else f"at least {low}" if low is not None else "a finite number"
+    return [f"{origin}: expected {wanted}, got {value}"]
