@@ -16,8 +16,11 @@ import torch
 from altdiffusion.training.buckets import Buckets
 from altdiffusion.training.diffusion import (
     Denoising,
+    check_resolution,
+    freeze,
     load_diffusion,
     noise_and_timesteps,
+    pixel_multiple,
     sampler,
     save_pipeline,
     select_trainable,
@@ -34,8 +37,8 @@ def align(settings: AlignSettings) -> None:
     """Train the UNet and save the whole pipeline in output_dir/model. Raises InputError and TrainingStopped."""
     accelerator = start(settings)
     pipe = load_diffusion(settings.model, settings.text_encoder)
-    for part in (pipe.text_encoder, pipe.vae):
-        part.requires_grad_(False).eval().to(accelerator.device, frozen_dtype(settings))
+    check_resolution(pipe, settings.resolution)
+    originals = freeze(pipe, accelerator.device, frozen_dtype(settings))
     select_trainable(pipe.unet, settings.trainable)
     pipe.unet.to(memory_format=torch.channels_last)
     if settings.gradient_checkpointing:
@@ -66,13 +69,7 @@ def align(settings: AlignSettings) -> None:
         return {"pictures": torch.stack(pictures), **noise, **states.collate(captions)}
 
     task = Denoising(pipe.unet, scheduler, settings.snr_gamma, latents, states)
-    fit(task, batches, settings, accelerator, records=len(data), validate=sampler(pipe, settings))
+    fit(task, batches, settings, accelerator, records=len(data), validate=sampler(pipe, settings, accelerator))
     with export(settings, accelerator) as folder:
         if folder is not None:
-            save_pipeline(pipe, folder)
-
-
-def pixel_multiple(pipe: object) -> int:
-    """What the sides of pictures must be multiples of, so that the UNet's halvings come out even."""
-    levels = len(pipe.unet.config.block_out_channels) - 1  # type: ignore[attr-defined]
-    return int(pipe.vae_scale_factor * 2**levels)  # type: ignore[attr-defined]
+            save_pipeline(pipe, folder, originals)

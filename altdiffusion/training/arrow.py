@@ -21,7 +21,7 @@ class ArrowTable:
     A parquet file is copied into the library's cache first (HF_DATASETS_CACHE), in a form that can be memory-mapped.
     """
 
-    def __init__(self, path: Path, asked: Sequence[str], *, images: bool, skip: Skip) -> None:
+    def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
         self.path = path
         data = _load(path)
         text = [name for name, feature in data.features.items() if getattr(feature, "dtype", None) in _TEXT_TYPES]

@@ -10,6 +10,7 @@ from PIL import Image
 
 from altdiffusion.errors import InputError
 from altdiffusion.training.data import BadImage
+from altdiffusion.training.pictures import FORMATS
 from altdiffusion.training.pixels import CaptionedPictures
 from altdiffusion.training.sampling import Draw, Interleave, Mixture, piece_of
 
@@ -34,14 +35,11 @@ class Buckets:
 
     max_aspect 1 means one bucket, the square: nothing is opened then before it is read. Otherwise the sizes of all
     pictures are read from their headers first. multiple: what the model needs sides to be multiples of, in pixels.
-    Raises InputError where the resolution is no multiple of it.
     """
 
     def __init__(
         self, data: CaptionedPictures, resolution: int, max_aspect: float, multiple: int, batch_size: int, seed: int
     ) -> None:
-        if resolution % multiple:
-            raise InputError(f"--resolution {resolution}: this model needs a multiple of {multiple}")
         self.sizes = bucket_sizes(resolution, max_aspect, multiple)
         self._batch_size = batch_size
         self._of: dict[int, int] = {}  # record -> bucket; empty with one bucket
@@ -81,7 +79,7 @@ def _assign(data: CaptionedPictures, sizes: list[Size]) -> dict[int, int]:
 
     def look(number: int) -> int | BadImage:
         try:
-            with Image.open(io.BytesIO(data.source(number).read())) as image:
+            with Image.open(io.BytesIO(data.source(number).read()), formats=FORMATS) as image:
                 width, height = image.size
                 if image.getexif().get(0x0112, 1) >= 5:  # turned by a quarter
                     width, height = height, width
@@ -95,9 +93,13 @@ def _assign(data: CaptionedPictures, sizes: list[Size]) -> dict[int, int]:
 
     found: dict[int, int] = {}
     with ThreadPoolExecutor(8) as pool:
-        for number, bucket in enumerate(pool.map(look, range(len(data)))):
-            if isinstance(bucket, BadImage):
-                data.skip(number, str(bucket))
-            else:
-                found[number] = bucket
+        for start in range(0, len(data), 1024):  # not all at once: there may be millions, or an early end
+            numbers = range(start, min(start + 1024, len(data)))
+            for number, bucket in zip(numbers, pool.map(look, numbers), strict=True):
+                if isinstance(bucket, BadImage):
+                    data.skip(number, str(bucket))
+                else:
+                    found[number] = bucket
+    if not found:
+        raise InputError("none of the pictures can be used: mend the data")
     return found

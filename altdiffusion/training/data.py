@@ -12,6 +12,7 @@
 | `.tar` | samples as WebDataset writes them, `.jpg`, `.txt` and `.json`, uncompressed |
 | a folder with `metadata.jsonl` or `metadata.tsv` | that file, its pictures beside it (column `file_name` or `image`) |
 | a folder by `datasets.save_to_disk` | its rows, or those of its split `train` |
+| another folder, where no text is wanted | its pictures |
 
 Everything is checked when it is opened, before the first training step. What can't be used is skipped and counted; the
 good records are numbered from 0, so the position of a training in its data is one integer.
@@ -31,6 +32,7 @@ from typing import Any, Protocol
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.sources import local_path
 from altdiffusion.training.arrow import ArrowTable
+from altdiffusion.training.folders import PictureFolder
 from altdiffusion.training.pictures import BadImage, ImageSource, decode_image, picture_key
 from altdiffusion.training.shards import TarTable
 from altdiffusion.training.tables import LineTable
@@ -121,11 +123,14 @@ class Table(Protocol):
         ...
 
 
-def open_tables(paths: Sequence[str | Path], columns: Sequence[str], *, images: bool, skipped: Skipped) -> list[Table]:
+def open_tables(
+    paths: Sequence[str | Path], columns: Sequence[str] | None, *, images: bool, skipped: Skipped
+) -> list[Table]:
     """Open and check tables, in the order given, a pattern's matches sorted by name.
 
     paths: files and folders; patterns (`data/*.tsv`) and braces (`part-{000..012}.tsv`, `{a,b}.tsv`) are expanded.
-    columns: the text columns to read, of which each table must have at least one; empty: every text column there is.
+    columns: the text columns to read, of which each table must have at least one; empty: every text column there is;
+        None: no text is wanted.
     images: whether every record must come with a picture. skipped: told about the records that can't be used.
     Raises InputError: nothing there, unknown format, a column that no table has, no pictures, too many bad records.
     """
@@ -142,7 +147,7 @@ def open_tables(paths: Sequence[str | Path], columns: Sequence[str], *, images: 
         tables.append(table)
     if not tables:
         raise InputError(f"no data given: {READ}")
-    missing = [column for column in columns if not any(column in table.columns for table in tables)]
+    missing = [column for column in columns or () if not any(column in table.columns for table in tables)]
     if missing:
         found = sorted({column for table in tables for column in table.columns})
         raise InputError(f"no table has the column {', '.join(missing)}: found {', '.join(found)}")
@@ -150,10 +155,15 @@ def open_tables(paths: Sequence[str | Path], columns: Sequence[str], *, images: 
     return tables
 
 
-def _open(path: Path, columns: Sequence[str], *, images: bool, skipped: Skipped) -> Table:
+def _open(path: Path, columns: Sequence[str] | None, *, images: bool, skipped: Skipped) -> Table:
     form = TABLES.get(path.suffix.lower())
     if path.is_dir():
-        path, form = _in_folder(path)
+        found = _in_folder(path)
+        if found is None and columns is None:
+            return PictureFolder(path)
+        if found is None:
+            raise InputError(f"{path} is no folder of training data: {READ}")
+        path, form = found
     if form is not None:
         return form(path, columns, images=images, skip=skipped.add)
     if path.suffix.lower() in COMPRESSED:
@@ -161,7 +171,7 @@ def _open(path: Path, columns: Sequence[str], *, images: bool, skipped: Skipped)
     raise InputError(f"{path} is in no format for training data: {READ}")
 
 
-def _in_folder(folder: Path) -> tuple[Path, type[LineTable] | type[ArrowTable]]:
+def _in_folder(folder: Path) -> tuple[Path, type[LineTable] | type[ArrowTable]] | None:
     for name in FOLDER_TABLES:
         if (folder / name).is_file():
             return folder / name, LineTable
@@ -172,7 +182,7 @@ def _in_folder(folder: Path) -> tuple[Path, type[LineTable] | type[ArrowTable]]:
         return folder / "train", ArrowTable
     if (folder / "state.json").is_file():
         return folder, ArrowTable
-    raise InputError(f"{folder} is no folder of training data: {READ}")
+    return None
 
 
 def _expand(name: str | Path) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import compute_snr
 from PIL import Image
@@ -29,7 +30,8 @@ class Denoising(nn.Module):
     """The error of a UNet's prediction on noised latents.
 
     A batch holds noise (batch, channels, h, w), timesteps (batch,), what `latents` and `states` make the latents and the
-    text states of, and maybe `weight` (batch,) of each sample in the loss.
+    text states of, and maybe `weight` (batch,) of each sample in the loss and `of_class` (batch,): 1 for the samples
+    whose error is logged apart, as class_error, and 0 for the others.
     """
 
     def __init__(
@@ -58,7 +60,10 @@ class Denoising(nn.Module):
         loss = error if self._gamma is None else error * self._min_snr(timesteps)
         if "weight" in batch:
             loss = loss * batch["weight"]
-        return {"loss": loss.mean(), "error": error.mean()}
+        figures = {"loss": loss.mean(), "error": error.mean()}
+        if "of_class" in batch:
+            figures["class_error"] = (error * batch["of_class"]).sum() / batch["of_class"].sum()
+        return figures
 
     def _min_snr(self, timesteps: Tensor) -> Tensor:
         """min-SNR-gamma (arXiv 2303.09556): no timestep's error in the picture counts more than `gamma` times its noise's."""
@@ -74,19 +79,54 @@ class Denoising(nn.Module):
 def load_diffusion(model: str, text_encoder: str | None = None) -> Any:
     """A Stable Diffusion to train, in float32: AltDiffusion in any layout, or plain with CLIP.
 
-    text_encoder: an AltCLIP to swap in. Raises InputError for what can't be found, or where the widths differ.
+    text_encoder: an AltCLIP to swap in. Raises InputError for what can't be found, or where the widths differ, and for
+    UNets that take more than a picture and a text.
     """
-    root = sources.locate(model)
-    named: Any = weights.read_json(root / "model_index.json").get("text_encoder") if root.is_dir() else None
-    if named and named[-1] == "CLIPTextModel":
+    root = sources.locate(model, ["model_index.json"])
+    index = weights.read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
+    if (index.get("text_encoder") or [None])[-1] == "CLIPTextModel" and "text_encoder_2" not in index:
+        if not sources.local_path(model).exists():
+            download: Any = StableDiffusionPipeline.download  # of the files that are loaded alone
+            root = Path(sources.on_hub(model, lambda name: download(name, use_safetensors=True)))
         checked = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
         parts = {name: weights.load_strict(kind, root / name) for name, kind in checked.items()}
-        pipe: Any = StableDiffusionPipeline.from_pretrained(
-            root, safety_checker=None, requires_safety_checker=False, **parts
-        )
+        pipe: Any = StableDiffusionPipeline.from_pretrained(str(root), dtype=torch.float32, **parts)
     else:
         pipe = AltDiffusionPipeline.from_pretrained(model)
+    takes, gives = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+    if takes != gives:
+        raise InputError(
+            f"the UNet of {model} takes {takes} channels where the VAE gives {gives}, as inpainting's does: "
+            "expected one that draws from text alone"
+        )
     return swap_text_encoder(pipe, text_encoder) if text_encoder is not None else pipe
+
+
+def freeze(pipe: Any, device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
+    """Move a pipeline to a device, its text encoder and VAE in `dtype` and without gradients.
+
+    Returns these two's weights as they were, for `save_pipeline`; {} for float32, in which they stay as they are.
+    """
+    frozen = {"text_encoder": pipe.text_encoder, "vae": pipe.vae}
+    originals = {}
+    for name, part in frozen.items():
+        part.requires_grad_(False).eval()
+        if dtype != torch.float32:
+            originals[name] = part.state_dict()
+            part.to(dtype)
+    pipe.to(device)
+    return originals
+
+
+def pixel_multiple(pipe: Any) -> int:
+    """What the sides of pictures must be multiples of, so that the UNet's halvings come out even."""
+    return int(pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1))
+
+
+def check_resolution(pipe: Any, resolution: int) -> None:
+    """Raise InputError where the resolution is no multiple of what the model needs."""
+    if resolution % (multiple := pixel_multiple(pipe)):
+        raise InputError(f"--resolution {resolution}: this model needs a multiple of {multiple}")
 
 
 def training_scheduler(pipe: Any) -> Any:
@@ -108,7 +148,7 @@ def select_trainable(unet: Any, trainable: str) -> None:
     kv is the concept alignment of AltDiffusion: `attn2.to_k` and `attn2.to_v`, nothing else. (Both public codes test
     `'to_k' or 'to_v' in name`, which is always true, and train all of attn2.)
     """
-    chosen = {
+    chosen: Callable[[str], bool] = {
         "kv": lambda name: name.endswith(CROSS_ATTENTION_KV),
         "attn2": lambda name: ".attn2." in name,
         "unet": lambda name: True,
@@ -117,7 +157,9 @@ def select_trainable(unet: Any, trainable: str) -> None:
         parameter.requires_grad_(chosen(name))
 
 
-def sampler(pipe: Any, settings: DiffusionSettings) -> Callable[[int], dict[str, float]] | None:
+def sampler(
+    pipe: Any, settings: DiffusionSettings, accelerator: Accelerator
+) -> Callable[[int], dict[str, float]] | None:
     """A validation that draws `validation_prompts` into output_dir/samples, one row of pictures; always the same noise."""
     prompts = settings.validation_prompts
     if not prompts:
@@ -125,14 +167,15 @@ def sampler(pipe: Any, settings: DiffusionSettings) -> Callable[[int], dict[str,
 
     def validate(step: int) -> dict[str, float]:
         pipe.set_progress_bar_config(disable=True)
-        pictures = pipe(
-            list(prompts),
-            num_inference_steps=settings.validation_inference_steps,
-            guidance_scale=settings.validation_guidance_scale,
-            height=settings.resolution,
-            width=settings.resolution,
-            generator=[torch.Generator().manual_seed(settings.seed + i) for i in range(len(prompts))],
-        ).images
+        with accelerator.autocast():  # the UNet is in float32, the others may not be
+            pictures = pipe(
+                list(prompts),
+                num_inference_steps=settings.validation_inference_steps,
+                guidance_scale=settings.validation_guidance_scale,
+                height=settings.resolution,
+                width=settings.resolution,
+                generator=[torch.Generator().manual_seed(settings.seed + i) for i in range(len(prompts))],
+            ).images
         folder = settings.output_dir / "samples"
         folder.mkdir(exist_ok=True)
         grid(pictures).save(folder / f"step-{step:08d}.png")
@@ -151,7 +194,10 @@ def grid(pictures: list[Image.Image], columns: int = 8) -> Image.Image:
     return sheet
 
 
-def save_pipeline(pipe: Any, folder: Path) -> None:
-    """The whole pipeline, in the stock layout."""
+def save_pipeline(pipe: Any, folder: Path, originals: dict[str, dict[str, Tensor]]) -> None:
+    """The whole pipeline, in the stock layout; the frozen parts exactly as they came, see `freeze`."""
+    for name, state in originals.items():
+        part = getattr(pipe, name).to("cpu", torch.float32)
+        part.load_state_dict(state)
     pipe.unet.to(memory_format=torch.contiguous_format)
     pipe.to("cpu").save_pretrained(folder)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from altdiffusion.training.buckets import Size
 from altdiffusion.training.cache import FeatureCache, checksum, describe_tables
+from altdiffusion.training.data import BadImage
 from altdiffusion.training.loop import Batch
-from altdiffusion.training.pixels import CaptionedPictures, Remembered, fit_to, to_tensor, to_unit
+from altdiffusion.training.pixels import Pictures, Remembered, fit_to, to_tensor, to_unit
 
 
 class Latents:
@@ -25,13 +26,13 @@ class Latents:
     def __init__(
         self,
         vae: Any,
-        data: CaptionedPictures,
+        data: Pictures,
         size_of: Callable[[int], Size],
         cache: Path | None,
         accelerator: Accelerator,
     ) -> None:
         self._vae, self._data, self._size_of = vae, data, size_of
-        self._readers: dict[Size, Remembered] = {}
+        self._pixels = Remembered(lambda image, width, height: to_tensor(fit_to(image, width, height)))
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)  # pixels a latent, each way
         self.channels = int(vae.config.latent_channels)
         self._cache = None
@@ -41,14 +42,14 @@ class Latents:
             self._cache = FeatureCache(cache, len(data), self._compute, about, accelerator, batch=8)
 
     def read(self, record: int, flip: bool = False) -> tuple[int, Tensor]:
-        """(the record it is of, pixels uint8 (3, height, width) or cached moments (2 * channels, h, w))."""
-        width, height = self._size_of(record)
-        if self._cache is not None:
-            shape = (2 * self.channels, height // self.factor, width // self.factor)
-            return record, self._cache[record].T.reshape(shape).float()
-        reader = self._readers.setdefault((width, height), Remembered(_cut(width, height)))
-        record, pixels = self._data.picture(record, reader)
-        return record, pixels.flip(-1) if flip else pixels
+        """(the record it is of, pixels uint8 (3, height, width) or cached moments (2 * channels, h, w)).
+
+        Where a picture is bad it is the next record's whose picture is cut to the same size.
+        """
+        size = self._size_of(record)
+        get = self._cut if self._cache is None else self._cached
+        record, found = self._data.first_good(record, get, lambda each: self._size_of(each) == size)
+        return record, found.flip(-1) if flip else found
 
     def shape(self, record: int) -> tuple[int, int, int]:
         """Of its latents: (channels, height, width)."""
@@ -68,10 +69,26 @@ class Latents:
         images = to_unit(pixels).to(self._vae.device, self._vae.dtype)
         return self._vae.encode(images).latent_dist.parameters.float()
 
+    def _cut(self, record: int) -> Tensor:
+        return self._pixels(self._data.source(record), *self._size_of(record))
+
+    def _cached(self, record: int) -> Tensor:
+        assert self._cache is not None
+        found = self._cache[record]
+        if not len(found):
+            raise BadImage("the picture could not be read for the cache of latents")
+        channels, height, width = self.shape(record)
+        return found.T.reshape(2 * channels, height, width).float()
+
     def _compute(self, records: Sequence[int]) -> list[Tensor]:
-        """What the cache holds: (h * w, 2 * channels). It is not there yet while it asks for it."""
-        return [self._moments(self.read(record)[1][None])[0].flatten(1).T.contiguous() for record in records]
-
-
-def _cut(width: int, height: int) -> Callable[[Any], Tensor]:
-    return lambda image: to_tensor(fit_to(image, width, height))
+        """What the cache holds: (h * w, 2 * channels) of each picture, without rows where it is bad."""
+        found = []
+        for record in records:
+            try:
+                pixels = self._cut(record)
+            except BadImage as error:
+                self._data.skip(record, str(error))
+                found.append(torch.empty(0, 2 * self.channels))
+            else:
+                found.append(self._moments(pixels[None])[0].flatten(1).T.contiguous())
+        return found

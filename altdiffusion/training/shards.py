@@ -34,7 +34,7 @@ class TarTable:
     none of the columns asked for, no pictures.
     """
 
-    def __init__(self, path: Path, asked: Sequence[str], *, images: bool, skip: Skip) -> None:
+    def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
         self.path = path
         self.columns: tuple[str, ...] = ()
         self._images = images
@@ -47,13 +47,18 @@ class TarTable:
         count = len(self._name_ends)
         if images and not any(self._has(position, _PICTURE) for position in range(count)):
             raise InputError(f"{path} has no pictures: expected members .jpg, .jpeg, .png or .webp")
-        present, text = find_columns(self._readable(range(count)))
-        if present:
-            self.columns = choose_columns(path, asked, present, text)
+        if asked is not None:
+            present, text = find_columns(self._readable(range(count)))
+            if present:
+                self.columns = choose_columns(path, asked, present, text)
         self._good = Numbering()
         for position in range(count):
             try:
-                texts(self._record(position), self.columns)
+                if asked is not None:
+                    record = self._record(position)
+                    if not self.columns:
+                        raise BadRecord("no text")
+                    texts(record, self.columns)
                 if images and not self._has(position, _PICTURE):
                     raise BadRecord("no picture")
             except BadRecord as reason:
@@ -67,7 +72,7 @@ class TarTable:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         position = self._good.position(index)
-        found: dict[str, Any] = texts(self._record(position), self.columns)
+        found: dict[str, Any] = texts(self._record(position), self.columns) if self.columns else {}
         if self._images:
             read = partial(self._read, position, _PICTURE)
             found["image"] = ImageSource(self.path, self._name(position), read)

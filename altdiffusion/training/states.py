@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from transformers import AltCLIPTextModel
 
 from altdiffusion.text_encoder import MAX_TOKENS
 from altdiffusion.training.cache import FeatureCache, checksum, describe_tables
@@ -73,7 +74,7 @@ class TextStates:
             texts.append(self._caption(record, self._languages[language]) if language < len(self._languages) else "")
         ids, mask = pad(tokens(self._tokenizer, texts), self._tokenizer.pad_token_id, MAX_TOKENS)
         states = self._states(ids, mask)
-        if not self._masked:  # CLIP's states at its padding differ from one another
+        if not isinstance(self._encoder, AltCLIPTextModel):  # CLIP's states at padding differ, a bridge's too
             return list(states)
         lengths = (mask.sum(1) + 1).clamp(max=MAX_TOKENS).tolist()
         return [each[:length] for each, length in zip(states, lengths, strict=True)]

@@ -51,11 +51,15 @@ class Numbering:
         return index + bisect_right(self._gaps, index)
 
 
-def choose_columns(path: Path, asked: Sequence[str], present: Iterable[str], text: Iterable[str]) -> tuple[str, ...]:
+def choose_columns(
+    path: Path, asked: Sequence[str] | None, present: Iterable[str], text: Iterable[str]
+) -> tuple[str, ...]:
     """The columns to read: those asked for that are present, or all with text if none is asked for.
 
-    Raises InputError where that leaves none.
+    asked: None means that no text is wanted. Raises InputError where one is, and none is left.
     """
+    if asked is None:
+        return ()
     present = tuple(present)
     chosen = tuple(column for column in asked if column in present) if asked else tuple(text)
     if not chosen:
@@ -76,9 +80,7 @@ def find_columns(records: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[
 
 
 def texts(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
-    """The text of each column, without white space around it. Raises BadRecord, also if no column is left to read."""
-    if not columns:
-        raise BadRecord("no text")
+    """The text of each column, without white space around it. Raises BadRecord."""
     return {column: _text(record.get(column), column) for column in columns}
 
 
@@ -105,7 +107,7 @@ class LineTable:
     Raises InputError: empty, no UTF-8 in its header, none of the columns asked for, no column of pictures.
     """
 
-    def __init__(self, path: Path, asked: Sequence[str], *, images: bool, skip: Skip) -> None:
+    def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
         self.path = path
         with path.open("rb") as file:
             start = file.read(3)
@@ -125,14 +127,17 @@ class LineTable:
                 raise InputError(f"{path} holds a header line and nothing else")
         present, text = self._columns()
         self._picture = next((column for column in PICTURE_COLUMNS if column in present), None) if images else None
-        if images and present and self._picture is None:
-            raise InputError(f"{path} has no pictures: expected a column image or file_name, got {', '.join(present)}")
+        if images and self._picture is None and (present or asked is None):
+            found = ", ".join(present) or "none"
+            raise InputError(f"{path} has no pictures: expected a column image or file_name, got {found}")
         self.columns = choose_columns(path, asked, present, text) if present else ()
         self._good = Numbering()
         for line in self._lines():
             self._starts.append(self._starts[-1] + len(line))
             try:
                 record = self._parse(line)
+                if asked is not None and not self.columns:
+                    raise BadRecord("no text")
                 texts(record, self.columns)
                 if self._picture and not os.path.isfile(self._picture_path(record)):
                     raise BadRecord("no such picture")
