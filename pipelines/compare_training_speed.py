@@ -5,7 +5,8 @@
     python pipelines/compare_training_speed.py align        # Stable Diffusion 1.x's UNet and VAE, XLM-R large; K and V at 256²
 
 Random weights; on a GPU if there is one. The plain loop is what most scripts do: texts padded to 77,
-the frozen models run at every step. Each contender runs in a process of its own. Distill wants 16 GB of memory, contrast and align 12.
+the frozen models run at every step. Each contender runs in a process of its own.
+Distill wants 16 GB of memory, contrast and align 12.
 """
 
 from __future__ import annotations
