@@ -1,0 +1,93 @@
+"""`evaluate mini`: what is asked, and how the answers are counted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from altdiffusion.evaluation import mini
+from altdiffusion.evaluation.judge import Judge, judge_background, judge_concepts, own_accuracy, train_judge
+from altdiffusion.training.glyphs import COLOURS, CONCEPTS, LANGUAGES, captions, concept_names, held_out, render
+
+
+class Painter:
+    """A pipeline that draws what it is told, whatever the prompt."""
+
+    def __init__(self, pictures: dict[str, Image.Image]) -> None:
+        self.pictures = pictures
+
+    def set_progress_bar_config(self, **kwargs: object) -> None:
+        pass
+
+    def __call__(self, prompts: list[str], **kwargs: object) -> object:
+        return type("Output", (), {"images": [self.pictures[prompt] for prompt in prompts]})
+
+
+def perfect_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {render(i, c).tobytes(): i for i in range(0, len(CONCEPTS), 40) for c in range(len(COLOURS))}
+    monkeypatch.setattr(mini, "judge_concepts", lambda judge, pictures: [known.get(p.tobytes(), -1) for p in pictures])
+
+
+def test_right_pictures_are_right_and_others_are_not(monkeypatch):
+    perfect_judge(monkeypatch)
+    asked = mini._names("zh", 40)
+    pictures = {each.prompt: render(each.concept, each.colour) for each in asked}
+    pictures[asked[0].prompt] = render(asked[1].concept, 3)  # another thing, on another background
+    figures = list(mini.drawing_figures("it", Painter(pictures), Judge(), ["zh"], 40, 2, kinds=["names"]))
+    share = 100 * (len(asked) - 1) / len(asked)
+    assert [(each.what, each.language) for each in figures] == [
+        ("it: names, right thing", "zh"),
+        ("it: names, right background", "zh"),
+    ]
+    assert [each.value for each in figures] == pytest.approx([share, share])
+
+
+def test_an_inverted_style_is_inverted_back_before_it_is_judged(monkeypatch):
+    from PIL import ImageOps
+
+    perfect_judge(monkeypatch)
+    pictures = {each.prompt: ImageOps.invert(render(each.concept, each.colour)) for each in mini._names("en", 40)}
+    figures = mini.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, invert=True, kinds=["names"])
+    assert [each.value for each in figures] == [100, 100]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_pairs_never_seen_together_are_those_held_out_of_training(language):
+    asked = mini._unseen_pairs(language, 1)
+    assert {(each.concept, each.colour) for each in asked} == {
+        (i, c) for i in range(len(CONCEPTS)) for c in range(len(COLOURS)) if held_out(i, c)
+    }
+    assert len({each.prompt for each in asked}) == len(asked)
+
+
+def test_free_prompts_are_sentences_that_no_caption_is():
+    import random
+
+    names = {language: concept_names(language) for language in LANGUAGES}
+    rng = random.Random(0)
+    seen = {caption for _ in range(300) for caption in captions(4, 0, names, rng).values()}
+    asked = {each.prompt for language in LANGUAGES for each in mini._free_prompts(language, 1)}
+    assert len(seen) > 1000
+    assert not seen & asked
+
+
+@pytest.mark.parametrize("colour", range(len(COLOURS)))
+def test_the_background_is_read_off_the_edge(colour):
+    assert judge_background(render(17, colour)) == colour
+
+
+def test_the_judge_learns_from_renderings_alone():
+    judge = train_judge(steps=200, batch=32)
+    assert own_accuracy(judge, 500) > 0.02  # chance is 0.003
+    assert all(0 <= each < len(CONCEPTS) for each in judge_concepts(judge, [render(3, 1), render(8, 0)]))
+
+
+def test_every_concept_has_a_picture_and_nine_different_captions():
+    names = {language: concept_names(language) for language in LANGUAGES}
+    assert len(CONCEPTS) >= 300
+    assert all(len(set(each)) == len(CONCEPTS) for each in names.values())
+    pictures = torch.stack(
+        [torch.frombuffer(bytearray(render(i, 0).tobytes()), dtype=torch.uint8) for i in range(len(CONCEPTS))]
+    )
+    assert len(pictures.unique(dim=0)) == len(CONCEPTS)
