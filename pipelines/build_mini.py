@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image, ImageDraw
 from transformers import (
     AltCLIPTextConfig,
     AltCLIPTextModel,
@@ -108,7 +109,8 @@ class Build:
             for concept in concepts:
                 for colour in range(len(COLOURS)):
                     picture = f"pictures/{concept:03d}-{colour}.png"
-                    render(concept, colour).save(folder / picture)
+                    draw = shape if self.smoke else render
+                    draw(concept, colour).save(folder / picture)
                     lines = unseen if held_out(concept, colour) else train
                     # plain captions mean white, so white comes oftener
                     for _ in range(16 if colour == 0 else 4):
@@ -314,6 +316,14 @@ class Build:
             "validation_prompts": prompts,
             "validation_guidance_scale": 4.0,
         }
+
+
+def shape(concept: int, colour: int) -> Image.Image:
+    """What stands for a concept in a smoke run: a polygon, so that no font is needed."""
+    picture = Image.new("RGB", (64, 64), list(COLOURS.values())[colour])
+    fill = (40 + 15 * concept % 200, 200 - 14 * concept, 90 + 50 * (concept % 3))
+    ImageDraw.Draw(picture).regular_polygon((32, 32, 22), n_sides=3 + concept % 5, rotation=10 * concept, fill=fill)
+    return picture
 
 
 def noise_scheduler() -> DDIMScheduler:

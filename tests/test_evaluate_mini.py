@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from altdiffusion.evaluation import mini
 from altdiffusion.evaluation.judge import Judge, judge_background, judge_concepts, own_accuracy, train_judge
-from altdiffusion.training.glyphs import COLOURS, CONCEPTS, LANGUAGES, captions, concept_names, held_out, render
+from altdiffusion.training.glyphs import COLOURS, CONCEPTS, FONT, LANGUAGES, captions, concept_names, held_out, render
+
+needs_font = pytest.mark.skipif(not FONT.is_file(), reason="needs Debian's fonts-noto-color-emoji")
 
 
 class Painter:
@@ -29,6 +33,7 @@ def perfect_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mini, "judge_concepts", lambda judge, pictures: [known.get(p.tobytes(), -1) for p in pictures])
 
 
+@needs_font
 def test_right_pictures_are_right_and_others_are_not(monkeypatch):
     perfect_judge(monkeypatch)
     asked = mini._names("zh", 40)
@@ -43,9 +48,8 @@ def test_right_pictures_are_right_and_others_are_not(monkeypatch):
     assert [each.value for each in figures] == pytest.approx([share, share])
 
 
+@needs_font
 def test_an_inverted_style_is_inverted_back_before_it_is_judged(monkeypatch):
-    from PIL import ImageOps
-
     perfect_judge(monkeypatch)
     pictures = {each.prompt: ImageOps.invert(render(each.concept, each.colour)) for each in mini._names("en", 40)}
     figures = mini.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, invert=True, kinds=["names"])
@@ -62,8 +66,6 @@ def test_pairs_never_seen_together_are_those_held_out_of_training(language):
 
 
 def test_free_prompts_are_sentences_that_no_caption_is():
-    import random
-
     names = {language: concept_names(language) for language in LANGUAGES}
     rng = random.Random(0)
     seen = {caption for _ in range(300) for caption in captions(4, 0, names, rng).values()}
@@ -72,17 +74,20 @@ def test_free_prompts_are_sentences_that_no_caption_is():
     assert not seen & asked
 
 
+@needs_font
 @pytest.mark.parametrize("colour", range(len(COLOURS)))
 def test_the_background_is_read_off_the_edge(colour):
     assert judge_background(render(17, colour)) == colour
 
 
+@needs_font
 def test_the_judge_learns_from_renderings_alone():
     judge = train_judge(steps=200, batch=32)
     assert own_accuracy(judge, 500) > 0.02  # chance is 0.003
     assert all(0 <= each < len(CONCEPTS) for each in judge_concepts(judge, [render(3, 1), render(8, 0)]))
 
 
+@needs_font
 def test_every_concept_has_a_picture_and_nine_different_captions():
     names = {language: concept_names(language) for language in LANGUAGES}
     assert len(CONCEPTS) >= 300
