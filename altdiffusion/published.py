@@ -35,9 +35,8 @@ class RobertaSeriesModelWithTransformation(AltCLIPTextModel):
         hub = {"revision": revision, "token": token, "cache_dir": cache_dir}
         patterns = [f"{subfolder}/*" if subfolder else "*"]
         folder = sources.locate(pretrained_model_name_or_path, patterns, **hub) / subfolder
-        state: dict[str, torch.Tensor] = {}
-        for file in weights.weight_files(folder, variant, use_safetensors):
-            state |= weights.read_tensors(file, allow_pickle=True, dtype=dtype or torch_dtype or torch.float32)
+        files = weights.weight_files(folder, variant, use_safetensors)
+        state = weights.read_files(files, allow_pickle=True, dtype=dtype or torch_dtype or torch.float32)
         return build_text_encoder(
             state, weights.read_config(folder), what=f"the text encoder in {folder}", device_map=device_map
         )

@@ -50,9 +50,7 @@ def load_text_encoder(
     root = sources.locate(model, hub_files(allow_pickle), **hub)
     folder = root / "text_encoder" if (root / "text_encoder").is_dir() else root
     files = [root] if root.is_file() else weights.weight_files(folder, variant, use_safetensors)
-    state: dict[str, Tensor] = {}
-    for file in files:
-        state |= weights.read_tensors(file, allow_pickle=allow_pickle, dtype=dtype or torch.float32, wanted=_is_wanted)
+    state = weights.read_files(files, allow_pickle=allow_pickle, dtype=dtype or torch.float32, wanted=_is_wanted)
     config = {} if root.is_file() else weights.read_config(folder)
     encoder = build_text_encoder(state, config, what=f"the text encoder of {root}", device_map=device_map)
     return encoder, load_tokenizer(tokenizer if tokenizer is not None else root, **hub)
@@ -69,9 +67,8 @@ _TOKENIZER_FILES = ["*.json", "*.model", "tokenizer/*.json", "tokenizer/*.model"
 
 def check_text_encoder(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> None:
     """Raise InputError unless a folder holds every tensor of the encoder, and no other. Nothing is loaded, only mapped."""
-    state: dict[str, Tensor] = {}
-    for file in weights.weight_files(folder, variant, use_safetensors):
-        state |= weights.read_tensors(file, allow_pickle=use_safetensors is not True)
+    files = weights.weight_files(folder, variant, use_safetensors)
+    state = weights.read_files(files, allow_pickle=use_safetensors is not True)
     _fitting(state, weights.read_config(folder), f"the text encoder in {folder}")
 
 

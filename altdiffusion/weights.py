@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -168,11 +168,17 @@ def read_config_type(folder: Path) -> str:
     return str(read_json(path).get("model_type", "")) if path.is_file() else ""
 
 
-def read_folder(folder: Path, dtype: torch.dtype | None = None, allow_pickle: bool = False) -> dict[str, Tensor]:
-    """All tensors of a model's folder by name, joined over its files."""
+def read_files(
+    files: Sequence[Path],
+    *,
+    allow_pickle: bool = False,
+    dtype: torch.dtype | None = None,
+    wanted: Callable[[str], bool] = lambda key: True,
+) -> dict[str, Tensor]:
+    """The tensors of several files together, see `read_tensors`."""
     state: dict[str, Tensor] = {}
-    for file in weight_files(folder):
-        state |= read_tensors(file, allow_pickle=allow_pickle, dtype=dtype)
+    for file in files:
+        state |= read_tensors(file, allow_pickle=allow_pickle, dtype=dtype, wanted=wanted)
     return state
 
 
