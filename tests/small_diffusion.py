@@ -33,6 +33,7 @@ def save_diffusion(folder: Path, altclip: Path | None, **scheduler: Any) -> Path
         width = encoder.config.project_dim
     else:
         tokenizer = CLIPTokenizer().train_new_from_iterator([["a cat and a dog"] * 50], vocab_size=300)
+        tokenizer.model_max_length = 77
         width = 16
         encoder = CLIPTextModel(
             CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=16, num_hidden_layers=1,
