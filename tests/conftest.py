@@ -8,12 +8,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import layouts
 import pytest
+import tiny
 import torch
+from forks import Forks
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +41,23 @@ def own_copy(published: Callable[..., Path], tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _deterministic() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with clip, student, xlm-r, pairs.tsv and pictures, see tiny.py. Read it, never write into it."""
+    root = tmp_path_factory.mktemp("tiny")
+    tiny.save_clip(root / "clip")
+    tiny.save_student(root / "student")
+    tiny.save_roberta(root / "xlm-r")
+    tiny.save_pairs(root / "pairs.tsv")
+    tiny.save_pictures(root / "pictures")
+    return root
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """The command line in processes of their own."""
+    server = Forks()
+    yield server
+    server.close()

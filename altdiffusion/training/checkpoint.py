@@ -48,12 +48,14 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         _flush(folder)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
         shutil.rmtree(aside, ignore_errors=True)
-        last = next(iter(_newest_first(folder)), None)
+        last = next((path for path in _newest_first(folder) if path.name < final.name), None)
         raise TrainingStopped(
             f"the checkpoint of step {step} can't be written to {folder} ({first_line(error)}): make room and go on "
             f"with --resume; the last good checkpoint is {last.name if last else 'none'}"
         ) from error
-    for old in _newest_first(folder)[keep:]:
+    found = _newest_first(folder)
+    newer = found.index(final)  # they are damaged, or the training would have gone on from there
+    for old in [*found[:newer], *found[newer + keep :]]:
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -142,12 +142,13 @@ def fit(
             totals["gradient_norm"] = norm.float() / accelerator.num_processes
             figures = _mean(totals, accelerator)
             _check_finite(figures, step + 1, folder, scaled=accelerator.scaler is not None)
+            learning_rate = schedule.get_last_lr()[0]
             prepared.step()
             schedule.step()
             prepared.zero_grad()
             if average is not None:
                 average.step(parameters)
-            log.step(step + 1, figures, schedule.get_last_lr()[0])
+            log.step(step + 1, figures, learning_rate)
 
             finished = step + 1 == settings.max_train_steps
             due = (step + 1) % settings.validation_steps == 0 or finished
@@ -275,7 +276,7 @@ def _check_finite(figures: dict[str, float], step: int, folder: Path, scaled: bo
     odd = [name for name in ("loss", "gradient_norm")[: 1 if scaled else 2] if not math.isfinite(figures[name])]
     if odd:
         raise TrainingStopped(
-            f"the {odd[0].replace('_', ' of the ')} became {figures[odd[0]]} at step {step}: lower --learning-rate or "
+            f"the {odd[0].replace('_', ' ')} became {figures[odd[0]]} at step {step}: lower --learning-rate or "
             f"--max-grad-norm, or use bf16 for fp16; the checkpoints in {folder} are from before"
         )
 

@@ -9,12 +9,15 @@ from torch import Tensor
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """The rows of all processes, in their order; gradients flow back to the process they come from."""
+    """The rows of all processes, in their order. Under DDP, gradients are those of one process with all the rows."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return tensor
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(tensor.contiguous()))  # type: ignore[no-untyped-call]
+    count, mine = dist.get_world_size(), dist.get_rank()
+    rows = [torch.empty_like(tensor) for _ in range(count)]
+    dist.all_gather(rows, tensor.detach().contiguous())
+    # every process has the whole loss, but the gradient of its own rows alone; DDP takes the mean of these parts, not the sum
+    rows[mine] = tensor + (count - 1) * (tensor - tensor.detach())
+    return torch.cat(rows)
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from altdiffusion.errors import InputError
+from altdiffusion.text_encoder import MAX_TOKENS
 from altdiffusion.training.data import Skipped, open_tables
 from altdiffusion.training.sampling import Mixture, Records, language_weights
 
@@ -89,9 +91,19 @@ class ParallelText:
         return list(zip(mine, self.english(numbers), strict=True))
 
 
+_tokenizing = threading.Lock()  # a tokenizer that two threads use at once says "Already borrowed"
+
+
 def tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts, cut at 77, without padding."""
-    return list(tokenizer(list(texts), truncation=True, max_length=77, padding=False)["input_ids"]) if texts else []
+    """Token ids of texts, cut at 77 with the end token kept, without padding. Safe to call from threads.
+
+    The tokenizer could cut them itself, but would remember that, and it would be saved with the model.
+    """
+    if not texts:
+        return []
+    with _tokenizing:
+        rows = tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
+    return [row if len(row) <= MAX_TOKENS else [*row[: MAX_TOKENS - 1], row[-1]] for row in rows]
 
 
 def pad(ids: Sequence[Sequence[int]], padding: int, length: int | None = None) -> tuple[Tensor, Tensor]:

@@ -161,7 +161,7 @@ def _convert(value: Any, hint: Any) -> Any:
         raise TypeError
     if hint is not str and hint is not Path:
         return hint(value)
-    if not isinstance(value, str | Path):
+    if not isinstance(value, str | Path) or "\0" in str(value):
         raise TypeError
     return local_path(value) if hint is Path else value
 
