@@ -53,8 +53,7 @@ STEPS = {
     "teacher": 600,
     "phase-1": 2500,
     "phase-2": 400,
-    "vae-l1": 8000,
-    "vae": 16000,
+    "vae": 9000,
     "sd-mini": 12000,
     "bridge": 3000,
     "kv": 600,
@@ -88,7 +87,6 @@ class Build:
         yield "teacher", self.teacher
         yield "phase-1", self.phase_1
         yield "phase-2", self.phase_2
-        yield "vae-l1", self.vae_l1
         yield "vae", self.vae
         yield "sd-mini", self.sd_mini
         yield "bridge", self.bridge
@@ -185,9 +183,8 @@ class Build:
             validation_data=[str(self.out / "data/held-out.jsonl")],
         )
 
-    def vae_l1(self) -> None:
-        """Absolute error first: it finds the outlines."""
-        if not (self.out / "vae-l1/start").is_dir():
+    def vae(self) -> None:
+        if not (self.out / "vae/start").is_dir():
             torch.manual_seed(0)
             vae = AutoencoderKL(
                 down_block_types=("DownEncoderBlock2D",) * 3,
@@ -196,12 +193,16 @@ class Build:
                 norm_num_groups=16,
                 sample_size=64,
             )
-            self._start("vae-l1", vae)
-        self._train("autoencoder", "vae-l1", model=str(self.out / "vae-l1/start"), loss="l1", **self._vae_settings())
-
-    def vae(self) -> None:
-        """Then squared error: it cares for the colours of small things."""
-        self._train("autoencoder", "vae", model=str(self.out / "vae-l1/model"), loss="mse", **self._vae_settings())
+            self._start("vae", vae)
+        self._train(
+            "autoencoder",
+            "vae",
+            model=str(self.out / "vae/start"),
+            batch_size=4,
+            learning_rate=1e-3,
+            ema_decay=0.998,
+            validation_data=[str(self.out / "data/held-out.jsonl")],
+        )
 
     def sd_mini(self) -> None:
         if not (self.out / "sd-mini/start").is_dir():
@@ -300,10 +301,6 @@ class Build:
             for line in file:
                 record = json.loads(line)
                 yield [record[language] for language in languages]
-
-    def _vae_settings(self) -> dict[str, Any]:
-        validation = [str(self.out / "data/held-out.jsonl")]
-        return {"batch_size": 4, "learning_rate": 1.2e-3, "ema_decay": 0.998, "validation_data": validation}
 
     def _unet_settings(self, language: str) -> dict[str, Any]:
         names = concept_names(language)

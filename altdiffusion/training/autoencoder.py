@@ -8,6 +8,7 @@ AltDiffusion uses Stable Diffusion's; this stage exists for models of another si
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,11 @@ class Reconstruction(nn.Module):
     def __init__(self, vae: AutoencoderKL, loss: str, kl_weight: float) -> None:
         super().__init__()
         self.vae = vae
-        self._error = {"l1": F.l1_loss, "mse": F.mse_loss}[loss]
+        self._error: Callable[[Tensor, Tensor], Tensor] = {
+            "l1": F.l1_loss,
+            "mse": F.mse_loss,
+            "l1+mse": lambda given, wanted: 0.1 * F.l1_loss(given, wanted) + F.mse_loss(given, wanted),
+        }[loss]
         self._kl_weight = kl_weight
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

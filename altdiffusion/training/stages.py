@@ -60,7 +60,11 @@ class AutoencoderSettings(Settings):
 
     model: str = setting(..., "the AutoencoderKL to start from: its folder")
     train_data: list[str] = setting(..., _PICTURES)
-    loss: str = setting("l1", "absolute error for outlines, squared error for the last decibel", choices=("l1", "mse"))
+    loss: str = setting(
+        "l1+mse",
+        "absolute error finds outlines, squared error the last decibel; l1+mse: a tenth of the one and the other",
+        choices=("l1", "mse", "l1+mse"),
+    )
     kl_weight: float = setting(1e-5, "of the latents' divergence from a normal distribution", minimum=0)
     validation_data: list[str] = setting([], "pictures to validate on")
 
