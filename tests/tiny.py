@@ -86,6 +86,9 @@ def save_student(folder: Path, width: int = WIDTH) -> AltCLIPTextModel:
     torch.manual_seed(1)
     config = AltCLIPTextConfig(**_roberta(tokenizer), project_dim=width)
     student = AltCLIPTextModel(config).eval()
+    for parameter in student.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)  # the usual 0.02 of a width of 8 is next to nothing
     student.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return student
