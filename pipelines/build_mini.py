@@ -10,6 +10,8 @@
     vae        64 x 64 pixels to 16 x 16 latents                                         train autoencoder
     sd-mini    a small Stable Diffusion on the teacher's states: it reads English only   train align --trainable unet
     bridge     AltCLIP's states to the teacher's: SD-mini reads nine languages           train bridge
+    fine-tune  SD-mini drawing in inverted colours: what the bridge is tried on          train align --trainable unet
+    lora       the same style as a LoRA                                                  train align --trainable lora
     kv, unet   AltDiffusion's own road: the encoder swapped, K and V aligned, then all   train align
 
 A stage that is done is kept in --out; an interrupted build goes on where it stopped, bit for bit.
@@ -28,7 +30,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from transformers import (
     AltCLIPTextConfig,
     AltCLIPTextModel,
@@ -56,6 +58,8 @@ STEPS = {
     "vae": 9000,
     "sd-mini": 12000,
     "bridge": 3000,
+    "fine-tune": 1000,
+    "lora": 1500,
     "kv": 600,
     "unet": 9000,
 }
@@ -90,6 +94,8 @@ class Build:
         yield "vae", self.vae
         yield "sd-mini", self.sd_mini
         yield "bridge", self.bridge
+        yield "fine-tune", self.fine_tune
+        yield "lora", self.lora
         yield "kv", self.kv
         yield "unet", self.unet
         yield "mini", self.mini
@@ -104,17 +110,21 @@ class Build:
         train, unseen = [], []
         with new_folder(self.out / "data") as folder:
             (folder / "pictures").mkdir()
+            (folder / "inverted").mkdir()
             for concept in concepts:
                 for colour in range(len(COLOURS)):
                     picture = f"pictures/{concept:03d}-{colour}.png"
-                    draw = shape if self.smoke else render
-                    draw(concept, colour).save(folder / picture)
+                    drawn = (shape if self.smoke else render)(concept, colour)
+                    drawn.save(folder / picture)
+                    ImageOps.invert(drawn).save(folder / picture.replace("pictures", "inverted"))
                     lines = unseen if held_out(concept, colour) else train
                     # plain captions mean white, so white comes oftener
                     for _ in range(16 if colour == 0 else 4):
                         lines.append({"image": picture, **captions(concept, colour, names, rng)})
             for file, lines in (("train.jsonl", train), ("held-out.jsonl", unseen)):
-                write_text(folder / file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+                write_text(folder / file, text)
+                write_text(folder / f"inverted-{file}", text.replace('"pictures/', '"inverted/'))
 
     def teacher(self) -> None:
         if (self.out / "teacher/model").is_dir():
@@ -246,6 +256,18 @@ class Build:
             ema_decay=0.998,
             validation_data=[str(self.out / "data/held-out.jsonl")],
         )
+
+    def fine_tune(self) -> None:
+        self._inverted("fine-tune", trainable="unet", learning_rate=5e-4)
+
+    def lora(self) -> None:
+        self._inverted("lora", trainable="lora", lora_rank=16, learning_rate=2e-3)
+
+    def _inverted(self, name: str, **settings: Any) -> None:
+        """Another style for SD-mini, read by its own English encoder."""
+        settings |= self._unet_settings("en") | {"latent_cache": self.out / "fine-tune/latent-cache"}
+        settings |= {"train_data": [str(self.out / "data/inverted-train.jsonl")], "languages": ["en"]}
+        self._train("align", name, model=str(self.out / "sd-mini/model"), **settings)
 
     def kv(self) -> None:
         self._train("align", "kv", model=str(self.out / "sd-mini/model"), text_encoder=str(self.out / "phase-2/model"),

@@ -28,18 +28,26 @@ from altdiffusion.training.diffusion import (
 )
 from altdiffusion.training.latents import Latents
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
+from altdiffusion.training.lora import add_lora, lora_config, save_lora
 from altdiffusion.training.pixels import CaptionedPictures
 from altdiffusion.training.stages import AlignSettings
 from altdiffusion.training.states import TextStates
 
 
 def align(settings: AlignSettings) -> None:
-    """Train the UNet and save the whole pipeline in output_dir/model. Raises InputError and TrainingStopped."""
+    """Train the UNet and save the whole pipeline in output_dir/model, or its LoRA alone.
+
+    Raises InputError and TrainingStopped.
+    """
     accelerator = start(settings)
+    lora = lora_config(settings.lora_rank) if settings.trainable == "lora" else None
     pipe = load_diffusion(settings.model, settings.text_encoder)
     check_resolution(pipe, settings.resolution)
     originals = freeze(pipe, accelerator.device, frozen_dtype(settings))
-    select_trainable(pipe.unet, settings.trainable)
+    if lora is not None:
+        add_lora(pipe.unet, lora, settings.seed)
+    else:
+        select_trainable(pipe.unet, settings.trainable)
     pipe.unet.to(memory_format=torch.channels_last)
     if settings.gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
@@ -71,5 +79,7 @@ def align(settings: AlignSettings) -> None:
     task = Denoising(pipe.unet, scheduler, settings.snr_gamma, latents, states)
     fit(task, batches, settings, accelerator, records=len(data), validate=sampler(pipe, settings, accelerator))
     with export(settings, accelerator) as folder:
-        if folder is not None:
+        if folder is not None and lora is not None:
+            save_lora(pipe.unet, folder)
+        elif folder is not None:
             save_pipeline(pipe, folder, originals)

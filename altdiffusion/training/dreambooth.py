@@ -20,8 +20,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -41,12 +39,10 @@ from altdiffusion.training.diffusion import (
 from altdiffusion.training.folders import PictureFolder, picture_files
 from altdiffusion.training.latents import Latents
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
+from altdiffusion.training.lora import add_lora, lora_config, save_lora
 from altdiffusion.training.pixels import Pictures
 from altdiffusion.training.sampling import Shuffled, piece_of
 from altdiffusion.training.stages import DreamBoothSettings
-
-# What a LoRA is put beside: the projections of every attention, as in diffusers' own training script.
-_LORA_MODULES = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 def dreambooth(settings: DreamBoothSettings) -> None:
@@ -62,7 +58,7 @@ def dreambooth(settings: DreamBoothSettings) -> None:
             f"--batch-size {settings.batch_size} counts pictures of the subject and of the class, as many of each: "
             f"expected a multiple of {len(weights) * pieces}"
         )
-    lora = lora_settings(settings.lora_rank) if settings.lora_rank else None
+    lora = lora_config(settings.lora_rank) if settings.lora_rank else None
     tables = [PictureFolder(settings.instance_dir)]
     prompts = [settings.instance_prompt]
     pipe = load_diffusion(settings.model)
@@ -74,9 +70,7 @@ def dreambooth(settings: DreamBoothSettings) -> None:
         prompts.append(settings.class_prompt)
 
     if lora is not None:
-        pipe.unet.requires_grad_(False)
-        torch.manual_seed(settings.seed)  # every process begins with the same LoRA
-        pipe.unet.add_adapter(lora)
+        add_lora(pipe.unet, lora, settings.seed)
     pipe.unet.to(memory_format=torch.channels_last)
     if settings.gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
@@ -113,25 +107,6 @@ def dreambooth(settings: DreamBoothSettings) -> None:
             save_lora(pipe.unet, folder)
         elif folder is not None:
             save_pipeline(pipe, folder, originals)
-
-
-def lora_settings(rank: int) -> Any:
-    """PEFT's LoraConfig. Raises InputError where PEFT is missing."""
-    try:
-        from peft import LoraConfig
-    except ImportError:
-        raise InputError(
-            f'--lora-rank {rank} needs the library peft: pip install "altdiffusion[train]", or train the whole UNet'
-        ) from None
-    return LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=_LORA_MODULES)
-
-
-def save_lora(unet: Any, folder: Path) -> None:
-    """folder/pytorch_lora_weights.safetensors, which `load_lora_weights` reads."""
-    from peft import get_peft_model_state_dict
-
-    state = {name: each.detach().cpu().contiguous() for name, each in get_peft_model_state_dict(unet).items()}
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=convert_state_dict_to_diffusers(state))
 
 
 @torch.no_grad()

@@ -95,9 +95,10 @@ class AlignSettings(DiffusionSettings):
     languages: list[str] = setting([], _LANGUAGES)
     trainable: str = setting(
         "kv",
-        "kv: attn2.to_k and attn2.to_v; attn2: all of the cross-attention; unet: all",
-        choices=("kv", "attn2", "unet"),
+        "kv: attn2.to_k and attn2.to_v; attn2: all of the cross-attention; unet: all; lora: a LoRA beside it",
+        choices=("kv", "attn2", "unet", "lora"),
     )
+    lora_rank: int = setting(16, "rank of the LoRA, with --trainable lora", minimum=1, maximum=1024)
     caption_dropout: float = setting(
         0.1, "share of captions replaced by the empty one, for guidance", minimum=0, maximum=1
     )

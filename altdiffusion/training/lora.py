@@ -1,0 +1,41 @@
+"""A LoRA beside a UNet's attention, by PEFT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+
+from altdiffusion.errors import InputError
+
+# What a LoRA is put beside: the projections of every attention, as in diffusers' own training script.
+_MODULES = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+def lora_config(rank: int) -> Any:
+    """PEFT's LoraConfig. Raises InputError where PEFT is missing: ask for it before anything is loaded."""
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        raise InputError(
+            f'a LoRA (--lora-rank {rank}) needs the library peft: pip install "altdiffusion[train]", or train the UNet'
+        ) from None
+    return LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=_MODULES)
+
+
+def add_lora(unet: Any, config: Any, seed: int) -> None:
+    """Put a LoRA into the UNet, which alone gets gradients then."""
+    unet.requires_grad_(False)
+    torch.manual_seed(seed)  # every process begins with the same LoRA
+    unet.add_adapter(config)
+
+
+def save_lora(unet: Any, folder: Path) -> None:
+    """folder/pytorch_lora_weights.safetensors, which `load_lora_weights` reads."""
+    from peft import get_peft_model_state_dict
+
+    state = {name: each.detach().cpu().contiguous() for name, each in get_peft_model_state_dict(unet).items()}
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=convert_state_dict_to_diffusers(state))
