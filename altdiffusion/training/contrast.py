@@ -23,7 +23,7 @@ from altdiffusion import sources, weights
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.retrieval import recall_at_k
 from altdiffusion.training.cache import FeatureCache, checksum, describe_tables
-from altdiffusion.training.clip_models import HUB_FILES, load_any_tokenizer
+from altdiffusion.training.clip_models import HUB_FILES, load_any_tokenizer, load_image_processor
 from altdiffusion.training.data import BadImage, ImageSource
 from altdiffusion.training.loop import Batch, export, fit, start
 from altdiffusion.training.losses import contrastive, gathered
@@ -75,17 +75,16 @@ def contrast(settings: ContrastSettings) -> None:
         }
         cache = FeatureCache(settings.image_cache, len(data), compute, about, accelerator)
 
+    def cached(record: int) -> Tensor:
+        if cache is None or not len(rows := cache[record]):
+            raise BadImage("the picture could not be read when its features were cached")
+        return rows[0].float()
+
     def batches(step: int, piece: int, pieces: int) -> Batch:
         numbers = piece_of(range(step * settings.batch_size, (step + 1) * settings.batch_size), piece, pieces)
         captions, pictures, same = [], [], []
         for draw in map(mixture.draw, numbers):
-            if cache is not None:
-                record = draw.record
-                while not len(cache[record]):
-                    record = (record + 1) % len(data)
-                picture = cache[record][0].float()
-            else:
-                record, picture = data.picture(draw.record, read)
+            record, picture = data.picture(draw.record, read) if cache is None else data.first_good(draw.record, cached)
             pictures.append(picture)
             captions.append(data.caption(record, draw.language))
             same.append(data.identity(record))
@@ -161,9 +160,7 @@ def load_similarity(model: str | Path) -> tuple[Any, Any, CLIPImageProcessor]:
     if kind not in ("altclip", "clip"):
         raise InputError(f"{model} is of type {kind!r}: expected a full AltCLIP or CLIP, with both towers")
     loaded = weights.load_strict(AltCLIPModel if kind == "altclip" else CLIPModel, folder)
-    if not (folder / "preprocessor_config.json").is_file():
-        raise InputError(f"no preprocessor_config.json in {folder}: it says how the vision tower wants its pictures")
-    return loaded, load_any_tokenizer(folder), CLIPImageProcessor.from_pretrained(folder)
+    return loaded, load_any_tokenizer(folder), load_image_processor(folder)
 
 
 def _validation(

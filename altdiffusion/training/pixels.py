@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from itertools import accumulate, chain
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -48,8 +48,9 @@ class Pictures:
         return found
 
     def identity(self, number: int) -> int:
-        """Equal for two records of the same picture."""
-        return crc32(picture_key(self.source(number)).encode())
+        """Equal for two records of the same picture: 64 bits of a hash."""
+        key = picture_key(self.source(number)).encode()
+        return int.from_bytes(blake2b(key, digest_size=8).digest(), "little", signed=True)
 
     def picture(self, number: int, read: Callable[[ImageSource], Tensor]) -> tuple[int, Tensor]:
         """(its number, its picture): this record's, or the next one's whose picture can be read.
