@@ -252,7 +252,8 @@ def _train(options: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         _say(f"{settings.output_dir} keeps the checkpoints: the same command with --resume goes on from the last")
         raise
-    print(settings.output_dir / "model")
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
+        print(settings.output_dir / "model")
 
 
 def _evaluate_mini(options: argparse.Namespace) -> None:

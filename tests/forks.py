@@ -105,7 +105,6 @@ def _fork(job: dict[str, Any], rank: int, count: int, port: int, folder: Path) -
                 "MASTER_PORT": f"{port}",
             }
             os.environ |= {"LOCAL_WORLD_SIZE": f"{count}", "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-            os.environ["ACCELERATE_USE_CPU"] = "true"
         if "limit" in job:
             import resource
 

@@ -152,6 +152,16 @@ def test_validation_counts_any_record_of_the_same_picture_as_found(tiny_models, 
     assert last == {"de text to image R@1": 1.0, "de image to text R@1": 1.0}
 
 
+def test_a_processor_as_transformers_5_saves_it_is_read(tiny_models, tmp_path):
+    clip = shutil.copytree(tiny_models / "clip", tmp_path / "clip")
+    known = json.loads((clip / "preprocessor_config.json").read_text())
+    (clip / "processor_config.json").write_text(
+        json.dumps({"image_processor": known, "processor_class": "CLIPProcessor"})
+    )
+    (clip / "preprocessor_config.json").unlink()
+    assert load_similarity(clip)[2].to_dict() == load_similarity(tiny_models / "clip")[2].to_dict()
+
+
 def test_a_text_tower_alone_is_refused(tiny_models, tmp_path):
     with pytest.raises(InputError, match="expected a full AltCLIP or CLIP, with both towers"):
         contrast(settings(tiny_models, tmp_path / "run", model=str(tiny_models / "student")))

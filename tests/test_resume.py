@@ -64,7 +64,7 @@ def test_killed_at_any_moment_it_ends_bit_for_bit_as_if_it_never_was(forks, tiny
         after = chance.uniform(0.2, 1) * whole.seconds
         kills += forks.run(*command, "--output-dir", tmp_path / "cut", "--resume", kill_after=after).status
     assert set(kills) <= {-signal.SIGKILL, 0}
-    last = ("altdiffusion.training.distill:copy_image_processor", 1)  # while the model is written
+    last = ("altdiffusion.training.distill:assemble_altclip", 1)  # while the model is written
     assert forks.run(*command, "--output-dir", tmp_path / "cut", "--resume", kill_at=last).status == [-signal.SIGKILL]
 
     done = forks.run(*command, "--output-dir", tmp_path / "cut", "--resume")
@@ -90,6 +90,7 @@ def test_two_processes_equal_one(forks, tiny_models, tmp_path, stage, settings):
     one = forks.run(*command, "--output-dir", tmp_path / "one")
     two = forks.run(*command, "--output-dir", tmp_path / "two", processes=2)
     assert one.status + two.status == [0, 0, 0], one.stderr + two.stderr
+    assert two.stdout == f"{tmp_path}/two/model\n"
     found, expected = ([line["loss"] for line in curve(tmp_path / name)] for name in ("two", "one"))
     assert found == pytest.approx(expected, rel=1e-4)
     assert_same_model(tmp_path / "two/model", tmp_path / "one/model")
@@ -108,8 +109,8 @@ def assert_same_model(left, right):
     found, expected = load_file(left / "model.safetensors"), load_file(right / "model.safetensors")
     assert set(found) == set(expected)
     for name in found:
-        if name.endswith(("k_proj.bias", "key.bias")):  # softmax doesn't see them: AdamW makes steps of the rounding errors
-            continue
+        if name.endswith(("k_proj.bias", "key.bias")):
+            continue  # softmax doesn't see them: AdamW makes steps of the rounding errors
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-3, msg=name)
 
 

@@ -14,6 +14,7 @@ from transformers import (
     AltCLIPTextModel,
     AltCLIPVisionConfig,
     AutoTokenizer,
+    CLIPImageProcessor,
     CLIPModel,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -76,6 +77,14 @@ def load_any_tokenizer(folder: Path) -> Any:
         raise InputError(f"the tokenizer in {folder} can't be read: {first_line(error)}") from None
     tokenizer.model_max_length = 77
     return tokenizer
+
+
+def load_image_processor(folder: Path) -> CLIPImageProcessor:
+    """How the vision tower in a folder wants its pictures. Raises InputError where the folder doesn't say."""
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise InputError(f"no preprocessor_config.json in {folder}: it says how the vision tower wants its pictures")
+    processor: CLIPImageProcessor = CLIPImageProcessor.from_pretrained(folder)
+    return processor
 
 
 def load_student(model: str | Path, width: int) -> tuple[AltCLIPTextModel, Any]:

@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from altdiffusion.evaluation.retrieval import recall_at_k
 from altdiffusion.training.cache import FeatureCache, checksum, describe_tables
-from altdiffusion.training.clip_models import Teacher, assemble_altclip, load_student, load_teacher
+from altdiffusion.training.clip_models import (
+    Teacher,
+    assemble_altclip,
+    load_image_processor,
+    load_student,
+    load_teacher,
+)
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
 from altdiffusion.training.losses import contrastive, cosine_distance, gathered
 from altdiffusion.training.parallel import Pair, ParallelText, pad
@@ -35,6 +41,7 @@ def distill(settings: DistillSettings) -> None:
     """
     accelerator = start(settings)
     teacher = load_teacher(settings.teacher)
+    processor: Any = load_image_processor(teacher.folder) if teacher.whole is not None else None
     torch.manual_seed(settings.seed)
     student, tokenizer = load_student(settings.student, teacher.width)
     if settings.gradient_checkpointing:
@@ -94,12 +101,12 @@ def distill(settings: DistillSettings) -> None:
 
     with export(settings, accelerator) as folder:
         if folder is not None:
-            model: Any = (
-                student if teacher.whole is None else assemble_altclip(student.cpu(), teacher.whole.cpu().float())
-            )
+            model: Any = student
+            if teacher.whole is not None:
+                model = assemble_altclip(student.cpu(), teacher.whole.cpu().float())
+                processor.save_pretrained(folder)
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            copy_image_processor(teacher.folder, folder)
 
 
 class Distillation(nn.Module):
@@ -167,13 +174,6 @@ def _validation(
 def text_keys(ids: Sequence[Sequence[int]]) -> Tensor:
     """int64 (batch,), equal where texts are equal, in every process: parallel data often repeats one."""
     return torch.tensor([hash(tuple(each)) for each in ids])
-
-
-def copy_image_processor(source: Any, target: Any) -> None:
-    """How the vision tower wants its pictures: CLIP's file, as it is."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (source / name).is_file():
-            (target / name).write_bytes((source / name).read_bytes())
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -49,7 +49,9 @@ def start(settings: Settings) -> Accelerator:
     # accelerate keeps one state for the whole process, and a training before this one may have had other settings
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=settings.device == "cpu")
+        # said to be on the CPU, several processes work together there; otherwise each would train alone
+        cpu = settings.device == "cpu" or not torch.accelerator.is_available()
+        accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=cpu)
     except ValueError as error:
         raise InputError(
             f"--mixed-precision {settings.mixed_precision} can't be had here ({first_line(error)}): take bf16 or no"
