@@ -97,7 +97,12 @@ def bridge(settings: BridgeSettings) -> None:
             settings.teacher_cache,
             len(text) + 1,
             compute_teachers,
-            {"what": "CLIP's states", "text_encoder": checksum(*clip.towers), **about},
+            {
+                "what": "CLIP's states",
+                "text_encoder": checksum(*clip.towers),
+                "language": settings.teacher_language,
+                **about,
+            },
             accelerator,
             batch=16,
         )

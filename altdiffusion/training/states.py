@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ class TextStates:
     def __init__(
         self, text_encoder: Any, tokenizer: Any, data: CaptionedPictures, cache: Path | None, accelerator: Accelerator
     ) -> None:
-        self._encoder, self._tokenizer, self._data = text_encoder, tokenizer, data
+        self._encoder, self._data = text_encoder, data
+        self._tokenizer = copy.deepcopy(tokenizer)  # threads use it while the pipeline draws samples with its own
         # as diffusers' pipelines ask
         self._masked = bool(getattr(text_encoder.config, "use_attention_mask", None))
         self._languages = list(data.languages)
