@@ -56,12 +56,12 @@ STEPS = {
     "phase-1": 2500,
     "phase-2": 400,
     "vae": 9000,
-    "sd-mini": 12000,
+    "sd-mini": 9000,
     "bridge": 3000,
     "fine-tune": 1000,
     "lora": 1500,
     "kv": 600,
-    "unet": 9000,
+    "unet": 5000,
 }
 
 
