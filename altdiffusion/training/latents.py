@@ -82,13 +82,16 @@ class Latents:
 
     def _compute(self, records: Sequence[int]) -> list[Tensor]:
         """What the cache holds: (h * w, 2 * channels) of each picture, without rows where it is bad."""
-        found = []
+        pixels: dict[int, Tensor] = {}
         for record in records:
             try:
-                pixels = self._cut(record)
+                pixels[record] = self._cut(record)
             except BadImage as error:
                 self._data.skip(record, str(error))
-                found.append(torch.empty(0, 2 * self.channels))
-            else:
-                found.append(self._moments(pixels[None])[0].flatten(1).T.contiguous())
-        return found
+        moments: dict[int, Tensor] = {}
+        for shape in {each.shape for each in pixels.values()}:  # the VAE takes pictures of one size together
+            alike = [record for record, each in pixels.items() if each.shape == shape]
+            together = self._moments(torch.stack([pixels[record] for record in alike]))
+            moments |= dict(zip(alike, together, strict=True))
+        nothing = torch.empty(2 * self.channels, 0)
+        return [moments.get(record, nothing).flatten(1).T.contiguous() for record in records]
