@@ -104,6 +104,7 @@ def prepare(stage: str, folder: Path) -> None:
         tiny = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
         CLIPModel(CLIPConfig(text_config=TEXT | clip_ids, vision_config=tiny)).save_pretrained(folder / "teacher")
         clip_tokenizer.save_pretrained(folder / "teacher")
+        CLIPImageProcessor().save_pretrained(folder / "teacher")
     if stage == "contrast":
         vision = AltCLIPVisionConfig(**VISION)
         config = AltCLIPConfig(text_config=tower.to_dict(), vision_config=vision.to_dict(), projection_dim=768)
