@@ -278,10 +278,13 @@ class _Penultimate(tuple[Tensor, ...]):
 
 
 def load_bridge(source: str | Path | Bridge, dtype: torch.dtype, **hub: Any) -> Bridge:
-    """A bridge from a folder or an id on the hub, or a copy of the one that is given. Raises InputError."""
+    """A bridge from a folder or an id on the hub, "mini"'s, or a copy of the one that is given. Raises InputError."""
     if isinstance(source, Bridge):
         return copy.deepcopy(source).to(dtype)
-    folder = sources.locate(source, ["config.json", "model.safetensors"], **hub)
+    if source == sources.MINI:
+        folder = sources.mini_folder() / "bridge"
+    else:
+        folder = sources.locate(source, ["config.json", "model.safetensors"], **hub)
     if not (folder / "config.json").is_file():
         raise InputError(f"no bridge in {folder}: expected a folder with config.json and model.safetensors")
     kind = weights.read_json(folder / "config.json").get("model_type")

@@ -97,6 +97,14 @@ def _parser() -> argparse.ArgumentParser:
         "--scheduler", metavar="NAME", help="ddim, pndm, euler, euler-a, dpm++, unipc, ... (default: the model's own)"
     )
     generate.add_argument("--lora", metavar="F", help="LoRA file, folder or id on the hub")
+    generate.add_argument(
+        "--text-encoder",
+        metavar="M",
+        help="AltCLIP in place of the model's own encoder (with --bridge default: mini's)",
+    )
+    generate.add_argument(
+        "--bridge", metavar="B", help="from AltCLIP to a model trained with CLIP: folder, id on the hub, mini"
+    )
     generate.add_argument("--device", metavar="D", help="cuda, cuda:1, mps, cpu (default: the best there is)")
     generate.add_argument(
         "--dtype", metavar="T", help="float32, float16, bfloat16 (default: float16 on a GPU, else float32)"
@@ -196,6 +204,8 @@ def _generate(options: argparse.Namespace) -> None:
         mask=options.mask,
         scheduler=options.scheduler,
         lora=options.lora,
+        text_encoder=options.text_encoder,
+        bridge=options.bridge,
         device=options.device,
         dtype=options.dtype,
         allow_pickle=options.allow_pickle,

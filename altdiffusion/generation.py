@@ -30,7 +30,12 @@ from altdiffusion.attention import choose_attention
 from altdiffusion.devices import DTYPES, choose_device, choose_dtype
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.infotext import Settings, png_info
-from altdiffusion.pipelines import AltDiffusionImg2ImgPipeline, AltDiffusionInpaintPipeline, AltDiffusionPipeline
+from altdiffusion.pipelines import (
+    AltDiffusionImg2ImgPipeline,
+    AltDiffusionInpaintPipeline,
+    AltDiffusionPipeline,
+    swap_text_encoder,
+)
 
 DEFAULT_STEPS = 25
 DEFAULT_GUIDANCE_SCALE = 7.5
@@ -87,6 +92,8 @@ def generate(
     mask: str | Path | Image.Image | None = None,
     scheduler: str | None = None,
     lora: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    bridge: str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
     allow_pickle: bool = False,
@@ -101,7 +108,8 @@ def generate(
         0.8, with a mask 1).
     mask: white where `init_image` is to be drawn anew, of the same size.
     scheduler: one of SCHEDULERS or a diffusers class name; for this call alone. lora: a file, folder or id for
-        `load_lora_weights`.
+        `load_lora_weights`. text_encoder, bridge: an AltCLIP that takes the place of the model's own text encoder, and
+        what stands between it and a UNet trained with CLIP: see `swap_text_encoder`.
     device, dtype: see `choose_device`, `choose_dtype`.
     Everything is checked before the model is loaded, as far as that is possible. Raises InputError.
     """
@@ -123,7 +131,9 @@ def generate(
         )
 
     if isinstance(model, DiffusionPipeline):
-        for name, value in {"lora": lora, "device": device, "dtype": dtype, "allow_pickle": allow_pickle}.items():
+        for_loading = {"lora": lora, "text_encoder": text_encoder, "bridge": bridge}
+        for_loading |= {"device": device, "dtype": dtype, "allow_pickle": allow_pickle}
+        for name, value in for_loading.items():
             if value:
                 raise InputError(f"{name} is for loading: a pipeline that is loaded already takes none")
         pipe, model_name = _of_kind(model, start is not None, hole is not None), model.name_or_path
@@ -133,6 +143,8 @@ def generate(
             mask=hole is not None,
             init_image=start is not None,
             lora=lora,
+            text_encoder=text_encoder,
+            bridge=bridge,
             device=device,
             dtype=dtype,
             allow_pickle=allow_pickle,
@@ -165,6 +177,8 @@ def generate(
         init_image=_name(init_image),
         mask=_name(mask),
         lora=None if lora is None else str(lora),
+        text_encoder=None if text_encoder is None else str(text_encoder),
+        bridge=None if bridge is None else str(bridge),
         dtype=None if pipe.unet.dtype == torch.float32 else _dtype_name(pipe.unet.dtype),
         allow_pickle=allow_pickle or None,
     )
@@ -196,6 +210,8 @@ def load_pipeline(
     init_image: bool = False,
     mask: bool = False,
     lora: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    bridge: str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
     allow_pickle: bool = False,
@@ -205,6 +221,8 @@ def load_pipeline(
     classes = {(True, True): AltDiffusionInpaintPipeline, (True, False): AltDiffusionImg2ImgPipeline}
     pipeline_class = classes.get((init_image, mask), AltDiffusionPipeline)
     pipe = pipeline_class.from_pretrained(model, dtype=choose_dtype(dtype, target), allow_pickle=allow_pickle)
+    if text_encoder is not None or bridge is not None:
+        swap_text_encoder(pipe, text_encoder, bridge=bridge, allow_pickle=allow_pickle)
     if lora is not None:
         try:
             pipe.load_lora_weights(str(lora), use_safetensors=None if allow_pickle else True)

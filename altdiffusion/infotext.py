@@ -41,6 +41,8 @@ class Settings:
     init_image: str | None = None
     mask: str | None = None
     lora: str | None = None
+    text_encoder: str | None = None
+    bridge: str | None = None
     dtype: str | None = None
     allow_pickle: bool | None = None
 
@@ -56,6 +58,8 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "init_image": ("Init image", str),
     "mask": ("Mask", str),
     "lora": ("Lora", str),
+    "text_encoder": ("Text encoder", str),
+    "bridge": ("Bridge", str),
     "dtype": ("Precision", str),
     "allow_pickle": ("Pickle allowed", lambda text: text == "True"),
 }
@@ -149,6 +153,8 @@ def to_command(settings: Settings) -> str:
         "--strength": settings.strength,
         "--mask": settings.mask,
         "--lora": settings.lora,
+        "--text-encoder": settings.text_encoder,
+        "--bridge": settings.bridge,
         "--dtype": settings.dtype,
     }
     flags = []

@@ -54,7 +54,7 @@ class _AltDiffusion(DiffusionPipeline):
     ) -> Self:
         """Load AltDiffusion from any layout.
 
-        pretrained_model_name_or_path: None (the embedded default, "mini"), an id on the hub, a folder in diffusers' form
+        pretrained_model_name_or_path: None (the embedded default, "mini"), "sd-mini", an id on the hub, a folder
             (as published, as `convert` or `save_pretrained` wrote it), or a single file (.safetensors, .ckpt).
         allow_pickle: read .bin and .ckpt files (with torch's weights_only). ema: of a single file, the moving average.
         tokenizer: for single files, which carry none; a folder, an id on the hub, or a tokenizer.
@@ -63,7 +63,7 @@ class _AltDiffusion(DiffusionPipeline):
         """
         model = sources.MINI if pretrained_model_name_or_path is None else pretrained_model_name_or_path
         try:
-            if model != sources.MINI and sources.local_path(model).is_file():
+            if model not in _EMBEDDED and sources.local_path(model).is_file():
                 path = sources.local_path(model)
                 return cls._from_file(path, ema=ema, allow_pickle=allow_pickle, tokenizer=tokenizer, **kwargs)
             if ema:
@@ -111,7 +111,7 @@ class _AltDiffusion(DiffusionPipeline):
         if "text_encoder_2" in index:
             kind = index.get("_class_name")
             raise InputError(f"{model} is a {kind}: load it with diffusers' {kind}, after `import altdiffusion`")
-        if model != sources.MINI and not sources.local_path(model).exists():
+        if model not in _EMBEDDED and not sources.local_path(model).exists():
             hub |= {name: kwargs[name] for name in ("use_safetensors", "variant") if name in kwargs}
             folder = Path(sources.on_hub(str(model), lambda name: cls.download(name, **hub)))
         if not allow_pickle:
@@ -187,7 +187,8 @@ def swap_text_encoder(
     nothing sensible. With one, any UNet of Stable Diffusion 1.x, 2.x or XL that was trained with CLIP will do.
     pipe: any diffusers pipeline with CLIP's text encoder and a UNet. The new encoder takes the old one's device and the
         UNet's dtype. XL's two encoders become one, `text_encoder_2`, which reads `prompt`; `prompt_2` is not read.
-    bridge: a folder, an id on the hub, or a `Bridge`, of which the pipeline gets a copy.
+    bridge: a folder, an id on the hub, "mini" (from mini's AltCLIP to "sd-mini"), or a `Bridge`, of which the pipeline
+        gets a copy.
     model, kwargs: as in `load_text_encoder`.
     Returns the same pipeline. Raises InputError where the widths don't fit, before anything is changed.
     """
@@ -253,6 +254,7 @@ class _Checked:
         type(self.pipe).load_textual_inversion(self.pipe, pretrained_model_name_or_path, *args, **kwargs)
 
 
+_EMBEDDED = (sources.MINI, sources.SD_MINI)
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
@@ -290,14 +292,16 @@ def _load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[
     for name, model_class in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
         if name in passed:
             continue
-        if not (folder / name).is_dir():
+        shared = name == "vae" and folder == sources.sd_mini_folder()
+        part = (sources.mini_folder() if shared else folder) / name
+        if not part.is_dir():
             raise InputError(f"{folder} has no folder {name!r}: the download is incomplete")
         passed[name] = weights.load_strict(
             model_class,
-            folder / name,
+            part,
             dtype=dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype,
-            variant=variant if any((folder / name).glob(f"*.{variant}.*")) else None,
-            use_safetensors=use_safetensors if any((folder / name).glob("*.safetensors")) else False,
+            variant=variant if any(part.glob(f"*.{variant}.*")) else None,
+            use_safetensors=use_safetensors if any(part.glob("*.safetensors")) else False,
         )
     return passed
 

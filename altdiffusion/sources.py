@@ -9,6 +9,7 @@ from typing import Any
 from altdiffusion.errors import InputError, first_line
 
 MINI = "mini"  # the name of the embedded default
+SD_MINI = "sd-mini"  # and of the Stable Diffusion it came from, which reads English alone: what a bridge is shown on
 PUBLISHED = ("BAAI/AltDiffusion", "BAAI/AltDiffusion-m9", "BAAI/AltDiffusion-m18")
 _FILE_ENDINGS = {".safetensors", ".ckpt", ".bin", ".pt", ".pth"}
 XLM_R = "FacebookAI/xlm-roberta-large"  # the tokenizer of every AltDiffusion, for files that come without one
@@ -17,6 +18,11 @@ XLM_R = "FacebookAI/xlm-roberta-large"  # the tokenizer of every AltDiffusion, f
 def mini_folder() -> Path:
     """The embedded default's folder, in diffusers' layout."""
     return Path(__file__).parent / "mini"
+
+
+def sd_mini_folder() -> Path:
+    """SD-mini's folder, in diffusers' layout but for the VAE, which is mini's."""
+    return mini_folder() / "sd-mini"
 
 
 def local_path(name: str | Path) -> Path:
@@ -32,12 +38,14 @@ def local_path(name: str | Path) -> Path:
 def locate(model: str | Path | None, hub_patterns: list[str] | None = None, **hub: Any) -> Path:
     """The local path of a model: a folder or a file.
 
-    model: None or "mini", a path, or "owner/name" on the hub. hub_patterns: the files to download, None for all.
+    model: None or "mini", "sd-mini", a path, or "owner/name" on the hub. hub_patterns: the files to download, None for all.
     hub: revision, token, cache_dir, local_files_only... of `huggingface_hub`.
     Raises InputError for what is neither here nor there.
     """
     if model is None or model == MINI:
         return mini_folder()
+    if model == SD_MINI:
+        return sd_mini_folder()
     path = local_path(model)
     if path.exists():
         return path

@@ -41,11 +41,12 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from altdiffusion import AltDiffusionPipeline
+from altdiffusion import AltDiffusionPipeline, Bridge
 from altdiffusion.conversion import forget_paths
 from altdiffusion.files import new_folder, write_text
 from altdiffusion.text_encoder import MAX_TOKENS
 from altdiffusion.training import stages
+from altdiffusion.training.contrast import load_similarity
 from altdiffusion.training.glyphs import COLOURS, CONCEPTS, LANGUAGES, captions, concept_names, held_out, render
 
 WIDTH = 192  # of the text towers' states, and of what the UNet attends to
@@ -57,11 +58,11 @@ STEPS = {
     "phase-2": 400,
     "vae": 9000,
     "sd-mini": 9000,
-    "bridge": 3000,
-    "fine-tune": 1000,
-    "lora": 1500,
-    "kv": 600,
-    "unet": 5000,
+    "bridge": 2000,
+    "fine-tune": 700,
+    "lora": 1000,
+    "kv": 1000,
+    "unet": 2800,
 }
 
 
@@ -278,12 +279,23 @@ class Build:
                     learning_rate=1e-3, **self._unet_settings("zh"))  # fmt: skip
 
     def mini(self) -> None:
-        """The published road's result in float16, with all of AltCLIP-mini."""
+        """All that ships, in float16: the published road's pipeline, AltCLIP, and SD-mini with the bridge to it."""
         if (self.out / "mini").is_dir():
             return
-        pipe = AltDiffusionPipeline.from_pretrained(self.out / "unet/model")
+        clip, tokenizer, processor = load_similarity(self.out / "phase-2/model")
         with new_folder(self.out / "mini") as folder:
-            pipe.to(dtype=torch.float16).save_pretrained(folder)
+            pipe = AltDiffusionPipeline.from_pretrained(self.out / "unet/model", dtype=torch.float16)
+            pipe.save_pretrained(folder)
+            for part in (clip.half(), tokenizer, processor):
+                part.save_pretrained(folder / "altclip")
+            sd = StableDiffusionPipeline.from_pretrained(self.out / "sd-mini/model", torch_dtype=torch.float16)
+            sd.save_pretrained(folder / "sd-mini")
+            shutil.rmtree(folder / "sd-mini/vae")  # the same as mini's
+            Bridge.from_pretrained(self.out / "bridge/model", dtype=torch.float16).save_pretrained(folder / "bridge")
+            for config in folder.glob("**/config.json"):  # what the libraries load by default
+                settings = json.loads(config.read_text(encoding="utf-8"))
+                if "dtype" in settings:
+                    write_text(config, json.dumps(settings | {"dtype": "float32"}, indent=2) + "\n")
             forget_paths(folder)
 
     def _train(self, stage: str, name: str, **settings: Any) -> None:

@@ -3,14 +3,16 @@
 import os
 import shutil
 
+import bridges
 import layouts
 import pytest
+import tiny
 from PIL import Image, ImageChops
 
-from altdiffusion import AltDiffusionPipeline, InputError, generate
+from altdiffusion import AltDiffusionPipeline, InputError, generate, swap_text_encoder
 from altdiffusion.generation import SCHEDULERS, build_scheduler, free_path, save_picture, scheduler_class
 from altdiffusion.images import open_info
-from altdiffusion.infotext import Settings
+from altdiffusion.infotext import Settings, to_command
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +181,24 @@ def test_file_names_are_safe_and_never_taken(tmp_path, prompt):
     other = free_path(tmp_path, Settings(prompt, seed=1))
     assert other != path
     assert not other.exists()
+
+
+def test_any_stable_diffusion_draws_through_a_bridge(published, tmp_path):
+    sd = bridges.stock()
+    sd.register_modules(tokenizer=tiny.clip_tokenizer())
+    sd.save_pretrained(tmp_path / "sd")
+    bridges.small_bridge().save_pretrained(tmp_path / "bridge")
+    names = {"text_encoder": published("m9"), "bridge": tmp_path / "bridge"}
+    drawn = next(generate("一只猫", model=tmp_path / "sd", **names, seed=1, steps=2, size=(16, 16)))
+    swapped = AltDiffusionPipeline.from_pretrained(tmp_path / "sd")
+    swap_text_encoder(swapped, names["text_encoder"], bridge=names["bridge"])
+    assert same(drawn, draw(swapped, seed=1)[0])
+    save_picture(drawn, tmp_path / "cat.png")
+    read = open_info(tmp_path / "cat.png")
+    assert (read.text_encoder, read.bridge) == (str(names["text_encoder"]), str(names["bridge"]))
+    assert f"--bridge {names['bridge']}" in to_command(read)
+
+
+def test_a_bridge_is_for_loading(pipe):
+    with pytest.raises(InputError, match="bridge is for loading"):
+        draw(pipe, bridge="mini")
