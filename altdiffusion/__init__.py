@@ -16,6 +16,10 @@ _HOMES = {
     "AltDiffusionInpaintPipeline": "pipelines",
     "swap_text_encoder": "pipelines",
     "load_text_encoder": "text_encoder",
+    "AltCLIP": "similarity",
+    "AltCLIPProcessor": "similarity",
+    "PromptScorer": "scoring",
+    "AltCLIPScore": "clip_score",
     "Bridge": "bridge",
     "BridgedTextEncoder": "bridge",
     "choose_attention": "attention",
@@ -23,12 +27,14 @@ _HOMES = {
     "convert": "conversion",
     "InputError": "errors",
 }
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+_NEEDS_EXTRA = {"AltCLIPScore"}  # `import *` asks for nothing that a plain installation lacks
+__all__ = [*sorted(set(_HOMES) - _NEEDS_EXTRA), "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from altdiffusion.attention import choose_attention as choose_attention
     from altdiffusion.bridge import Bridge as Bridge
     from altdiffusion.bridge import BridgedTextEncoder as BridgedTextEncoder
+    from altdiffusion.clip_score import AltCLIPScore as AltCLIPScore
     from altdiffusion.conversion import convert as convert
     from altdiffusion.errors import InputError as InputError
     from altdiffusion.generation import generate as generate
@@ -36,6 +42,9 @@ if TYPE_CHECKING:
     from altdiffusion.pipelines import AltDiffusionInpaintPipeline as AltDiffusionInpaintPipeline
     from altdiffusion.pipelines import AltDiffusionPipeline as AltDiffusionPipeline
     from altdiffusion.pipelines import swap_text_encoder as swap_text_encoder
+    from altdiffusion.scoring import PromptScorer as PromptScorer
+    from altdiffusion.similarity import AltCLIP as AltCLIP
+    from altdiffusion.similarity import AltCLIPProcessor as AltCLIPProcessor
     from altdiffusion.text_encoder import load_text_encoder as load_text_encoder
 
 
