@@ -246,7 +246,9 @@ def by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 def _unit(features: Tensor) -> Tensor:
     unit = F.normalize(features.float(), dim=-1).cpu()
     if not unit.isfinite().all():
-        raise InputError(f"the model's features are NaN in {features.dtype}: load it with dtype=torch.float32")
+        raise InputError(
+            f"the model's features are NaN: damaged weights, or too large ones for {features.dtype}; dtype=torch.float32 is exact"
+        )
     return unit
 
 
