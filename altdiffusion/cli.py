@@ -88,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--size", type=_size, metavar="WxH", help="pixels, multiples of 8 (default: the model's own)")
     generate.add_argument("--num-images", type=int, default=1, metavar="N", help="pictures of each prompt (default: 1)")
+    generate.add_argument(
+        "--best-of", type=int, metavar="N", help="draw N of each prompt, keep the --num-images that AltCLIP scores best"
+    )
+    generate.add_argument("--scorer", metavar="M", help="that AltCLIP (default: the one that belongs to the model)")
     generate.add_argument("--init-image", metavar="F", help="picture to start from")
     generate.add_argument(
         "--strength", type=float, metavar="X", help="how much to change it, above 0 to 1 (default: 0.8; with a mask 1)"
@@ -199,6 +203,8 @@ def _generate(options: argparse.Namespace) -> None:
         guidance_scale=options.guidance_scale,
         size=options.size,
         num_images=options.num_images,
+        best_of=options.best_of,
+        scorer=options.scorer,
         init_image=options.init_image,
         strength=options.strength,
         mask=options.mask,
@@ -222,7 +228,8 @@ def _generate(options: argparse.Namespace) -> None:
         if picture.filtered:
             _say(f"{path} is black: the safety checker found something in the picture")
         if not options.json:
-            print(path, flush=True)
+            score = "" if picture.settings.score is None else f"  {picture.settings.score:.4f}"
+            print(f"{path}{score}", flush=True)
     if options.json:
         _print_json({"pictures": results, "seconds": round(time.monotonic() - started, 2)})
 

@@ -25,6 +25,7 @@ from diffusers import (
 from PIL import Image
 from safetensors import SafetensorError
 
+from altdiffusion import best_of as best_of_n
 from altdiffusion import files, images, sources
 from altdiffusion.attention import choose_attention
 from altdiffusion.devices import DTYPES, choose_device, choose_dtype
@@ -36,6 +37,7 @@ from altdiffusion.pipelines import (
     AltDiffusionPipeline,
     swap_text_encoder,
 )
+from altdiffusion.scoring import PromptScorer
 
 DEFAULT_STEPS = 25
 DEFAULT_GUIDANCE_SCALE = 7.5
@@ -87,6 +89,8 @@ def generate(
     guidance_scale: float | None = None,
     size: tuple[int, int] | None = None,
     num_images: int = 1,
+    best_of: int | None = None,
+    scorer: str | Path | PromptScorer | None = None,
     init_image: str | Path | Image.Image | None = None,
     strength: float | None = None,
     mask: str | Path | Image.Image | None = None,
@@ -99,6 +103,9 @@ def generate(
     allow_pickle: bool = False,
 ) -> Iterator[Picture]:
     """Draw `num_images` pictures of each prompt, one after the other; each is yielded as soon as it is there.
+
+    best_of: draw so many of each prompt, at least `num_images`, and yield only the `num_images` that fit it best, best
+        first, with their scores. scorer: the AltCLIP that says so; by default the one that belongs to the model.
 
     model: as in `AltDiffusionPipeline.from_pretrained`, or a pipeline that is loaded already.
     seed: of the first picture of each prompt, 0 to 2**63 - 1; picture i has seed + i, and alone it comes out the same.
@@ -117,7 +124,10 @@ def generate(
     steps = DEFAULT_STEPS if steps is None else steps
     guidance_scale = DEFAULT_GUIDANCE_SCALE if guidance_scale is None else guidance_scale
     seed = secrets.randbelow(2**32) if seed is None else seed
-    _check(prompts, seed, steps, guidance_scale, size, num_images, strength, init_image is not None, mask is not None)
+    if best_of is not None and best_of < num_images:
+        raise InputError(f"the best {num_images} of {best_of} pictures: expected to draw at least as many as are kept")
+    drawn = best_of or num_images
+    _check(prompts, seed, steps, guidance_scale, size, drawn, strength, init_image is not None, mask is not None)
     if strength is None and init_image is not None:
         strength = DEFAULT_STRENGTH if mask is None else 1.0
     if strength is not None and int(steps * strength) < 1:
@@ -182,8 +192,10 @@ def generate(
         dtype=None if pipe.unet.dtype == torch.float32 else _dtype_name(pipe.unet.dtype),
         allow_pickle=allow_pickle or None,
     )
-    for prompt in prompts:
-        for offset in range(num_images):
+    judge = None if best_of is None else best_of_n.load_scorer(scorer, model_name, pipe.device)
+
+    def draw(prompt: str) -> Iterator[Picture]:
+        for offset in range(drawn):
             # a generator of its own, on the CPU: the same picture alone, in any order, on any device
             generator = torch.Generator().manual_seed(seed + offset)
             pipe.scheduler = own_scheduler
@@ -193,6 +205,16 @@ def generate(
                 pipe.scheduler = its_scheduler
             filtered = bool(output.nsfw_content_detected and output.nsfw_content_detected[0])
             yield Picture(output.images[0], replace(settings, prompt=prompt, seed=seed + offset), filtered)
+
+    for prompt in prompts:
+        if judge is None:
+            yield from draw(prompt)
+            continue
+        pictures = list(draw(prompt))
+        ranked = best_of_n.rank(judge, [each.image for each in pictures], prompt, [each.filtered for each in pictures])
+        for index, score in ranked[:num_images]:
+            settings_of = pictures[index].settings
+            yield replace(pictures[index], settings=replace(settings_of, score=round(score, 4)))
 
 
 def _of_kind(pipe: DiffusionPipeline, has_image: bool, has_mask: bool) -> DiffusionPipeline:

@@ -45,6 +45,7 @@ class Settings:
     bridge: str | None = None
     dtype: str | None = None
     allow_pickle: bool | None = None
+    score: float | None = None  # what AltCLIP gave it, where the best of several was asked for
 
 
 # Settings' fields and their infotext names, in the order they are written. Size is apart: it is two fields.
@@ -62,6 +63,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "bridge": ("Bridge", str),
     "dtype": ("Precision", str),
     "allow_pickle": ("Pickle allowed", lambda text: text == "True"),
+    "score": ("AltCLIP score", float),
 }
 _PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 

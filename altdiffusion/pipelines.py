@@ -26,6 +26,7 @@ from diffusers.pipelines import auto_pipeline
 from transformers import AltCLIPTextModel, CLIPTextModel, CLIPTextModelWithProjection
 
 from altdiffusion import adapters, diffusers_alias, sources, weights
+from altdiffusion.best_of import with_best_of
 from altdiffusion.bridge import Bridge, BridgedTextEncoder, check_bridge, load_bridge
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.files import write_text
@@ -159,13 +160,19 @@ class _AltDiffusion(DiffusionPipeline):
 class AltDiffusionPipeline(_AltDiffusion, StableDiffusionPipeline):
     """Text to image: a `StableDiffusionPipeline` whose prompts are read by AltCLIP, in any of its languages."""
 
+    __call__ = with_best_of(StableDiffusionPipeline.__call__)
+
 
 class AltDiffusionImg2ImgPipeline(_AltDiffusion, StableDiffusionImg2ImgPipeline):
     """Image to image: a `StableDiffusionImg2ImgPipeline` whose prompts are read by AltCLIP."""
 
+    __call__ = with_best_of(StableDiffusionImg2ImgPipeline.__call__)
+
 
 class AltDiffusionInpaintPipeline(_AltDiffusion, StableDiffusionInpaintPipeline):
     """Inpainting: a `StableDiffusionInpaintPipeline` whose prompts are read by AltCLIP."""
+
+    __call__ = with_best_of(StableDiffusionInpaintPipeline.__call__)
 
 
 # diffusers finds the pipelines that belong together by the names in these tables.

@@ -73,12 +73,13 @@ def ensemble(scorer: PromptScorer, labels: Sequence[str], templates: Sequence[st
     classes = []
     for start in range(0, len(labels), at_once):
         some = labels[start : start + at_once]
-        features = scorer.text_features([_fill(template, label) for label in some for template in templates])
-        classes.append(F.normalize(features.unflatten(0, (len(some), len(templates))).mean(1), dim=-1))
+        features = scorer.text_features([fill(template, label) for label in some for template in templates])
+        classes.append(F.normalize(features.view(len(some), len(templates), -1).mean(1), dim=-1))
     return torch.cat(classes)
 
 
-def _fill(template: str, label: str) -> str:
+def fill(template: str, label: str) -> str:
+    """The template with the label in its place."""
     for place in _PLACES:
         template = template.replace(place, label)
     return template
