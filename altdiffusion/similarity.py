@@ -151,9 +151,10 @@ def to_stock(state: checkpoints.State, text_config: dict[str, Any]) -> tuple[dic
         raise InputError("the text tower has no 'pre_LN.weight': an AltDiffusion's text encoder, not a full AltCLIP")
     settings, text = checkpoints.to_stock(part, text_config)
     stock = {f"text_model.{key}": text[key] for key in text}
-    stock |= {key: state[key] for key in state if not key.startswith("text_model.") and not _BUFFERS.search(key)}
-    return settings, stock
+    others = [key for key in state if not key.startswith("text_model.") and not _BUFFERS.search(key)]
+    return settings, stock | {_VISION_LAYERS.sub("vision_model.encoder.layers.", key): state[key] for key in others}
 
 
 _CONDITIONING = re.compile(r"^transformation_pre\.")
+_VISION_LAYERS = re.compile(r"^vision_model\.encoder\.layers?\.")  # transformers 5 writes "layer", 4 "layers"
 _BUFFERS = re.compile(r"\.position_ids$")

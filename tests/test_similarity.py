@@ -92,6 +92,17 @@ def test_what_is_saved_loads_in_plain_transformers(small, picture, layout, tmp_p
         torch.testing.assert_close(again(**inputs).logits_per_image, logits, atol=1e-4, rtol=0)
 
 
+def test_what_plain_transformers_saves_is_read(small, picture, tmp_path):
+    """transformers 5 gives the image tower's layers another name than was published."""
+    folders, oracles = small
+    oracles["m9"].save_pretrained(tmp_path)
+    assert any("vision_model.encoder.layer." in key for key in load_file(tmp_path / "model.safetensors"))
+    inputs = AltCLIPProcessor.from_pretrained(folders["m9"])(text="a cat", images=picture, return_tensors="pt")
+    with torch.no_grad():
+        got, expected = AltCLIP.from_pretrained(tmp_path)(**inputs), oracles["m9"](**inputs)
+    torch.testing.assert_close(got.logits_per_image, expected.logits_per_image, atol=1e-4, rtol=0)
+
+
 def test_padding_is_trimmed_and_nothing_changes(small):
     folders, oracles = small
     model, processor = AltCLIP.from_pretrained(folders["m9"]), AltCLIPProcessor.from_pretrained(folders["m9"])
