@@ -107,12 +107,13 @@ def test_ties_are_ordered_as_pythons_stable_sort_orders_them():
 
 
 @pytest.mark.parametrize("block", [1, 3, 7, 10, 11, 64, 1000])
-def test_blocks_give_what_the_whole_matrix_gives(block):
-    texts, images = torch.randint(-2, 3, (57, 6)).float(), torch.randint(-2, 3, (23, 6)).float()  # exact, many ties
-    positives = torch.stack([torch.arange(57), torch.randint(0, 23, (57,))], 1)
-    whole = retrieval_figures(texts @ images.T, positives)
-    assert figures_from_features(texts, images, positives, block=block) == whole
-    assert figures_from_features(texts, images, positives) == whole
+@pytest.mark.parametrize(("texts", "images"), [(57, 23), (19, 45)])
+def test_blocks_give_what_the_whole_matrix_gives(block, texts, images):
+    of_texts, of_images = (torch.randint(-2, 3, (count, 6)).float() for count in (texts, images))  # exact, many ties
+    positives = torch.stack([torch.arange(texts), torch.randint(0, images, (texts,))], 1)
+    whole = retrieval_figures(of_texts @ of_images.T, positives)
+    assert figures_from_features(of_texts, of_images, positives, block=block) == whole
+    assert figures_from_features(of_texts, of_images, positives) == whole
 
 
 def test_blocks_use_the_similarity_of_each_direction():

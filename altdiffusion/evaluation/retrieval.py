@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 
 import torch
@@ -80,7 +81,7 @@ def figures_from_features(
     """
     if block is None:
         compared = math.prod(texts.shape[1:-1]) * math.prod(images.shape[1:-1])  # numbers for a text and an image
-        block = max(1, int(math.sqrt(2**24 / compared)))
+        block = max(1, int(math.sqrt(2**22 / compared)))
 
     def part(of: Similarity) -> _Block:
         return lambda rows, columns: of(texts[rows].float(), images[columns].float())
@@ -100,20 +101,22 @@ def _figures(
     _check_positives(positives, texts, images)
     by_text = _Pairs(positives[:, 0], positives[:, 1], images)
     by_image = _Pairs(positives[:, 1], positives[:, 0], texts)
-    hits = torch.zeros(len(KS), dtype=torch.int64)
+    to_image_hits = to_text_hits = torch.zeros(len(KS), dtype=torch.int64)
+    best_images: dict[int, _Best] = {}  # by the first text of a block
     best_texts: dict[int, _Best] = {}  # by the first image of a block
-    for rows in _spans(texts, block):
-        best_images: _Best | None = None
-        for columns in _spans(images, block):
-            similarity = _checked(to_images(rows, columns), rows, columns)
-            best_images = _merge(best_images, similarity, columns.start)
-            if to_texts is not None:
-                similarity = _checked(to_texts(rows, columns), rows, columns)
-            best_texts[columns.start] = _merge(best_texts.get(columns.start), similarity.T.contiguous(), rows.start)
-        assert best_images is not None
-        hits += by_text.hits(best_images[1], rows.start)
-    back = sum((by_image.hits(best[1], first) for first, best in best_texts.items()), torch.zeros_like(hits))
-    return RetrievalFigures(by_text.recalls(hits), by_image.recalls(back))
+    spans = [_spans(texts, block), _spans(images, block)]
+    for one, two in product(*spans if texts >= images else reversed(spans)):  # fewer bests to keep: the smaller side's
+        rows, columns = (one, two) if texts >= images else (two, one)
+        similarity = _checked(to_images(rows, columns), rows, columns)
+        best_images[rows.start] = _merge(best_images.get(rows.start), similarity, columns.start)
+        if to_texts is not None:
+            similarity = _checked(to_texts(rows, columns), rows, columns)
+        best_texts[columns.start] = _merge(best_texts.get(columns.start), similarity.T.contiguous(), rows.start)
+        if columns.stop == images:
+            to_image_hits = to_image_hits + by_text.hits(best_images.pop(rows.start)[1], rows.start)
+        if rows.stop == texts:
+            to_text_hits = to_text_hits + by_image.hits(best_texts.pop(columns.start)[1], columns.start)
+    return RetrievalFigures(by_text.recalls(to_image_hits), by_image.recalls(to_text_hits))
 
 
 class _Pairs:

@@ -1,0 +1,166 @@
+"""Runs systems on a data set of images with captions: `altdiffusion evaluate retrieval`.
+
+data = read_captions("flickr30k_cn_test.txt", "flickr30k-images")
+for result in evaluate_retrieval([AltCLIPSystem(...), ...], data):
+    print(result.system, result.figures.mean)
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from altdiffusion.errors import InputError
+from altdiffusion.evaluation.captions import Captions, Problem
+from altdiffusion.evaluation.published import Published, published_rows
+from altdiffusion.evaluation.retrieval import RetrievalFigures, figures_from_features
+from altdiffusion.evaluation.system import System
+from altdiffusion.training.data import Skipped
+from altdiffusion.training.pictures import BadImage, ImageSource, decode_image
+
+
+@dataclass(frozen=True)
+class RetrievalResult:
+    """What one system did on one data set."""
+
+    system: str
+    data: str
+    language: str
+    figures: RetrievalFigures
+    images: int  # searched through
+    captions: int
+    seconds: float  # of decoding, features and figures
+    problems: Sequence[Problem]  # captions and images that were left out
+    published: Sequence[Published]  # what may be compared with it: empty unless this is Flickr30k's test set
+    notes: Sequence[str]
+
+
+def evaluate_retrieval(
+    systems: Iterable[System],
+    data: Captions,
+    *,
+    batch_size: int = 32,
+    max_skipped: float = 0.01,
+    published: bool | None = None,
+) -> Iterator[RetrievalResult]:
+    """Text to image and image to text, for one system after the other; each may be made when its turn comes.
+
+    batch_size: images, or captions, that a system is given at once. max_skipped: the share of images, 0 to 1, that may
+    turn out bad; they and their captions are left out, and listed in the results.
+    published: whether published figures stand beside the measured ones; None: if the data has the shape of Flickr30k's
+    test set. Raises InputError: too many bad images; similarities that are NaN; features of another number than asked.
+    """
+    if published is None:
+        published = data.is_flickr30k_test
+    for system in systems:
+        started = time.monotonic()
+        images, bad = _image_features(system, data, batch_size, max_skipped)
+        data = data.without(list(bad), [Problem(_where(data.images[i]), reason) for i, reason in bad.items()])
+        if not data.captions:
+            raise InputError(f"{data.name}: no caption is left, none of its images can be read")
+        texts = _text_features(system, data.captions, batch_size)
+        token_wise = texts.ndim == 3
+        figures = figures_from_features(
+            texts, images, data.pairs, system.similarity, system.image_to_text_similarity if token_wise else None
+        )
+        yield RetrievalResult(
+            system=system.name,
+            data=data.name,
+            language=data.language,
+            figures=figures,
+            images=len(data.images),
+            captions=len(data.captions),
+            seconds=time.monotonic() - started,
+            problems=list(data.problems),
+            published=published_rows(system.name, data.language) if published else [],
+            notes=[*data.notes, *([f"{system.name} compares token by token"] if token_wise else [])],
+        )
+
+
+@torch.no_grad()
+def _image_features(
+    system: System, data: Captions, batch_size: int, max_skipped: float
+) -> tuple[Tensor, dict[int, str]]:
+    """Features of the good images, (n, width) or (n, tokens, width), and the bad ones with the reason."""
+    features: list[Tensor] = []
+    bad: dict[int, str] = {}
+    skipped = Skipped(max_skipped)
+    good: list[Image] = []
+    decoded = tqdm(_decoded(data.images, batch_size), f"{system.name}: images", len(data.images), mininterval=5)
+    for number, image in enumerate(decoded):
+        if isinstance(image, BadImage):
+            bad[number] = str(image)
+            skipped.add(_where(data.images[number]), str(image))
+        else:
+            good.append(image)
+        if len(good) == batch_size:
+            features.append(_of_all(system, good, system.image_features(good)))
+            good = []
+    skipped.check(len(data.images))
+    if good:
+        features.append(_of_all(system, good, system.image_features(good)))
+    return _joined(features) if features else torch.empty(0, 0), bad
+
+
+@torch.no_grad()
+def _text_features(system: System, captions: Sequence[str], batch_size: int) -> Tensor:
+    """In the captions' order; computed in the order of their lengths, so that little is padded."""
+    order = sorted(range(len(captions)), key=lambda text: len(captions[text]))
+    features: list[Tensor] = []
+    starts = range(0, len(order), batch_size)
+    for start in tqdm(starts, f"{system.name}: captions", mininterval=5):
+        some = [captions[text] for text in order[start : start + batch_size]]
+        features.append(_of_all(system, some, system.text_features(some)))
+    return _joined(features)[torch.tensor(order).argsort()]
+
+
+def _of_all(system: System, asked: Sequence[object], features: Tensor) -> Tensor:
+    if len(features) != len(asked):
+        raise InputError(f"{system.name} returned {len(features)} features, expected {len(asked)}")
+    return features
+
+
+def _joined(features: list[Tensor]) -> Tensor:
+    """One tensor; of a token-wise system all with as many tokens, those that a batch lacks being zero."""
+    if features[0].ndim == 3:
+        tokens = max(each.shape[1] for each in features)
+        features = [F.pad(each, (0, 0, 0, tokens - each.shape[1])) for each in features]
+    return torch.cat(features)
+
+
+def _decoded(images: Sequence[ImageSource], ahead: int) -> Iterator[Image | BadImage]:
+    """The pictures in order, decoded in threads, about `ahead` of them while the caller computes."""
+    waiting: deque[Future[Image | BadImage]] = deque()
+    left = iter(images)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            for image in islice(left, ahead):
+                waiting.append(pool.submit(_decode, image))
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(_decode, image) for image in islice(left, 1))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _decode(image: ImageSource) -> Image | BadImage:
+    try:
+        return decode_image(image)
+    except BadImage as error:
+        return error
+
+
+def _where(image: ImageSource) -> str:
+    return f"{image.path}:{image.member}" if image.member else str(image.path)
