@@ -32,7 +32,7 @@ class RankedOutput(StableDiffusionPipelineOutput):
     scores: list[float]
 
 
-def load_scorer(scorer: str | Path | PromptScorer | None, model: str, device: Any = None) -> PromptScorer:
+def load_scorer(scorer: str | Path | PromptScorer | None, model: str, device: Any) -> PromptScorer:
     """The scorer that was asked for, or the one that belongs to a model. Raises InputError where none is known."""
     if isinstance(scorer, PromptScorer):
         return scorer

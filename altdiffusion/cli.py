@@ -1,4 +1,4 @@
-"""The command line: `altdiffusion generate | convert | train | evaluate | info`. It parses, calls the library, prints.
+"""The command line: `altdiffusion generate | score | convert | train | evaluate | info`. It parses, calls the library, prints.
 
 Exit status 0: done; 2: the input was wrong, in one line on standard error; 130: interrupted; 1: anything else.
 torch is imported by the commands alone, so that --help answers at once.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import signal
 import sys
@@ -19,8 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from altdiffusion import __version__
+from altdiffusion import __version__, cli_evaluate
 from altdiffusion.errors import InputError, TrainingStopped
+from altdiffusion.terminal import hide_loading, print_json, say
 from altdiffusion.training.settings import Settings, read_settings
 from altdiffusion.training.stages import STAGES, run_stage
 
@@ -134,15 +134,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, (settings, _) in STAGES.items():
         _add_stage(stages, name, settings)
 
-    evaluate = commands.add_parser("evaluate", help="figures: what a model can do")
-    subjects = evaluate.add_subparsers(title="subjects", metavar="SUBJECT", required=True)
-    mini = subjects.add_parser("mini", help="mini's figures, by a judge that was trained apart (minutes)")
-    mini.add_argument("--build", type=Path, metavar="DIR", help="folder of pipelines/build_mini.py: its stages as well")
-    mini.add_argument("--languages", nargs="+", metavar="L", help="of en zh es fr ru ja ko ar it (default: all)")
-    mini.add_argument("--every", type=int, default=1, metavar="N", help="every n-th thing only, for a quick look")
-    mini.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default: 20)")
-    mini.add_argument("--json", action="store_true", help="print one JSON document on standard output")
-    mini.set_defaults(run=_evaluate_mini)
+    cli_evaluate.add_score(commands)
+    cli_evaluate.add_evaluate(commands)
 
     info = commands.add_parser("info", help="versions, device and attention; or the settings inside a picture")
     info.add_argument(
@@ -189,11 +182,11 @@ def _generate(options: argparse.Namespace) -> None:
     if single and len(options.prompts) * options.num_images != 1:
         raise InputError(f"--out {options.out} is one file, but several pictures are asked for: give a folder")
     _check_writable(options.out)
-    _say("loading ...")
+    say("loading ...")
     started = time.monotonic()
     from altdiffusion.generation import free_path, generate, save_picture
 
-    _hide_loading()
+    hide_loading()
     drawn = generate(
         options.prompts,
         model=options.model,
@@ -219,29 +212,29 @@ def _generate(options: argparse.Namespace) -> None:
     results: list[dict[str, Any]] = []
     for picture in drawn:
         if not results and options.model in (None, "mini"):
-            _say(MINI_NOTE)
+            say(MINI_NOTE)
         elif not results and options.model.startswith("BAAI/"):
-            _say("BAAI's weights are under CreativeML OpenRAIL-M, whose use restrictions bind you")
+            say("BAAI's weights are under CreativeML OpenRAIL-M, whose use restrictions bind you")
         path = options.out if single else free_path(options.out, picture.settings)
         save_picture(picture, path)
         results.append({"path": str(path), "filtered": picture.filtered, **asdict(picture.settings)})
         if picture.filtered:
-            _say(f"{path} is black: the safety checker found something in the picture")
+            say(f"{path} is black: the safety checker found something in the picture")
         if not options.json:
             score = "" if picture.settings.score is None else f"  {picture.settings.score:.4f}"
             print(f"{path}{score}", flush=True)
     if options.json:
-        _print_json({"pictures": results, "seconds": round(time.monotonic() - started, 2)})
+        print_json({"pictures": results, "seconds": round(time.monotonic() - started, 2)})
 
 
 def _convert(options: argparse.Namespace) -> None:
-    _say("loading ...")
+    say("loading ...")
     import torch
 
     from altdiffusion.conversion import convert
     from altdiffusion.devices import choose_dtype
 
-    _hide_loading()
+    hide_loading()
     dtype = choose_dtype(options.dtype, torch.device("cpu")) if options.dtype else None
     folder = convert(
         options.source,
@@ -252,49 +245,25 @@ def _convert(options: argparse.Namespace) -> None:
         dtype=dtype,
     )
     if options.json:
-        _print_json({"path": str(folder)})
+        print_json({"path": str(folder)})
     else:
         print(folder)
-    _say("plain diffusers loads it; weights that BAAI published stay under their licence, CreativeML OpenRAIL-M")
+    say("plain diffusers loads it; weights that BAAI published stay under their licence, CreativeML OpenRAIL-M")
 
 
 def _train(options: argparse.Namespace) -> None:
     flags = {name: value for name, value in vars(options).items() if name not in ("run", "stage", "config", "unknown")}
     flags |= {name.replace("-", "_"): "" for name in options.unknown}
     settings = read_settings(STAGES[options.stage][0], flags, options.config)
-    _say("loading ...")
-    _hide_loading()
+    say("loading ...")
+    hide_loading()
     try:
         run_stage(options.stage, settings)
     except KeyboardInterrupt:
-        _say(f"{settings.output_dir} keeps the checkpoints: the same command with --resume goes on from the last")
+        say(f"{settings.output_dir} keeps the checkpoints: the same command with --resume goes on from the last")
         raise
     if os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
         print(settings.output_dir / "model")
-
-
-def _evaluate_mini(options: argparse.Namespace) -> None:
-    from altdiffusion.evaluation.mini import as_json, evaluate_mini
-    from altdiffusion.training.glyphs import LANGUAGES
-
-    _hide_loading()
-    languages = options.languages or LANGUAGES
-    if unknown := [each for each in languages if each not in LANGUAGES]:
-        raise InputError(f"--languages {unknown[0]}: mini reads {', '.join(LANGUAGES)}")
-    if options.every < 1 or options.steps < 1:
-        raise InputError("--every and --steps: expected at least 1")
-    figures = []
-    for each in evaluate_mini(options.build, languages, options.every, options.steps):
-        figures.append(each)
-        if not options.json:
-            verdict = (
-                ""
-                if each.target is None
-                else f"(target {each.target:g}{'' if each.value >= each.target else ', MISSED'})"
-            )
-            print(f"{each.what:58} {each.language:2} {each.value:6.1f} % {verdict}".rstrip(), flush=True)
-    if options.json:
-        _print_json(as_json(figures))
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -304,7 +273,7 @@ def _info(options: argparse.Namespace) -> None:
 
         settings = open_info(options.picture)
         if options.json:
-            _print_json({**asdict(settings), "command": to_command(settings)})
+            print_json({**asdict(settings), "command": to_command(settings)})
         else:
             for name, value in asdict(settings).items():
                 if value not in (None, ""):
@@ -313,10 +282,10 @@ def _info(options: argparse.Namespace) -> None:
         return
     from altdiffusion.environment import describe
 
-    _hide_loading()
+    hide_loading()
     facts = describe()
     if options.json:
-        _print_json(facts)
+        print_json(facts)
     else:
         width = max(len(name) for name in facts)
         for name, value in facts.items():
@@ -337,32 +306,12 @@ def _check_writable(out: Path) -> None:
         raise InputError(f"--out {folder} can't be written ({there}: {error.strerror}): pick another folder") from None
 
 
-def _hide_loading() -> None:
-    """The libraries' bars and notices while they load; their bars while they draw and their warnings stay."""
-    import logging
-
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("diffusers.utils.deprecation_utils").setLevel(logging.ERROR)
-
-
 def _prepare() -> None:
     """What must be set before the libraries are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM cleans up as Ctrl-C does
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, ensure_ascii=False, indent=2))
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def generate(
         )
 
     if isinstance(model, DiffusionPipeline):
-        for_loading = {"lora": lora, "text_encoder": text_encoder, "bridge": bridge}
+        for_loading: dict[str, Any] = {"lora": lora, "text_encoder": text_encoder, "bridge": bridge}
         for_loading |= {"device": device, "dtype": dtype, "allow_pickle": allow_pickle}
         for name, value in for_loading.items():
             if value:

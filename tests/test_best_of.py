@@ -101,4 +101,4 @@ def test_what_the_safety_checker_blackened_comes_last():
 
 def test_a_model_without_a_known_scorer_asks_for_one():
     with pytest.raises(InputError, match="--scorer"):
-        load_scorer(None, "my-own-model")
+        load_scorer(None, "my-own-model", "cpu")
