@@ -1,0 +1,73 @@
+"""A system of one vector for a picture and one for a text, compared by their cosine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor
+
+from altdiffusion.errors import InputError
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how a system computes, and which files it may read."""
+
+    device: torch.device
+    dtype: torch.dtype
+    batch_size: int
+    allow_pickle: bool
+
+
+@dataclass
+class DualEncoder:
+    """The `System` of two functions that each turn a batch into vectors, float (batch, width), of any length and device."""
+
+    name: str
+    encode_images: Callable[[Sequence[Image]], Tensor]
+    encode_texts: Callable[[Sequence[str]], Tensor]
+    batch_size: int
+    note: str = ""  # what the table says below it
+
+    def image_features(self, images: Sequence[Image]) -> Tensor:
+        """float32 (images, width) on the CPU, unit vectors."""
+        return in_batches(self.encode_images, images, self.batch_size)
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """float32 (texts, width) on the CPU, unit vectors. Sorted by length, so that little is padded."""
+        order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
+        rows = in_batches(self.encode_texts, [texts[number] for number in order], self.batch_size)
+        return torch.empty_like(rows).index_copy_(0, torch.tensor(order), rows)
+
+    def similarity(self, text_features: Tensor, image_features: Tensor, /) -> Tensor:
+        """Cosines, float (texts, images)."""
+        return text_features @ image_features.T
+
+    def image_to_text_similarity(self, text_features: Tensor, image_features: Tensor, /) -> Tensor:
+        """The same."""
+        return self.similarity(text_features, image_features)
+
+
+def in_batches(encode: Callable[[Sequence[Item]], Tensor], items: Sequence[Item], batch_size: int) -> Tensor:
+    """What `encode` gives for the items, as unit vectors, float32 on the CPU; vectors of zeros stay as they are.
+
+    Raises InputError where there is nothing to encode, and where the features are not finite.
+    """
+    if not items:
+        raise InputError("no features of nothing: expected at least one picture or text")
+    with torch.inference_mode():
+        rows = [
+            F.normalize(encode(items[start : start + batch_size]).float(), dim=-1).cpu()
+            for start in range(0, len(items), batch_size)
+        ]
+    features = torch.cat(rows)  # out here, so that it is a tensor like any other
+    if not features.isfinite().all():
+        raise InputError("the model's features are NaN: compute in float32 (--dtype float32)")
+    return features

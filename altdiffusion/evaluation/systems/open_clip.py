@@ -1,0 +1,62 @@
+"""Every model of the package open_clip, an optional peer: pip install open_clip_torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from altdiffusion.errors import InputError, first_line
+from altdiffusion.evaluation.systems.dual_encoder import DualEncoder, Options
+
+PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+SCHEMAS = ("hf-hub:", "local-dir:")
+
+
+def load_open_clip(name: str, options: Options) -> DualEncoder:
+    """A model of open_clip, with the preprocessing, tokenizer and text length that its configuration says.
+
+    name: "MODEL/TAG", e.g. "xlm-roberta-large-ViT-H-14/frozen_laion5b_s13b_b90k" (or MODEL/FILE), or
+        "hf-hub:OWNER/NAME", or "local-dir:FOLDER". The table's name is MODEL, NAME or the folder's.
+    Raises InputError where the package is missing, and where no weights are named or found.
+    """
+    open_clip = _import()
+    known = name.startswith(SCHEMAS)
+    model_name, tag = (name, None) if known else (name.partition("/")[0], name.partition("/")[2])
+    if tag == "":
+        raise InputError(
+            f"open_clip:{name} names no weights: expected open_clip:MODEL/TAG, e.g. "
+            "open_clip:xlm-roberta-large-ViT-H-14/frozen_laion5b_s13b_b90k"
+        )
+    try:
+        model, preprocess = open_clip.create_model_from_pretrained(
+            model_name, tag, precision=PRECISIONS[options.dtype], device=options.device, weights_only=True
+        )
+        tokenizer = open_clip.get_tokenizer(model_name)
+    except Exception as error:  # RuntimeError, ValueError, FileNotFoundError, and what its many parts raise
+        raise InputError(f"open_clip can't load {name}: {first_line(error)[:300]}") from error
+    model.eval()
+
+    def encode_images(images: Sequence[Image]) -> Tensor:
+        pixels = torch.stack([preprocess(image) for image in images])
+        return model.encode_image(pixels.to(options.device, options.dtype))
+
+    def encode_texts(texts: Sequence[str]) -> Tensor:
+        return model.encode_text(tokenizer(list(texts)).to(options.device))
+
+    row = Path(model_name.partition(":")[2]).name if known else model_name
+    return DualEncoder(row, encode_images, encode_texts, options.batch_size)
+
+
+def _import() -> Any:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise InputError(
+            f"open_clip: models need the package open_clip ({first_line(error)}): pip install open_clip_torch"
+        ) from None
+    return open_clip

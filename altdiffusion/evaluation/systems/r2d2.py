@@ -1,0 +1,136 @@
+"""R2D2: CLIP's vision tower and a Chinese RoBERTa, each with a projection. Weights are brought by the user.
+
+Layout and preprocessing follow the authors' code (yuxie11/R2D2: models/r2d2.py, models/prd2.py, r2d2_inference_demo.py,
+train_r2d2_retrieval.py, checkpoints/). Tested on small random weights in that layout against transformers' classes; never
+on the published files. That their momentum copies and queues are named as in `_NOT_READ` is an assumption: the training
+code that would write them is not published, and a name that is not listed is an error that shows it.
+
+This is the dual encoder (the authors' pre-ranking) alone. In the authors' evaluation the 128 best of each query are then
+ranked anew by a cross-encoder, which is not read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.nn.functional import linear
+from transformers import BertConfig, BertModel
+
+from altdiffusion import sources, weights
+from altdiffusion.errors import InputError
+from altdiffusion.evaluation.systems.dual_encoder import DualEncoder, Options
+from altdiffusion.evaluation.systems.loading import (
+    build_model,
+    build_vision,
+    count_layers,
+    load_vocabulary,
+    part,
+    split_name,
+    squashed_pixels,
+)
+
+CONTEXT = 64  # tokens
+NOTE = "dual encoder alone; the printed figures may include re-ranking of the top 128"
+
+_NOT_READ = (
+    "text_joint_layer.", "img_joint_layer.", "img_joint_proj.", "itm_head.", "itm_head_i.",  # the cross-encoder
+    "text_encoder.pooler.", "temp",
+    "visual_encoder.embeddings.position_ids", "text_encoder.embeddings.position_ids",  # counters in old files
+    "visual_encoder_m.", "text_encoder_m.", "vision_proj_m.", "text_proj_m.",  # momentum copies
+    "image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue",
+)  # fmt: skip
+_PARTS = ("visual_encoder.", "text_encoder.", "vision_proj.", "text_proj.")
+_TEXT_SHAPES = ("embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight",
+                "embeddings.token_type_embeddings.weight", "encoder.layer.0.intermediate.dense.weight")  # fmt: skip
+
+
+def load_r2d2(name: str, options: Options) -> DualEncoder:
+    """An R2D2 or PRD2 from its .pth: "FILE", or "FILE+VOCABULARY".
+
+    The checkpoint carries no vocabulary: it is vocab.txt beside the file, or VOCABULARY, a vocab.txt, a folder or an id on
+    the hub such as "hfl/chinese-roberta-wwm-ext", whose 21,128 tokens R2D2 has. Texts are lower-cased and cut at 64
+    tokens; pictures are scaled to a square without a crop, bicubic.
+    """
+    file_name, vocabulary = split_name(name)
+    path = sources.local_path(file_name)
+    what = f"the R2D2 in {path}"
+    state = dual_encoder_part(read_r2d2(path, options.allow_pickle), what)
+    vision = build_vision(part(state, "visual_encoder."), what, options)
+    bert = _build_bert(part(state, "text_encoder."), what, options)
+    heads = {}
+    for head, width in (("vision_proj", vision.config.hidden_size), ("text_proj", bert.config.hidden_size)):
+        for kind in ("weight", "bias"):
+            if (tensor := state.get(f"{head}.{kind}")) is None:
+                raise InputError(f"{what} does not fit its layout: missing {head}.{kind}")
+            heads[head, kind] = tensor.to(options.device, options.dtype)
+        if heads[head, "weight"].shape[1] != width:
+            raise InputError(f"{what}: {head} takes {heads[head, 'weight'].shape[1]} channels, its tower gives {width}")
+    tokenizer = load_vocabulary(path, vocabulary, bert.config.vocab_size)
+    side = vision.config.image_size
+
+    def encode_images(images: Sequence[Image]) -> Tensor:
+        pixels = squashed_pixels(images, side).to(options.device, options.dtype)
+        first = vision(pixels).last_hidden_state[:, 0]  # before the tower's last normalisation
+        return linear(first, heads["vision_proj", "weight"], heads["vision_proj", "bias"])
+
+    def encode_texts(texts: Sequence[str]) -> Tensor:
+        inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt")
+        inputs = inputs.to(options.device)
+        first = bert(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state[:, 0]
+        return linear(first, heads["text_proj", "weight"], heads["text_proj", "bias"])
+
+    return DualEncoder("R2D2", encode_images, encode_texts, options.batch_size, NOTE)
+
+
+def read_r2d2(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
+    """The tensors of a file; in the authors' own they lie under "model"."""
+    state = weights.read_tensors(path, allow_pickle=allow_pickle)
+    if state or path.suffix not in weights.PICKLES:
+        return state
+    nested = torch.load(path, map_location="cpu", weights_only=True).get("model")  # read before, and allowed
+    if not isinstance(nested, Mapping):
+        raise InputError(f"{path} holds no tensors: expected them by name, or under 'model'")
+    return {str(name): tensor for name, tensor in nested.items() if isinstance(tensor, Tensor)}
+
+
+def is_r2d2(names: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are named as R2D2's are."""
+    return "vision_proj.weight" in names and "visual_encoder.embeddings.class_embedding" in names
+
+
+def dual_encoder_part(state: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    """Without the cross-encoder and the leftovers of training. Raises InputError for a name that is none of these."""
+    if not is_r2d2(state):
+        raise InputError(
+            f"{what} is none: expected visual_encoder.*, text_encoder.*, vision_proj, text_proj, found tensors named like "
+            f"{', '.join(sorted(state)[:3]) or 'nothing'}"
+        )
+    kept = {name: tensor for name, tensor in state.items() if not _is_not_read(name)}
+    if extra := [name for name in kept if not name.startswith(_PARTS)]:
+        raise InputError(f"{what} does not fit its layout: left over {', '.join(sorted(extra)[:4])}")
+    return kept
+
+
+def _is_not_read(name: str) -> bool:
+    return any(name.startswith(each) if each.endswith(".") else name == each for each in _NOT_READ)
+
+
+def _build_bert(state: Mapping[str, Tensor], what: str, options: Options) -> BertModel:
+    if missing := [name for name in _TEXT_SHAPES if name not in state]:
+        raise InputError(f"{what} does not fit its layout: missing text_encoder.{missing[0]}")
+    rows, positions, types, inner = (len(state[name]) for name in _TEXT_SHAPES)
+    width = state[_TEXT_SHAPES[0]].shape[1]
+    config = BertConfig(
+        vocab_size=rows,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=count_layers(state, "encoder.layer."),
+        num_attention_heads=max(1, width // 64),
+        max_position_embeddings=positions,
+        type_vocab_size=types,
+    )
+    return build_model(BertModel, config, state, what, options, add_pooling_layer=False)

@@ -1,0 +1,44 @@
+"""Taiyi: a Chinese BERT whose classes are the dimensions of an OpenAI CLIP's space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from transformers import BertForSequenceClassification, BertTokenizer
+
+from altdiffusion.errors import InputError
+from altdiffusion.evaluation.systems.clip import CLIPImages
+from altdiffusion.evaluation.systems.dual_encoder import DualEncoder, Options
+from altdiffusion.evaluation.systems.loading import VOCABULARY, find_folder, load_model, load_tokenizer, split_name
+
+CONTEXT = 77  # tokens
+VISION = "openai/clip-vit-large-patch14"
+
+
+def load_taiyi(name: str, options: Options) -> DualEncoder:
+    """A Taiyi from a folder or the hub: "IDEA-CCNL/Taiyi-CLIP-Roberta-large-326M-Chinese", or "TEXT+VISION".
+
+    VISION: the CLIP that the pictures go through, by default OpenAI's ViT-L/14; the 102M text tower needs ViT-B/32.
+    A text's vector is the classifier's `logits`. Texts are padded to 77 tokens without an attention mask, as they are in
+    the authors' training and Flickr test (Fengshenbang-LM, examples/clip_finetune/clip_finetune_flickr.py and
+    data/clip_dataloader/flickr.py): the model reads the padding, so neither may be trimmed.
+    """
+    text_name, vision_name = split_name(name)
+    folder = find_folder(text_name, options)
+    model = load_model(BertForSequenceClassification, "bert", folder, options)
+    tokenizer = load_tokenizer(BertTokenizer, folder, VOCABULARY, model.config.vocab_size)
+    images = CLIPImages(find_folder(vision_name or VISION, options), options)
+    if model.config.num_labels != images.model.config.projection_dim:
+        raise InputError(
+            f"Taiyi's text vectors have {model.config.num_labels} dimensions, those of {vision_name or VISION} "
+            f"{images.model.config.projection_dim}: name the CLIP that it was trained with, taiyi:TEXT+VISION"
+        )
+
+    def encode_texts(texts: Sequence[str]) -> Tensor:
+        inputs = tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
+        ).to(options.device)
+        return model(input_ids=inputs["input_ids"]).logits
+
+    return DualEncoder("Taiyi", images, encode_texts, options.batch_size)
