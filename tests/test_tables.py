@@ -37,7 +37,7 @@ CLIP               0.0  2.4   4.0  2.2  8.1  100.0  19.5
   CLIP, published  0.0  2.4   4.0  2.3  8.1   12.6   5.0
 太乙               0.0  2.4   4.0  2.2  8.1  100.0  19.5
 
-  published: on Flickr30k's test set. AltCLIP paper, arXiv 2211.06679, and the model card of BAAI/AltCLIP
+  published: Flickr30k's test set, ViT-L image encoders; AltCLIP paper, arXiv 2211.06679, and the model card of BAAI/AltCLIP
   CLIP, published: the MR is printed as 5.0; the mean of its recalls is 4.9
   2 left out, the first: a.jpg: damaged"""
 

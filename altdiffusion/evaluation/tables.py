@@ -128,7 +128,7 @@ def _under(results: Sequence[RetrievalResult], mark: str) -> list[str]:
     """What must be known about the figures above."""
     lines = [f"{row.system}, published: {row.note}" for each in results for row in each.published if row.note]
     if any(each.published for each in results):
-        lines.insert(0, f"published: on Flickr30k's test set. {SOURCE}")
+        lines.insert(0, f"published: Flickr30k's test set, ViT-L image encoders; {SOURCE}")
     lines += [note for each in results for note in each.notes]
     if problems := results[-1].problems:
         lines.append(f"{len(problems)} left out, the first: {problems[0].where}: {problems[0].reason}")
