@@ -115,6 +115,27 @@ def to_stock(part: State, config: Mapping[str, Any] | None = None) -> tuple[dict
     return settings, state
 
 
+def altclip_to_stock(state: State, text_config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A full AltCLIP in any layout -> (settings for `AltCLIPTextConfig`, the state dict of AltCLIPModel).
+
+    m18 carries a second projection, for AltDiffusion, which similarity does not use; all the rest of the text tower
+    is as in the other two. Raises InputError for a state dict without AltCLIP's text tower.
+    """
+    part = text_encoder_part(state)
+    part = {key: part[key] for key in part if not _CONDITIONING.match(key)}
+    if "pre_LN.weight" not in part:  # `to_stock` would make one up, as AltDiffusion's own encoders have none
+        raise InputError("the text tower has no 'pre_LN.weight': an AltDiffusion's text encoder, not a full AltCLIP")
+    settings, text = to_stock(part, text_config)
+    stock = {f"text_model.{key}": text[key] for key in text}
+    others = [key for key in state if not key.startswith("text_model.") and not _BUFFERS.search(key)]
+    return settings, stock | {_VISION_LAYERS.sub("vision_model.encoder.layers.", key): state[key] for key in others}
+
+
+_CONDITIONING = re.compile(r"^transformation_pre\.")
+_VISION_LAYERS = re.compile(r"^vision_model\.encoder\.layers?\.")  # transformers 5 writes "layer", 4 "layers"
+_BUFFERS = re.compile(r"\.position_ids$")
+
+
 def check_names(state: State, expected: State, what: str) -> None:
     """Raise InputError unless `state` has exactly the names and shapes of `expected` (a model on the meta device)."""
     problems = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +181,14 @@ def _retrieval(options: argparse.Namespace) -> None:
         language=options.language,
         max_skipped=options.max_skipped,
     )
-    systems = (load_system(name, **_loading(options, DTYPES)) for name in options.model or ["mini"])
-    results = list(evaluate_retrieval(systems, data, batch_size=options.batch_size, max_skipped=options.max_skipped))
+    names = options.model or ["mini"]
+    systems = (load_system(name, **_loading(options, DTYPES)) for name in names)
+    limits = {"batch_size": options.batch_size, "max_skipped": options.max_skipped}
+    results = list(evaluate_retrieval(systems, data, **limits))
+    kinds = Counter(each.system for each in results)
+    for number, (name, each) in enumerate(zip(names, results, strict=True)):
+        if kinds[each.system] > 1:  # two of a kind are told apart by what they were called
+            results[number] = replace(each, system=f"{each.system} ({name})")
     print(render(results, options.format))
 
 

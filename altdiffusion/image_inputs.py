@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.images import open_image
+from altdiffusion.images import as_rgb, open_image
 
 AnyImage: TypeAlias = "str | Path | Image.Image | npt.NDArray[Any] | Tensor"
 AnyImages: TypeAlias = "AnyImage | Iterable[AnyImage]"  # one, several, or arrays with a first dimension of pictures
@@ -65,16 +65,6 @@ def as_picture(image: AnyImage) -> Image.Image:
 
 
 _EXPECTED = "expected a path, a PIL image, an array (height, width, channels) or a tensor (channels, height, width)"
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """Any mode of PIL to RGB as `open_image` converts: 16 bits scaled, transparency on white."""
-    if image.mode.startswith("I"):  # 16 bits a channel: Pillow would cut them off, not scale them
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def _from_array(values: npt.NDArray[Any], channels_first: bool) -> Image.Image:

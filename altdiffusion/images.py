@@ -15,6 +15,8 @@ from altdiffusion.sources import local_path
 
 MAX_PIXELS = 64 * 10**6  # a picture of 8000 x 8000; more is an accident or an attack
 MAX_SIDE = 4096  # of a picture to draw, in pixels
+# What is decoded. Left to itself, Pillow would also try formats that start other programs (EPS).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
 def open_image(path: str | Path, mode: str = "RGB") -> Image.Image:
@@ -24,13 +26,21 @@ def open_image(path: str | Path, mode: str = "RGB") -> Image.Image:
     """
     with _opened(local_path(path)) as file:
         image = ImageOps.exif_transpose(file)
-    if image.mode.startswith("I"):  # 16 bits a channel: Pillow would cut them off, not scale them
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    if mode == "RGB" and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
+    return as_rgb(image) if mode == "RGB" else _eight_bits(image).convert(mode)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Any mode of PIL to RGB: 16 bits scaled, transparency on white."""
+    image = _eight_bits(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert(mode)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16 bits a channel: Pillow would cut them off, not scale them."""
+    return image.convert("I").point(lambda value: value * (1 / 257)).convert("L") if image.mode[0] == "I" else image
 
 
 def open_info(path: str | Path) -> Settings:
@@ -47,7 +57,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
+            with Image.open(path, formats=FORMATS) as file:
                 if file.width * file.height > MAX_PIXELS:
                     raise InputError(
                         f"{path} has {file.width} x {file.height} pixels, at most {MAX_PIXELS:,} are read: make it smaller"

@@ -10,7 +10,6 @@ Stock transformers classes, loaded from every layout that was published; what th
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,7 @@ def altclip_folder(model: str | Path | None, hub_patterns: list[str], **hub: Any
 def _fitting(state: checkpoints.State, folder: Path) -> tuple[AltCLIPConfig, dict[str, Tensor]]:
     """The stock config and state dict of a full AltCLIP in any layout, if its tensors are exactly the ones needed."""
     given = weights.read_json(folder / "config.json")
-    settings, stock = to_stock(state, weights.read_config(folder))
+    settings, stock = checkpoints.altclip_to_stock(state, weights.read_config(folder))
     vision = given.get("vision_config") or given.get("vision_config_dict") or {}
     config = AltCLIPConfig(
         text_config=settings,
@@ -135,26 +134,3 @@ def _fitting(state: checkpoints.State, folder: Path) -> tuple[AltCLIPConfig, dic
         expected = AltCLIPModel(config).state_dict()
     checkpoints.check_names(stock, expected, f"the AltCLIP in {folder}")
     return config, stock
-
-
-def to_stock(state: checkpoints.State, text_config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A full AltCLIP in any layout -> (settings for `AltCLIPTextConfig`, the state dict of AltCLIPModel).
-
-    m18 carries a second projection, for AltDiffusion, which similarity does not use; all the rest of the text tower
-    is as in the other two. Raises InputError for a state dict without AltCLIP's text tower.
-    """
-    part = checkpoints.text_encoder_part(state)
-    part = {key: part[key] for key in part if not _CONDITIONING.match(key)}
-    if (
-        "pre_LN.weight" not in part
-    ):  # `checkpoints.to_stock` would make one up, as AltDiffusion's own encoders have none
-        raise InputError("the text tower has no 'pre_LN.weight': an AltDiffusion's text encoder, not a full AltCLIP")
-    settings, text = checkpoints.to_stock(part, text_config)
-    stock = {f"text_model.{key}": text[key] for key in text}
-    others = [key for key in state if not key.startswith("text_model.") and not _BUFFERS.search(key)]
-    return settings, stock | {_VISION_LAYERS.sub("vision_model.encoder.layers.", key): state[key] for key in others}
-
-
-_CONDITIONING = re.compile(r"^transformation_pre\.")
-_VISION_LAYERS = re.compile(r"^vision_model\.encoder\.layers?\.")  # transformers 5 writes "layer", 4 "layers"
-_BUFFERS = re.compile(r"\.position_ids$")

@@ -47,6 +47,7 @@ class Colours:
     """Knows red, green and blue, by word and by sight; says what it was asked."""
 
     name = "Colours"
+    note = ""
     words = ("red", "green", "blue")
 
     def __init__(self):

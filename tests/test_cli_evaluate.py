@@ -97,12 +97,12 @@ def test_evaluate_retrieval_of_two_systems(capsys, altclip, pictures, tmp_path):
     status, out, _ = run(capsys, *words, "--json")
     assert status == 0
     results = json.loads(out)["results"]
-    assert [each["system"] for each in results] == ["AltCLIP", "AltCLIP"]
+    assert [each["system"] for each in results] == [f"AltCLIP ({altclip})"] * 2
     assert results[0]["measured"] == results[1]["measured"]
     assert results[0]["measured"]["t2i_r5"] == 100
     assert (results[0]["images"], results[0]["captions"]) == (3, 6)
     status, out, _ = run(capsys, *words, "--format", "markdown")
-    assert "| AltCLIP |" in out
+    assert f"| AltCLIP ({altclip}) |" in out
 
 
 def test_evaluate_classification(capsys, altclip, tmp_path):

@@ -36,6 +36,7 @@ class Fake:
     """Image i is direction i; its captions too, but for some, so that the figures can be worked out by hand."""
 
     name = "Fake"
+    note = ""
 
     def __init__(self):
         self.batches = []
@@ -155,6 +156,7 @@ class TokenWise(Fake):
     """Two tokens an image, as many a text as the batch needs; text to image and image to text differ."""
 
     name = "Token-wise"
+    note = "it compares token by token"
 
     def image_features(self, images):
         features = super().image_features(images)
@@ -175,7 +177,7 @@ def test_token_wise_systems_have_a_similarity_for_each_direction(tmp_path):
     (result,) = run(read("token", tmp_path), TokenWise(), batch_size=5)
     assert result.figures.text_to_image[0] > 60
     assert result.figures.image_to_text[0] < 20
-    assert result.notes == ["Token-wise compares token by token"]
+    assert result.notes == ["Token-wise: it compares token by token"]
 
 
 @pytest.mark.parametrize("published", [None, True, False])

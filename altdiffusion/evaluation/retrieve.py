@@ -84,7 +84,7 @@ def evaluate_retrieval(
             seconds=time.monotonic() - started,
             problems=list(data.problems),
             published=published_rows(system.name, data.language) if published else [],
-            notes=[*data.notes, *([f"{system.name} compares token by token"] if token_wise else [])],
+            notes=[*data.notes, *([f"{system.name}: {system.note}"] if system.note else [])],
         )
 
 

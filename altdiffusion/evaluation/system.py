@@ -17,6 +17,7 @@ class System(Protocol):
     """
 
     name: str  # as the table shows it
+    note: str  # what must be known about its figures, "" if nothing
 
     def image_features(self, images: Sequence[Image]) -> Tensor:
         """Features of RGB pictures of any sizes."""

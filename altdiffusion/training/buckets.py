@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 
 from altdiffusion.errors import InputError
+from altdiffusion.images import FORMATS
 from altdiffusion.training.data import BadImage
-from altdiffusion.training.pictures import FORMATS
 from altdiffusion.training.pixels import CaptionedPictures
 from altdiffusion.training.sampling import Draw, Interleave, Mixture, piece_of
 

@@ -10,10 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from altdiffusion.images import MAX_PIXELS
-
-# What pictures for training come as. Left to itself, Pillow would also try formats that start other programs (EPS).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+from altdiffusion.images import FORMATS, MAX_PIXELS, as_rgb
 
 
 class BadImage(ValueError):
@@ -56,7 +53,7 @@ def decode_image(source: ImageSource) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=FORMATS) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise BadImage(f"more than {MAX_PIXELS:,} pixels")
-            return _rgb(ImageOps.exif_transpose(file))
+            return as_rgb(ImageOps.exif_transpose(file))
     except (BadImage, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -65,13 +62,3 @@ def decode_image(source: ImageSource) -> Image.Image:
         raise BadImage("no picture that can be read: expected JPEG, PNG, WebP or the like") from None
     except Exception as error:  # on damaged files, decoders raise whatever they stumble over
         raise BadImage("the picture is damaged or cut off") from error
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """As `altdiffusion.images.open_image` converts."""
-    if image.mode.startswith("I"):  # 16 bits a channel: Pillow would cut them off, not scale them
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
