@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from altdiffusion import diffusers_alias
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # Where each public name lives. They are imported when first used: torch and diffusers take seconds.
 _HOMES = {
