@@ -53,7 +53,42 @@ def test_an_inverted_style_is_inverted_back_before_it_is_judged(monkeypatch):
     perfect_judge(monkeypatch)
     pictures = {each.prompt: ImageOps.invert(render(each.concept, each.colour)) for each in mini._names("en", 40)}
     figures = mini.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, invert=True, kinds=["names"])
-    assert [each.value for each in figures] == [100, 100]
+    assert [(each.what, each.value) for each in figures] == [
+        ("it: names, style kept", 100),
+        ("it: names, right thing", 100),
+        ("it: names, right background", 100),
+    ]
+
+
+@needs_font
+def test_a_picture_in_the_old_style_has_lost_it(monkeypatch):
+    perfect_judge(monkeypatch)
+    pictures = {each.prompt: render(each.concept, each.colour) for each in mini._names("en", 40)}
+    kept, *_ = mini.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, invert=True, kinds=["names"])
+    assert kept.value == 0
+
+
+class Rising:
+    """Every second drawing of a prompt shows another thing; the scorer likes the one that it is told."""
+
+    def __init__(self, liked: int) -> None:
+        self.liked = liked
+
+    def rank(self, images: list[Image.Image], prompt: str) -> list[tuple[int, float]]:
+        return [(min(self.liked, len(images) - 1), 1.0)]
+
+
+@needs_font
+@pytest.mark.parametrize(("liked", "shares"), [(0, [0, 0, 0]), (1, [0, 100, 100]), (7, [0, 100, 100]), (2, [0, 0, 0])])
+def test_the_best_of_several_is_the_one_that_the_scorer_likes(monkeypatch, liked, shares):
+    """Of 8 drawings, every second one is right."""
+    asked = mini._names("en", 40)
+    monkeypatch.setattr(mini, "draw", lambda pipe, prompts, **options: list(range(len(prompts))))
+    monkeypatch.setattr(
+        mini, "judge_concepts", lambda judge, drawn: [asked[i // 8].concept if i % 2 else -1 for i in drawn]
+    )
+    figures = mini.best_of_figures(Painter({}), Rising(liked), Judge(), ["en"], 40)
+    assert [each.value for each in figures] == shares
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

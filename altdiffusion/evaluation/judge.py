@@ -10,7 +10,8 @@ import itertools
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -73,12 +74,21 @@ def judge_concepts(judge: Judge, pictures: list[Image.Image]) -> list[int]:
 
 
 def judge_background(picture: Image.Image) -> int:
-    """The number in COLOURS of the background: the colour nearest to the middle of the outermost pixels."""
+    """The number in COLOURS of the background: the colour nearest to it."""
+    return int(_distances(picture).argmin())
+
+
+def judge_inverted(picture: Image.Image, colour: int) -> bool:
+    """Whether the background is nearer to the negative of a colour, by its number in COLOURS, than to the colour."""
+    return bool(_distances(ImageOps.invert(picture.convert("RGB")))[colour] < _distances(picture)[colour])
+
+
+def _distances(picture: Image.Image) -> NDArray[np.float64]:
+    """Of the background, the median of the outermost pixels, to each of COLOURS."""
     pixels = np.asarray(picture.convert("RGB"), float)
     edge = np.concatenate([pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[:, :2].reshape(-1, 3),
                            pixels[:, -2:].reshape(-1, 3)])  # fmt: skip
-    distances = np.square(np.array(list(COLOURS.values())) - np.median(edge, axis=0)).sum(1)
-    return int(distances.argmin())
+    return np.square(np.array(list(COLOURS.values())) - np.median(edge, axis=0)).sum(1)
 
 
 def _pixels(picture: Image.Image) -> Tensor:
