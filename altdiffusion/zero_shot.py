@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,14 @@ from altdiffusion.scoring import PromptScorer
 
 _PLACES = ("{}", "{c}")  # as CLIP's and as CLIP_benchmark's templates leave room for the label
 _TEXTS_AT_ONCE = 4096
+
+
+class TextFeatures(Protocol):
+    """A `PromptScorer`, or anything else that has a vector for a text."""
+
+    def text_features(self, texts: Sequence[str], /) -> Tensor:
+        """Unit vectors, float32 (texts, width)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ def classify(
     )
 
 
-def ensemble(scorer: PromptScorer, labels: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
+def ensemble(scorer: TextFeatures, labels: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
     """Unit vectors, float32 (labels, projection_dim): of each label, the mean over the templates of unit text features.
 
     labels: equal ones are allowed, as ImageNet has two kinds of "crane". templates: "{}" or "{c}" stands for the label.

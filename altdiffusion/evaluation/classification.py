@@ -157,7 +157,7 @@ def classification_figures(scores: Tensor, labels: Tensor) -> dict[str, float]:
         raise InputError("some similarities are not numbers (NaN): the model's weights or its dtype are at fault")
     order = scores.argsort(dim=1, descending=True, stable=True)
     hits = order == labels[:, None]
-    recalls = [hits[labels == label, 0].double().mean() for label in labels.unique()]
+    recalls = [hits[labels == label, 0].double().mean() for label in torch.unique(labels)]
     return {
         "top1": hits[:, 0].double().mean().item(),
         "top5": hits[:, :5].any(1).double().mean().item(),

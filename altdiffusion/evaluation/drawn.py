@@ -83,7 +83,7 @@ def evaluate_generation(
     judge = load_scorer(scorer, str(model or pipe.name_or_path), pipe.device)
     results: list[dict[str, Any]] = []
     for language, lines in texts.items():
-        options = {"steps": steps, "guidance_scale": guidance_scale, "size": size}
+        options: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "size": size}
         pictures, paths = [], []
         for number, prompt in enumerate(lines):
             path = out / language / f"{number:04d}.png"
