@@ -59,10 +59,10 @@ STEPS = {
     "vae": 9000,
     "sd-mini": 9000,
     "bridge": 2000,
-    "fine-tune": 700,
-    "lora": 1000,
-    "kv": 1000,
-    "unet": 2800,
+    "fine-tune": 500,
+    "lora": 700,
+    "kv": 700,
+    "unet": 2200,
 }
 
 
