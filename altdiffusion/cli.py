@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from altdiffusion import __version__, cli_evaluate
+from altdiffusion import __version__, cli_demo, cli_evaluate
 from altdiffusion.errors import InputError, TrainingStopped
 from altdiffusion.terminal import hide_loading, print_json, say
 from altdiffusion.training.settings import Settings, read_settings
@@ -136,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
 
     cli_evaluate.add_score(commands)
     cli_evaluate.add_evaluate(commands)
+    cli_demo.add_demo(commands)
 
     info = commands.add_parser("info", help="versions, device and attention; or the settings inside a picture")
     info.add_argument(

@@ -1,0 +1,62 @@
+"""What stands before Gradio on the way in: bodies that are too large are refused, and browsers are told to be careful."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MAX_JSON = 2 * 2**20  # bytes of a request that is no upload: texts, settings, names of files
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
+]
+
+
+class TooLarge(Exception):
+    """A body grew beyond what it may have."""
+
+
+class Guard:
+    """ASGI middleware. max_upload: bytes of one request of uploads, all its files together."""
+
+    def __init__(self, app: Any, max_upload: int) -> None:
+        self.app, self._max_upload = app, max_upload
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        most = self._max_upload if scope["path"].rstrip("/").endswith("/upload") else MAX_JSON
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > most:
+            await _refuse(send)
+            return
+        got, started = 0, False
+
+        async def counted() -> Any:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > most:
+                raise TooLarge
+            return message
+
+        async def careful(message: Any) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message = {**message, "headers": [*message["headers"], *_HEADERS]}
+            await send(message)
+
+        try:
+            await self.app(scope, counted, careful)
+        except TooLarge:
+            if not started:
+                await _refuse(send)
+
+
+async def _refuse(send: Any) -> None:
+    body = b'{"detail":"the request is too large"}'
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *_HEADERS]
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

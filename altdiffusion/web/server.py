@@ -1,0 +1,166 @@
+"""The page, served: `altdiffusion demo` and demo/app.py call `serve`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from altdiffusion.errors import InputError
+from altdiffusion.web.limits import Limits
+
+KEEP_SECONDS = 6 * 3600  # drawn and uploaded pictures; a page that is open longer loses the oldest of its history
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How the owner wants the page served. auth: "name:password". models: what visitors may choose from; empty: mini."""
+
+    host: str = LOOPBACK
+    port: int | None = None
+    auth: str | None = None
+    max_queue: int = 20
+    models: Sequence[str] = ()
+    scorer: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    device: str | None = None
+    dtype: str | None = None
+    allow_pickle: bool = False
+
+
+def serve(serving: Serving) -> None:
+    """Serve until interrupted. Raises InputError."""
+    with running(serving) as url:
+        print(f"{url}  (Ctrl+C ends)", flush=True)
+        while True:
+            time.sleep(3600)
+
+
+@contextmanager
+def running(serving: Serving) -> Iterator[str]:
+    """The page's address, while it is served; all its files are deleted at the end. Raises InputError."""
+    name_and_password = _auth(serving.auth)
+    if serving.max_queue < 1:
+        raise InputError(f"--max-queue {serving.max_queue}: expected at least 1")
+    if serving.limits.pixels < 64:
+        raise InputError(f"--max-pixels {serving.limits.pixels}: expected at least 64, such as 589824 for 768 x 768")
+    folder = Path(tempfile.mkdtemp(prefix="altdiffusion-demo-"))
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    bomb = Image.MAX_IMAGE_PIXELS
+    os.environ |= _ENVIRONMENT | {"GRADIO_TEMP_DIR": str(folder)}  # before Gradio is imported
+    try:
+        middleware = _gradio()
+        from altdiffusion.web.guard import Guard
+        from altdiffusion.web.models import Models, offered
+        from altdiffusion.web.page import build_page, look
+        from altdiffusion.web.studio import Studio
+
+        # Gradio decodes what is painted over before our own checks see it; Pillow refuses twice this number.
+        Image.MAX_IMAGE_PIXELS = serving.limits.upload_pixels // 2
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        options = {"device": serving.device, "dtype": serving.dtype, "allow_pickle": serving.allow_pickle}
+        models = Models(list(serving.models) or offered(), scorer=serving.scorer, **options)
+        drawn = folder / "drawn"
+        drawn.mkdir()
+        studio = Studio(models, serving.limits, max_waiting=serving.max_queue, folder=drawn)
+        page = build_page(studio)
+        page.queue(api_open=False, max_size=1000, default_concurrency_limit=None)
+        uploads = serving.limits.upload_bytes * serving.limits.pictures
+        try:
+            _, url, _ = page.launch(
+                server_name=serving.host,
+                server_port=serving.port,
+                auth=name_and_password,
+                share=False,
+                inbrowser=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                show_error=False,
+                ssr_mode=False,
+                mcp_server=False,
+                enable_monitoring=False,
+                max_file_size=serving.limits.upload_bytes,
+                state_session_capacity=1000,
+                footer_links=["api"],
+                app_kwargs={"middleware": [middleware(Guard, max_upload=uploads)], "docs_url": None, "redoc_url": None},
+                **look(),
+            )
+        except OSError as error:
+            raise InputError(f"--host {serving.host} --port {serving.port}: can't be served ({error})") from None
+        stop = threading.Event()
+        threading.Thread(target=_sweep, args=(folder, stop), name="sweeping", daemon=True).start()
+        try:
+            yield url
+        finally:
+            stop.set()
+            page.close(verbose=False)
+            studio.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        Image.MAX_IMAGE_PIXELS = bomb
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+# No analytics, no look-ups of versions, no share link, whatever the machine's environment says.
+_ENVIRONMENT = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_SHARE": "False",
+    "GRADIO_MCP_SERVER": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "GRADIO_TEMP_DIR": "",
+}
+
+
+def _gradio() -> Any:
+    """Starlette's wrapper of a middleware; says early what is missing."""
+    try:
+        import gradio  # noqa: F401
+        from starlette.middleware import Middleware
+    except ImportError as error:
+        raise InputError(f'the demo needs Gradio: pip install "altdiffusion[demo]" ({error})') from None
+    return Middleware
+
+
+def _auth(pair: str | None) -> tuple[str, str] | None:
+    if pair is None:
+        return None
+    name, colon, password = pair.partition(":")
+    if not (name and colon and password):
+        raise InputError("--auth: expected NAME:PASSWORD")
+    return name, password
+
+
+def sweep(folder: Path, now: float, keep: float = KEEP_SECONDS) -> int:
+    """Delete files that nobody has touched for so long; returns how many."""
+    count = 0
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+        try:
+            if path.is_dir():
+                if now - path.stat().st_mtime > keep and path.name != "drawn":
+                    path.rmdir()
+            elif now - path.stat().st_mtime > keep:
+                path.unlink()
+                count += 1
+        except OSError:  # a folder that isn't empty; a file that another thread took away
+            continue
+    return count
+
+
+def _sweep(folder: Path, stop: threading.Event) -> None:
+    while not stop.wait(600):
+        sweep(folder, time.time())
