@@ -130,7 +130,7 @@ def stage(language: gr.Radio) -> Stage:
         label=I18N("preview"), visible=False, interactive=False, buttons=[], height=320, elem_classes="preview"
     )
     gallery = gr.Gallery(
-        label=I18N("gallery"), columns=2, object_fit="contain", height="auto", interactive=False,
+        label=I18N("gallery"), columns=2, object_fit="contain", height=460, interactive=False,
         buttons=["download", "fullscreen"], elem_classes="drawn",
     )  # fmt: skip
     entries = gr.State([], time_to_live=24 * 3600)

@@ -101,6 +101,7 @@ class DrawingQueue:
         self._models, self._pixels = models, pixels
         self._jobs: deque[Job] = deque()  # with orders that no batch has yet
         self._busy: list[Job] = []  # the jobs being drawn
+        self._last: Job | None = None  # the one that began the batch before
         self._change = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="drawing", daemon=True)
@@ -157,7 +158,9 @@ class DrawingQueue:
 
     def _next_batch(self) -> list[tuple[Job, int]]:
         """(job, number of its order): those of the first job, and of others like it while there is room."""
-        first = self._jobs[0]
+        if self._jobs[0] is self._last:  # a large job lets the others in between its batches
+            self._jobs.rotate(-1)
+        self._last = first = self._jobs[0]
         room = max(1, min(MAX_ROWS, self._pixels // (first.recipe.width * first.recipe.height)))
         batch: list[tuple[Job, int]] = []
         for job in [each for each in self._jobs if each.key == first.key]:
@@ -166,8 +169,6 @@ class DrawingQueue:
                 job.given_out += 1
             if job.given_out == len(job.orders):
                 self._jobs.remove(job)
-        if first in self._jobs:  # a large job lets the others in between its batches
-            self._jobs.rotate(-1)
         self._busy = list(dict.fromkeys(job for job, _ in batch))
         for ahead, job in enumerate(each for each in self._jobs if each.given_out == 0):
             job.tell(Waiting(ahead + len(self._busy)))

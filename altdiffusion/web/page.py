@@ -24,7 +24,7 @@ from altdiffusion.web.endpoints import add_endpoints
 from altdiffusion.web.limits import Wish
 from altdiffusion.web.studio import Studio
 from altdiffusion.web.tab_compare import compare_tab
-from altdiffusion.web.texts import LANGUAGES
+from altdiffusion.web.texts import LANGUAGES, say
 
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 JS = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
@@ -57,25 +57,34 @@ def build_page(studio: Studio) -> gr.Blocks:
             language = gr.Radio([(name, key) for key, name in LANGUAGES.items()], value="en", label=I18N("language"))
         history = gr.State([], time_to_live=24 * 3600)
         with gr.Tabs(overflow_behavior="wrap") as tabs:
-            with gr.Tab(I18N("tab_draw"), id="draw"):
+            with gr.Tab(I18N("tab_draw"), id="draw", elem_id="tab_draw"):
                 prompt, negative, settings = _draw_tab(studio, model, language, history)
-            with gr.Tab(I18N("tab_change"), id="change"):
+            with gr.Tab(I18N("tab_change"), id="change", elem_id="tab_change"):
                 _change_tab(studio, model, language, history)
-            with gr.Tab(I18N("tab_compare"), id="compare"):
+            with gr.Tab(I18N("tab_compare"), id="compare", elem_id="tab_compare"):
                 compare_tab(studio, model, language, history)
-            with gr.Tab(I18N("tab_score"), id="score"):
+            with gr.Tab(I18N("tab_score"), id="score", elem_id="tab_score"):
                 tab_score.score_tab(studio, model, language)
-            with gr.Tab(I18N("tab_read"), id="read"):
+            with gr.Tab(I18N("tab_read"), id="read", elem_id="tab_read"):
                 _read_tab(studio, language, tabs, prompt, negative, settings)
-            with gr.Tab(I18N("tab_history"), id="history"):
+            with gr.Tab(I18N("tab_history"), id="history", elem_id="tab_history"):
                 gr.Markdown(I18N("history_about"))
                 seen = gr.Gallery(
                     label=I18N("gallery"), columns=4, object_fit="contain", interactive=False, buttons=["download"]
                 )
         history.change(as_gallery, history, seen, **PRIVATE)
-        page.load(None, None, language, js=JS, **PRIVATE)
-        language.input(None, language, None, js="(language) => { window.altdiffusionLanguage(language); }", **PRIVATE)
+        # tabs that were not opened yet don't hear of a change in the browser: their names come from here
+        every_tab = [each for each in page.blocks.values() if isinstance(each, gr.Tab) and each.elem_id]
+        switch = "async (language) => [await window.altdiffusionLanguage(language)]"
+        page.load(None, None, language, js=JS, **PRIVATE).then(
+            lambda language: _named(every_tab, language), language, every_tab, **PRIVATE
+        )
+        language.input(lambda language: _named(every_tab, language), language, every_tab, js=switch, **PRIVATE)
     return page
+
+
+def _named(tabs: list[gr.Tab], language: str) -> list[gr.Tab]:
+    return [gr.Tab(label=say(str(each.elem_id), language)) for each in tabs]
 
 
 def _go_and_stop() -> tuple[gr.Button, gr.Button]:
@@ -125,8 +134,9 @@ def _last_seed(drawn: list[Entry]) -> str:
 def _change_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio, history: gr.State) -> None:
     with gr.Row():
         with gr.Column():
+            gr.Markdown(I18N("paint"))
             picture = gr.ImageEditor(
-                label=I18N("paint"), type="pil", image_mode="RGBA", sources=["upload", "clipboard"], transforms=(),
+                label=I18N("start_picture"), type="pil", image_mode="RGBA", sources=["upload", "clipboard"], transforms=(),
                 brush=gr.Brush(colors=["#f97316"], color_mode="fixed"), layers=False, buttons=[], elem_id="editor",
             )  # fmt: skip
             prompt = gr.Textbox(label=I18N("prompt"), lines=2, max_length=studio.limits.text, elem_id="change-prompt")

@@ -24,9 +24,13 @@ def compare_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio, history:
     with gr.Row():
         for number, side in enumerate(SIDES):
             with gr.Column(min_width=240), gr.Group():
-                models.append(gr.Dropdown(labels, value=labels[min(number, len(labels) - 1)], label=I18N("model")))
+                models.append(
+                    gr.Dropdown(labels, value=labels[min(number, len(labels) - 1)], label=I18N(f"{side}_model"))
+                )
                 prompts.append(
-                    gr.Textbox("一只猫", label=I18N("prompt"), max_length=studio.limits.text, elem_id=f"prompt-{side}")
+                    gr.Textbox(
+                        "一只猫", label=I18N(f"{side}_prompt"), max_length=studio.limits.text, elem_id=f"prompt-{side}"
+                    )
                 )
     with gr.Row():
         go = gr.Button(I18N("compare"), variant="primary", elem_classes="go")

@@ -24,20 +24,20 @@ def score_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio) -> None:
         sources=["upload"], elem_id="score-pictures",
     )  # fmt: skip
     with gr.Tabs():
-        with gr.Tab(I18N("score")):
+        with gr.Tab(I18N("score"), elem_id="score"):
             gr.Markdown(I18N("score_about"))
             prompts = gr.Textbox(
                 "一只猫\na dog", label=I18N("prompts"), lines=3, max_length=longest, elem_id="score-prompts"
             )
             score = gr.Button(I18N("score"), variant="primary", elem_classes="go")
             map_, bars = gr.HTML(elem_id="heat"), gr.HTML(elem_id="bars")
-        with gr.Tab(I18N("classify")):
+        with gr.Tab(I18N("classify"), elem_id="classify"):
             gr.Markdown(I18N("classify_about"))
             labels = gr.Textbox("猫\n狗\ncar", label=I18N("labels"), lines=3, max_length=longest, elem_id="labels")
             template = gr.Textbox("{}", label=I18N("template"), max_length=studio.limits.text)
             classify = gr.Button(I18N("classify"), variant="primary", elem_classes="go")
             named = gr.HTML(elem_id="named")
-        with gr.Tab(I18N("rank")):
+        with gr.Tab(I18N("rank"), elem_id="rank"):
             prompt = gr.Textbox("一只猫", label=I18N("prompt"), max_length=studio.limits.text, elem_id="rank-prompt")
             rank = gr.Button(I18N("rank"), variant="primary", elem_classes="go")
             problem = gr.HTML()

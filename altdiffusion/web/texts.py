@@ -75,6 +75,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     # comparing
     "left": ("Left", "左"),
     "right": ("Right", "右"),
+    "left_model": ("Model, left", "左边的模型"),
+    "right_model": ("Model, right", "右边的模型"),
+    "left_prompt": ("Prompt, left", "左边的提示词"),
+    "right_prompt": ("Prompt, right", "右边的提示词"),
     "compare_about": (
         "The same seed on both sides: two languages, or another model, such as one that reads English alone.",
         "两边种子相同：对比两种语言，或换一个模型，比如只懂英文的模型。",
