@@ -14,8 +14,6 @@ from test_web_limits import bomb
 pytest.importorskip("gradio", reason="the demo needs gradio: pip install altdiffusion[demo]")
 
 HOSTILE = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">{{7*7}}${7*7}\x00\u202e'
-QUICK = {"steps": 2, "width": 16, "height": 16}
-ENDPOINTS = ("models", "draw", "change", "compare", "score", "classify", "rank", "read_settings")
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +30,9 @@ def server(root):
 
 @pytest.fixture(autouse=True)
 def _alive(server):
-    """After each hostile request, an honest one is answered."""
+    """After each hostile request the server still answers."""
     yield
-    status, events = call(server, "draw", ["a cat", "", "", "1", 2, 7.5, 16, 16, "", 1, 0])
-    assert status == 200
-    assert '"seed": "1"' in events, events
+    assert "alt-small" in call(server, "models", [])[1]
 
 
 def request(url, data=None, headers=None, method=None):
@@ -93,7 +89,6 @@ WRONG = {
     "model on the hub": ["a", "", "stable-diffusion-v1-5/stable-diffusion-v1-5", "1", 2, 7.5, 16, 16, "", 1, 0],
     "model above": ["a", "", "../alt-small", "1", 2, 7.5, 16, 16, "", 1, 0],
     "scheduler": ["a", "", "", "1", 2, 7.5, 16, 16, "__class__", 1, 0],
-    "few": ["a"],
     "none": [],
     "many": ["a"] * 100,
     "file for a prompt": [file("/etc/passwd"), "", "", "1", 2, 7.5, 16, 16, "", 1, 0],
@@ -102,8 +97,6 @@ WRONG = {
 
 @pytest.mark.parametrize("data", WRONG.values(), ids=WRONG)
 def test_wishes_beyond_the_limits(server, root, data):
-    if data == ["a"]:
-        pytest.skip("what is left out has a default: this one is honest")
     assert_refused(call(server, "draw", data), root)
 
 
@@ -269,7 +262,7 @@ def test_one_visitors_events_are_not_anothers(server):
     _, text = request(f"{server}/gradio_api/call/draw", body, {"Content-Type": "application/json"})
     mine = json.loads(text)["event_id"]
     for guess in ("0" * 32, mine[:-1], "../" + mine):
-        status, events = request(f"{server}/gradio_api/call/draw/{urllib.parse.quote(guess, safe='')}")
+        _, events = request(f"{server}/gradio_api/call/draw/{urllib.parse.quote(guess, safe='')}")
         assert "seed" not in events
     request(f"{server}/gradio_api/call/draw/{mine}")
 
@@ -279,3 +272,9 @@ def test_the_page_says_nothing_of_the_machine(server, root):
         _, text = request(server + path)
         assert str(root) not in text
         assert "altdiffusion-demo-" not in text, path
+
+
+def test_an_honest_visitor_is_served_after_all_that(server):
+    status, events = call(server, "draw", ["a cat", "", "", "1", 2, 7.5, 16, 16, "", 1, 0])
+    assert status == 200
+    assert '"seed": "1"' in events, events

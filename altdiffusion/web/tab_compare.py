@@ -15,6 +15,7 @@ from altdiffusion.web.studio import Finished, Studio
 from altdiffusion.web.texts import say
 
 SIDES = ("left", "right")
+EXAMPLES = [("一只猫", "a cat"), ("红苹果", "red apple"), ("кошка", "قطة")]
 
 
 def compare_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio, history: gr.State) -> None:
@@ -43,10 +44,11 @@ def compare_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio, history:
                 pictures.append(
                     gr.Image(label=I18N(side), interactive=False, type="filepath", buttons=["download", "fullscreen"])
                 )
-    gr.Examples(
-        [["一只猫", "a cat"], ["红苹果", "red apple"], ["кошка", "قطة"]], prompts, label=I18N("examples"),
-        api_visibility="private",
+    examples = gr.Dataset(
+        components=["textbox", "textbox"], samples=[list(each) for each in EXAMPLES], type="tuple", layout="gallery",
+        sample_labels=[" ⇄ ".join(each) for each in EXAMPLES], label=I18N("examples"),
     )  # fmt: skip
+    examples.click(lambda chosen: list(EXAMPLES[chosen[0]]), examples, prompts, **PRIVATE)
 
     async def compare(language: str, history: list[Entry], *values: Any) -> AsyncGenerator[Any, None]:
         keep = gr.skip()
