@@ -14,7 +14,7 @@ import altdiffusion.web
 from altdiffusion.infotext import Settings, png_info
 from altdiffusion.web import limits as limit
 from altdiffusion.web.limits import Limits, Wish
-from altdiffusion.web.texts import TEXTS, Refused, language_of, say
+from altdiffusion.web.texts import TEXTS, Refused, say
 
 LIMITS = Limits()
 
@@ -200,22 +200,6 @@ def test_every_sentence_is_used_and_every_used_one_is_there():
     assert not {key for key in TEXTS if key not in quoted | made}
     asked = set(re.findall(r'(?:I18N|say|Refused)\("([a-z_]+)"', source))
     assert asked <= set(TEXTS)
-
-
-@pytest.mark.parametrize(
-    ("accepted", "language"),
-    [
-        ("zh-CN,zh;q=0.9", "zh"),
-        ("zh", "zh"),
-        ("ZH-tw", "zh"),
-        ("en-US,zh;q=0.8", "en"),
-        ("fr", "en"),
-        ("", "en"),
-        (None, "en"),
-    ],
-)
-def test_the_browsers_language(accepted, language):
-    assert language_of(accepted) == language
 
 
 def test_texts_with_braces_of_their_own():

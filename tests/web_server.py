@@ -16,10 +16,13 @@ STEPS = 3
 
 def save_models(root: Path) -> dict[str, Any]:
     """Two that draw, an AltDiffusion and one that reads English alone, and an AltCLIP that scores."""
+    names = {"models": [root / "alt-small", root / "english-small"], "scorer": str(root / "altclip-small")}
+    if (root / "alt-small").exists():
+        return names
     layouts.save_published(root / "alt-small", "m9", "safetensors")
     small_diffusion.save_diffusion(root / "english-small", None)
     small_altclip.save_small(root / "altclip-small")
-    return {"models": [root / "alt-small", root / "english-small"], "scorer": str(root / "altclip-small")}
+    return names
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def add_endpoints(studio: Studio) -> None:
         guidance_scale: float = 7.5,
     ) -> list[dict[str, Any]]:
         """Draw two prompts, or one prompt by two models, with the same seed. Gives two pictures as in /draw, left and right."""
-        common = {"seed": limit.seed_of(seed), "steps": steps, "guidance_scale": guidance_scale}
+        common: dict[str, Any] = {"seed": limit.seed_of(seed), "steps": steps, "guidance_scale": guidance_scale}
         left = Wish(left_prompt, model=left_model, **common)
         right = Wish(right_prompt, model=right_model, **common)
         found: dict[int, Shown] = {}

@@ -8,7 +8,8 @@
   };
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && press("button.go, .go button")) event.preventDefault();
-    if (event.key === "Escape") press("button.stop, .stop button");
+    const drawing = [...document.querySelectorAll(".status progress")].some((each) => each.offsetParent !== null);
+    if (event.key === "Escape" && drawing) press("button.stop, .stop button");
   });
 
   // Gradio changes the language of what was registered with it (gr.I18n), and its own, by this function of its core module.

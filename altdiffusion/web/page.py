@@ -55,6 +55,9 @@ def build_page(studio: Studio) -> gr.Blocks:
             gr.Markdown(I18N("title"), elem_id="title")
             model = gr.Dropdown(studio.models.labels, value=studio.models.labels[0], label=I18N("model"))
             language = gr.Radio([(name, key) for key, name in LANGUAGES.items()], value="en", label=I18N("language"))
+        for start, about in (("mini", "mini_about"), ("BAAI/", "licence")):
+            if any(label.startswith(start) for label in studio.models.labels):
+                gr.Markdown(I18N(about))
         history = gr.State([], time_to_live=24 * 3600)
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             with gr.Tab(I18N("tab_draw"), id="draw", elem_id="tab_draw"):

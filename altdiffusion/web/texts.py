@@ -21,6 +21,14 @@ TEXTS: dict[str, tuple[str, str]] = {
     "tab_score": ("Score", "打分"),
     "tab_read": ("Read settings", "读取设置"),
     "tab_history": ("History", "历史"),
+    "mini_about": (
+        "mini is the small model inside the package: small pictures of a hundred things, from nine languages.",
+        "mini 是包内自带的小模型：能用九种语言画一百来种东西的小图。",
+    ),
+    "licence": (
+        "BAAI's weights are under CreativeML OpenRAIL-M, whose use restrictions bind you.",
+        "BAAI 的权重采用 CreativeML OpenRAIL-M 许可，其使用限制对您有约束力。",
+    ),
     # drawing
     "prompt": ("Prompt", "提示词"),
     "prompt_hint": (
@@ -177,12 +185,6 @@ def say(key: str, language: str = "en", **values: Any) -> str:
     """A sentence of TEXTS; any language but Chinese gets English."""
     text = TEXTS[key][1 if language == "zh" else 0]
     return text.format(**values) if values else text
-
-
-def language_of(accepted: str | None) -> Language:
-    """The page's language for a browser's Accept-Language or navigator.language: Chinese in all its kinds, else English."""
-    first = (accepted or "").split(",")[0].strip().lower()
-    return "zh" if first == "zh" or first.startswith("zh-") else "en"
 
 
 class Refused(InputError):
