@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -46,11 +47,13 @@ class Machine:
 
 
 class NoModels:
+    pipe = None
+
     def is_loaded(self, label):
         return True
 
     def pipeline(self, label):
-        return None
+        return self.pipe
 
 
 @pytest.fixture
@@ -198,6 +201,21 @@ def test_a_visitor_whose_loop_is_gone_stops_nobody(queue, machine):
         assert await pictures(next_one) == ["next"]
 
     asyncio.run(visit())
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_what_no_safety_checker_has_seen_is_not_shown(machine, checked):
+    models = NoModels()
+    models.pipe = SimpleNamespace(safety_checker=object() if checked else None)
+    queue = DrawingQueue(models, max_waiting=3, pixels=64 * 64)
+
+    async def visit():
+        queue.submit(one := job("a"))
+        machine.open()
+        return [news.sketch async for news in one.news() if isinstance(news, Drawing)]
+
+    assert any(sketch is not None for sketch in asyncio.run(visit())) != checked
+    queue.close()
 
 
 def test_slow_readers_get_the_latest_and_the_last_sketch():

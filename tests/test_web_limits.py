@@ -91,6 +91,13 @@ def test_seeds_that_are_none(said):
     refused("bad_number", limit.seed_of, said)
 
 
+def test_settings_are_called_what_the_page_calls_them():
+    with pytest.raises(Refused) as error:
+        limit.whole("steps", 0, 1, 100)
+    assert str(error.value) == "Steps: expected a number from 1 to 100"
+    assert error.value.said("zh") == "步数：应为 1 到 100 之间的数"
+
+
 def test_lines():
     assert limit.lines("猫\n\n 狗 \n", LIMITS) == ["猫", "狗"]
     refused("no_texts", limit.lines, "\n", LIMITS)

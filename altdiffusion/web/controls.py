@@ -90,8 +90,8 @@ def controls(studio: Studio, *, sizes: bool = False, strength: bool = False, sev
             shapes = [(I18N("shape_square"), "1:1"), *((each, each) for each in limit.SHAPES if each != "1:1")]
             with gr.Row():
                 shape = gr.Dropdown([*shapes, (I18N("shape_exact"), "exact")], value="1:1", label=I18N("shape"))
-                width = gr.Number(64, precision=0, minimum=8, maximum=4096, step=8, label=I18N("width"))
-                height = gr.Number(64, precision=0, minimum=8, maximum=4096, step=8, label=I18N("height"))
+                width = gr.Number(64, precision=0, step=8, label=I18N("width"))
+                height = gr.Number(64, precision=0, step=8, label=I18N("height"))
         change = gr.Slider(0.05, 1, DEFAULT_STRENGTH, step=0.05, label=I18N("strength")) if strength else None
         with gr.Row():
             steps = gr.Slider(1, limits.steps, min(DEFAULT_STEPS, limits.steps), step=1, label=I18N("steps"))
@@ -141,7 +141,7 @@ def stage(language: gr.Radio) -> Stage:
     with gr.Row():
         copy = gr.Button(I18N("copy_settings"), size="sm", elem_classes="copy")
         download = gr.DownloadButton(I18N("download"), size="sm", interactive=False, elem_classes="download")
-    copy.click(None, chosen, None, js="(text) => { if (text) navigator.clipboard.writeText(text); }", **PRIVATE)
+    copy.click(None, chosen, None, js="(text) => { window.altdiffusionCopy(text); }", **PRIVATE)
 
     def choose(event: gr.SelectData, drawn: list[Entry]) -> tuple[str, Any]:
         number = event.index if isinstance(event.index, int) and 0 <= event.index < len(drawn) else 0

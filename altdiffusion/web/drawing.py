@@ -181,7 +181,8 @@ class DrawingQueue:
                 job.tell(Loading())
         pipe = self._models.pipeline(first.model)
         orders = [job.orders[number] for job, number in batch]
-        progress = _Progress(batch)
+        # a sketch has not passed the safety checker: where there is one, none is shown
+        progress = _Progress(batch, sketching=getattr(pipe, "safety_checker", None) is None)
         for (job, number), picture in zip(
             batch, draw_together(pipe, orders, first.recipe, progress.after_step), strict=True
         ):
@@ -195,9 +196,10 @@ class DrawingQueue:
 class _Progress:
     """Tells the jobs of a batch how far they are, and the batch which of them are still wanted."""
 
-    def __init__(self, batch: list[tuple[Job, int]]) -> None:
+    def __init__(self, batch: list[tuple[Job, int]], sketching: bool) -> None:
         self._batch, self._started = batch, time.monotonic()
-        self._sketching = 0.0  # seconds spent
+        self._sketching = sketching
+        self._spent = 0.0  # seconds, on sketches
 
     def after_step(self, step: Step) -> list[int]:
         wanted = [row for row in step.rows if not self._batch[row][0].cancelled]
@@ -219,8 +221,9 @@ class _Progress:
 
     def _sketches(self, step: Step) -> dict[int, Image.Image]:
         started = time.monotonic()
-        if step.done == step.total or self._sketching > SKETCH_SHARE * (started - self._started):
+        late = self._spent > SKETCH_SHARE * (started - self._started)
+        if not self._sketching or late or step.done == step.total:
             return {}
         sketches = dict(zip(step.rows, step.sketches(), strict=True))
-        self._sketching += time.monotonic() - started
+        self._spent += time.monotonic() - started
         return sketches

@@ -208,7 +208,9 @@ def edited(value: Any, limits: Limits) -> tuple[Image.Image, Image.Image | None]
 
 
 def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
-    if size[0] * size[1] > limits.upload_pixels or max(size) > 100 * min(size):
+    if max(size) > 100 * min(size):
+        raise Refused("long_picture")
+    if size[0] * size[1] > limits.upload_pixels:
         raise Refused("large_picture", most=f"{limits.upload_pixels:,}")
 
 

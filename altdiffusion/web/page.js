@@ -22,6 +22,18 @@
     return language;
   };
 
+  // The clipboard of today is for https and this machine alone; elsewhere the old way.
+  window.altdiffusionCopy = (text) => {
+    if (!text) return;
+    if (navigator.clipboard) { navigator.clipboard.writeText(text); return; }
+    const area = document.createElement("textarea");
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  };
+
   const label = () => {
     for (const button of document.querySelectorAll("button:not([aria-label])")) {
       if (!button.textContent.trim() && button.title) button.setAttribute("aria-label", button.title);

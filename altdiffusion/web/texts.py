@@ -163,6 +163,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "这个文件不是完整的图片，或格式不支持（PNG、JPEG、WebP、GIF、BMP、TIFF、AVIF）",
     ),
     "large_picture": ("The picture has too many pixels: at most {most} are read", "图片像素太多：最多 {most}"),
+    "long_picture": ("The picture is over 100 times longer than the other side", "图片的长边超过短边的 100 倍"),
     "large_file": ("The file is too large: at most {most} MB", "文件太大：最多 {most} MB"),
     "mask_size": ("Mask and picture differ in size: make them equal", "蒙版与图片大小不同：请使它们一致"),
     "many_pictures": ("{got} pictures: at most {most} at once", "{got} 张图片：一次最多 {most} 张"),
@@ -191,8 +192,14 @@ class Refused(InputError):
     """A visitor's wish that isn't granted. Its message is English; `said` has it in the page's languages. No path is in it."""
 
     def __init__(self, key: str, **values: Any) -> None:
-        super().__init__(say(key, "en", **values))
+        super().__init__(_filled(key, "en", values))
         self.key, self.values = key, values
 
     def said(self, language: str) -> str:
-        return say(self.key, language, **self.values)
+        return _filled(self.key, language, self.values)
+
+
+def _filled(key: str, language: str, values: dict[str, Any]) -> str:
+    """The sentence, with the name of a setting as the page calls it."""
+    named = {"name": say(values["name"], language)} if values.get("name") in TEXTS else {}
+    return say(key, language, **(values | named))
