@@ -18,13 +18,13 @@ from altdiffusion.web import markup
 from altdiffusion.web.drawing import Drawing
 from altdiffusion.web.limits import Wish
 from altdiffusion.web.studio import Finished, Shown, Studio
-from altdiffusion.web.texts import TEXTS, Refused, say
+from altdiffusion.web.texts import GRADIO_ZH, TEXTS, Refused, say
 
 logger = logging.getLogger(__name__)
 
 I18N = gr.I18n(
     **{
-        locale: {key: both[place] for key, both in TEXTS.items()}
+        locale: {key: both[place] for key, both in TEXTS.items()} | (GRADIO_ZH if place else {})
         for locale, place in (("en", 0), ("zh-CN", 1), ("zh-TW", 1))
     }
 )

@@ -181,6 +181,30 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
 }
 
+# Gradio 6.31's own words that its Chinese lacks, by its names for them.
+GRADIO_ZH: dict[str, dict[str, str]] = {
+    "image_editor": {
+        "brush": "画笔",
+        "brush_size": "画笔大小",
+        "clear_canvas": "清空画布",
+        "color": "颜色",
+        "erase": "擦除",
+        "eraser_size": "橡皮大小",
+        "fit_to_screen": "适应屏幕",
+        "pan": "平移",
+        "paste": "粘贴",
+        "redo": "重做",
+        "save_changes": "保存修改",
+        "select_draw_tool": "选择画笔开始涂抹",
+        "upload": "上传",
+        "upload_image": "上传图片",
+        "zoom_in": "放大",
+        "zoom_out": "缩小",
+    },
+    "common": {"download_all": "全部下载", "progress": "进度", "run": "运行"},
+    "status": {"queue_position": "排队：第 {position} 个，共 {size} 个"},
+}
+
 
 def say(key: str, language: str = "en", **values: Any) -> str:
     """A sentence of TEXTS; any language but Chinese gets English."""
