@@ -20,6 +20,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.web.limits import Limits
 
 KEEP_SECONDS = 6 * 3600  # drawn and uploaded pictures; a page that is open longer loses the oldest of its history
+SESSIONS = 200  # that Gradio remembers, the last used; each takes a copy of the page's configuration
 LOOPBACK = "127.0.0.1"
 
 
@@ -91,7 +92,8 @@ def running(serving: Serving) -> Iterator[str]:
                 mcp_server=False,
                 enable_monitoring=False,
                 max_file_size=serving.limits.upload_bytes,
-                state_session_capacity=1000,
+                state_session_capacity=SESSIONS,
+                run_history=False,
                 footer_links=["api"],
                 app_kwargs={"middleware": [middleware(Guard, max_upload=uploads)], "docs_url": None, "redoc_url": None},
                 **look(),
