@@ -111,20 +111,20 @@ def controls(studio: Studio, *, sizes: bool = False, strength: bool = False, sev
 
 @dataclass
 class Stage:
-    """Where drawing shows: what happens, the picture so far, the pictures, and the settings of the chosen one."""
+    """Where drawing shows: what happens, the picture so far, the pictures."""
 
     status: gr.HTML
     preview: gr.Image
     gallery: gr.Gallery
     entries: gr.State
-    chosen: gr.Textbox
 
     @property
     def outputs(self) -> list[Any]:
         return [self.status, self.preview, self.gallery, self.entries]
 
 
-def stage(language: gr.Radio) -> Stage:
+def stage() -> Stage:
+    """With the buttons that copy and download what is chosen."""
     status = gr.HTML(markup.line(""))
     preview = gr.Image(
         label=I18N("preview"), visible=False, interactive=False, buttons=[], height=320, elem_classes="preview"
@@ -150,7 +150,7 @@ def stage(language: gr.Radio) -> Stage:
         return drawn[number][1], gr.DownloadButton(value=drawn[number][0], interactive=True)
 
     gallery.select(choose, entries, [chosen, download], **PRIVATE)
-    return Stage(status, preview, gallery, entries, chosen)
+    return Stage(status, preview, gallery, entries)
 
 
 def entry(shown: Shown, language: str) -> Entry:

@@ -114,7 +114,7 @@ def _draw_tab(
             settings = controls(studio, sizes=True)
             again = gr.Button(I18N("again"), size="sm", elem_classes="again")
         with gr.Column():
-            shown = stage(language)
+            shown = stage()
 
     def wish(model: str, prompt: str, negative: str, *values: Any) -> Wish:
         return settings.wish(values, model=model, prompt=prompt, negative_prompt=negative)
@@ -147,7 +147,7 @@ def _change_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio, history:
             go, stop = _go_and_stop()
             settings = controls(studio, strength=True)
         with gr.Column():
-            shown = stage(language)
+            shown = stage()
 
     def wish(model: str, prompt: str, negative: str, edited: Any, *values: Any) -> Wish:
         image, mask = limit.edited(edited, studio.limits)
