@@ -25,7 +25,7 @@ from altdiffusion.training.settings import Settings, read_settings
 from altdiffusion.training.stages import STAGES, run_stage
 
 MINI_NOTE = (
-    "mini: the model inside this package draws small pictures of a hundred things, from nine languages; "
+    "mini: the model inside this package draws small pictures of 316 things, from nine languages; "
     "for a large one: --model BAAI/AltDiffusion-m9"
 )
 

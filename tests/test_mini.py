@@ -1,4 +1,4 @@
-"""The embedded default: small, stock, and the same thing asked for in another language is the same picture's kin."""
+"""The embedded default: small, stock; and what lies beside it: AltCLIP, SD-mini and the bridge between them."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
+from transformers import AltCLIPModel
 
-from altdiffusion import AltDiffusionPipeline
+from altdiffusion import AltCLIP, AltCLIPProcessor, AltDiffusionPipeline, PromptScorer, generate, swap_text_encoder
+from altdiffusion.cli import main
 from altdiffusion.sources import mini_folder
 
 THINGS = {
@@ -16,10 +19,10 @@ THINGS = {
     "a banana": "一根香蕉",
     "a rocket": "火箭",
     "a tulip": "郁金香",
-    "a bus": "公交车",
     "a pizza": "披萨",
     "a guitar": "一把吉他",
     "a panda": "一只熊猫",
+    "a top hat": "礼帽",
 }
 
 
@@ -30,9 +33,27 @@ def mini():
     return pipe
 
 
+@pytest.fixture(scope="module")
+def drawn(mini, tmp_path_factory):
+    """Paths of pictures of THINGS, drawn from English prompts."""
+    folder = tmp_path_factory.mktemp("drawn")
+    pictures = mini(list(THINGS), num_inference_steps=15, generator=seeded(len(THINGS))).images
+    for prompt, picture in zip(THINGS, pictures, strict=True):
+        picture.save(folder / f"{prompt}.png")
+    return {prompt: str(folder / f"{prompt}.png") for prompt in THINGS}
+
+
+def seeded(count):
+    return [torch.Generator().manual_seed(1) for _ in range(count)]
+
+
 def pictures(pipe, prompts):
-    generators = [torch.Generator().manual_seed(1) for _ in prompts]
-    return pipe(list(prompts), num_inference_steps=15, generator=generators, output_type="np").images
+    return pipe(list(prompts), num_inference_steps=15, generator=seeded(len(prompts)), output_type="np").images
+
+
+def nearest(ours, others):
+    """For each of our pictures the number of the other that looks most like it."""
+    return np.square(ours[:, None] - others[None]).mean((2, 3, 4)).argmin(1).tolist()
 
 
 def test_every_part_is_float32_unless_asked_otherwise(mini):
@@ -44,9 +65,8 @@ def test_every_part_is_float32_unless_asked_otherwise(mini):
 
 def test_a_chinese_prompt_draws_what_the_english_one_draws(mini):
     english, chinese = pictures(mini, THINGS), pictures(mini, THINGS.values())
-    distance = np.square(english[:, None] - chinese[None]).mean((2, 3, 4))
-    assert distance.argmin(0).tolist() == list(range(len(THINGS)))
-    assert distance.argmin(1).tolist() == list(range(len(THINGS)))
+    assert nearest(chinese, english) == list(range(len(THINGS)))
+    assert nearest(english, chinese) == list(range(len(THINGS)))
 
 
 def test_background_is_the_one_that_was_asked_for(mini):
@@ -62,9 +82,58 @@ def test_plain_diffusers_draws_the_same(mini):
     np.testing.assert_allclose(theirs, ours, atol=1e-3)
 
 
+def test_sd_mini_reads_english_alone_and_by_the_bridge_chinese(mini):
+    pipe = AltDiffusionPipeline.from_pretrained("sd-mini")
+    pipe.set_progress_bar_config(disable=True)
+    english, chinese = pictures(pipe, THINGS), pictures(pipe, THINGS.values())
+    assert sum(found == i for i, found in enumerate(nearest(chinese, english))) <= 3
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    bridged = swap_text_encoder(pipe, bridge="mini")
+    assert nearest(pictures(bridged, THINGS.values()), english) == list(range(len(THINGS)))
+    assert nearest(pictures(bridged, THINGS), english) == list(range(len(THINGS)))
+    assert all(torch.equal(value, before[name]) for name, value in bridged.unet.state_dict().items())
+
+
+def test_generate_with_the_bridge(tmp_path):
+    (picture,) = generate("一只猫", model="sd-mini", bridge="mini", seed=1, steps=2)
+    assert (picture.settings.model, picture.settings.bridge) == ("sd-mini", "mini")
+    assert (
+        main(["generate", "一只猫", "--model", "sd-mini", "--bridge", "mini", "--steps", "2", "--out", str(tmp_path)])
+        == 0
+    )
+
+
+def test_the_seeds_snippet_on_mini(drawn):
+    model, processor = AltCLIP.from_pretrained(), AltCLIPProcessor.from_pretrained()
+    inputs = processor(text=list(THINGS.values()), images=Image.open(drawn["a cat"]), return_tensors="pt", padding=True)
+    probabilities = model(**inputs).logits_per_image.softmax(dim=1)
+    assert probabilities.argmax() == 0
+
+
+def test_plain_transformers_loads_its_altclip():
+    plain, ours = AltCLIPModel.from_pretrained(mini_folder() / "altclip"), AltCLIP.from_pretrained()
+    assert all(
+        torch.equal(value, ours.state_dict()[name].to(value.dtype)) for name, value in plain.state_dict().items()
+    )
+
+
+def test_every_picture_ranks_first_for_its_own_prompt_in_chinese(drawn):
+    scores = PromptScorer.from_pretrained(device="cpu").score(list(drawn.values()), THINGS.values())
+    assert scores.argmax(0).tolist() == scores.argmax(1).tolist() == list(range(len(THINGS)))
+
+
+def test_score_on_the_command_line(drawn, capsys):
+    assert main(["score", drawn["a cat"], drawn["a panda"], "--prompt", "猫", "--prompt", "熊猫", "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["results"]
+    assert first["scores"][0] > first["scores"][1]
+    assert second["scores"][1] > second["scores"][0]
+
+
 def test_it_is_small_and_says_nothing_of_the_machine_that_built_it():
     files = [file for file in mini_folder().rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 30e6
+    beside = [file for file in files if file.relative_to(mini_folder()).parts[0] in ("sd-mini", "bridge")]
+    assert sum(file.stat().st_size for file in set(files) - set(beside)) < 30e6
+    assert sum(file.stat().st_size for file in files) < 50e6
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".ckpt")]
     index = json.loads((mini_folder() / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionPipeline"

@@ -389,7 +389,6 @@ def test_features_that_are_no_numbers_are_an_error(scorer):
         scorer.score(pictures(1), "cat")
 
 
-@pytest.mark.skipif(not (mini_folder() / "altclip").is_dir(), reason="mini has no full AltCLIP yet")
 def test_mini_tells_a_cat_from_a_dog_in_two_languages():
     from altdiffusion import generate
 

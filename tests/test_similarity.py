@@ -206,7 +206,6 @@ def test_processor_cuts_at_77_tokens_unless_told_otherwise(small):
     assert len(processor(text=["cat " * 500], text_kwargs={"truncation": False}).input_ids[0]) > 500
 
 
-@pytest.mark.skipif(not (mini_folder() / "altclip").is_dir(), reason="mini has no full AltCLIP yet")
 @pytest.mark.parametrize("name", [None, "mini"])
 def test_mini_knows_a_cat_in_two_languages(name):
     model, processor = AltCLIP.from_pretrained(name), AltCLIPProcessor.from_pretrained(name)
