@@ -16,7 +16,6 @@ from small_altclip import save_small
 
 from altdiffusion import AltCLIPProcessor, InputError, PromptScorer
 from altdiffusion.scoring import by_length
-from altdiffusion.sources import mini_folder
 
 TEXTS = [*layouts.GREETINGS.values(), "cat", "cat " * 60, "a photo of a cat", "cat " * 300]
 

@@ -13,7 +13,6 @@ from small_altclip import save_small
 from transformers import AltCLIPModel
 
 from altdiffusion import AltCLIP, AltCLIPProcessor, InputError
-from altdiffusion.sources import mini_folder
 
 
 @pytest.fixture(scope="module")
