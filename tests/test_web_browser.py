@@ -50,7 +50,7 @@ def visit(browser, url):
             **({"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | options),
             permissions=["clipboard-read", "clipboard-write"],
         )
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(10_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
