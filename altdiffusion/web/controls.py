@@ -75,7 +75,7 @@ class Controls:
                 said["shape"] = ""
             else:
                 said["width"] = said["height"] = 0
-        return replace(Wish(prompt=""), **said, **more)
+        return replace(Wish(prompt=""), **(said | more))
 
 
 def controls(studio: Studio, *, sizes: bool = False, strength: bool = False, several: bool = True) -> Controls:
@@ -196,5 +196,12 @@ def follow(
     return draw
 
 
-def cancelled(language: str) -> tuple[str, Any]:
-    return markup.line(say("cancelled", language)), gr.Image(value=None, visible=False)
+def cancels(stop: gr.Button, drawing: Any, language: gr.Radio, statuses: list[Any], previews: list[Any]) -> None:
+    """The button ends that drawing. (An event that cancels can't say anything itself: the one after it does.)"""
+
+    def told(language: str) -> list[Any]:
+        hidden = [gr.Image(value=None, visible=False)] * len(previews)
+        return [markup.line(say("cancelled", language))] * len(statuses) + hidden
+
+    ended = stop.click(None, None, None, cancels=[drawing], **PRIVATE)
+    ended.then(told, language, [*statuses, *previews], **PRIVATE)

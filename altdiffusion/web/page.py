@@ -15,7 +15,7 @@ from altdiffusion.web.controls import (
     Controls,
     Entry,
     as_gallery,
-    cancelled,
+    cancels,
     controls,
     follow,
     stage,
@@ -125,7 +125,7 @@ def _draw_tab(
         [*shown.outputs, history],
         **PRIVATE,
     )
-    stop.click(cancelled, language, [shown.status, shown.preview], cancels=[drawing], **PRIVATE)
+    cancels(stop, drawing, language, [shown.status], [shown.preview])
     again.click(_last_seed, shown.entries, settings.seed, **PRIVATE)
     return prompt, negative, settings
 
@@ -159,7 +159,7 @@ def _change_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio, history:
         [*shown.outputs, history],
         **PRIVATE,
     )
-    stop.click(cancelled, language, [shown.status, shown.preview], cancels=[drawing], **PRIVATE)
+    cancels(stop, drawing, language, [shown.status], [shown.preview])
 
 
 def _read_tab(

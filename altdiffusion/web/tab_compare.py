@@ -9,10 +9,9 @@ from typing import Any
 import gradio as gr
 
 from altdiffusion.web import markup
-from altdiffusion.web.controls import I18N, KEPT, PRIVATE, Entry, controls, entry, sorry
+from altdiffusion.web.controls import I18N, KEPT, PRIVATE, Entry, cancels, controls, entry, sorry
 from altdiffusion.web.drawing import Drawing
 from altdiffusion.web.studio import Finished, Studio
-from altdiffusion.web.texts import say
 
 SIDES = ("left", "right")
 EXAMPLES = [("一只猫", "a cat"), ("红苹果", "red apple"), ("кошка", "قطة")]
@@ -74,6 +73,4 @@ def compare_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio, history:
 
     inputs = [language, history, *models, *prompts, *settings.inputs]
     drawing = go.click(compare, inputs, [*statuses, *pictures, history], **PRIVATE)
-    stop.click(
-        lambda language: [markup.line(say("cancelled", language))] * 2, language, statuses, cancels=[drawing], **PRIVATE
-    )
+    cancels(stop, drawing, language, statuses, [])
