@@ -100,6 +100,10 @@ def test_large_bodies_are_refused_whatever_they_declare():
     assert answer("/gradio_api/upload", chunks=[bytes(MAX_JSON)] * 5)[0] == 413
 
 
+def test_the_developers_stream_is_closed():
+    assert answer("/gradio_api/dev/reload")[0] == 404
+
+
 def test_browsers_are_told_not_to_guess_types():
     assert answer("/")[1][b"x-content-type-options"] == b"nosniff"
 

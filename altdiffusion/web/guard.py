@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 MAX_JSON = 2 * 2**20  # bytes of a request that is no upload: texts, settings, names of files
+_CLOSED = ("/dev/reload",)  # for developers: answers twenty times a second, for ever, whoever asks
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -26,10 +28,13 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["path"].rstrip("/").endswith(_CLOSED):
+            await _answer(send, 404, "not found")
+            return
         most = self._max_upload if scope["path"].rstrip("/").endswith("/upload") else MAX_JSON
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > most:
-            await _refuse(send)
+            await _answer(send, 413, "the request is too large")
             return
         got, started = 0, False
 
@@ -52,11 +57,11 @@ class Guard:
             await self.app(scope, counted, careful)
         except TooLarge:
             if not started:
-                await _refuse(send)
+                await _answer(send, 413, "the request is too large")
 
 
-async def _refuse(send: Any) -> None:
-    body = b'{"detail":"the request is too large"}'
+async def _answer(send: Any, status: int, detail: str) -> None:
+    body = json.dumps({"detail": detail}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *_HEADERS]
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
