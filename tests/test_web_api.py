@@ -127,7 +127,7 @@ def test_settings_come_back_from_a_drawn_picture(client):
 
 
 def test_a_cancelled_wish_frees_the_machine_within_a_step(client, monkeypatch):
-    endless = {"steps": 100, "width": 512, "height": 512}
+    endless = {"steps": 100, "width": 256, "height": 256}
     steps = []
     after_step = drawing._Progress.after_step
     monkeypatch.setattr(drawing._Progress, "after_step", lambda *given: steps.append(0) or after_step(*given))
@@ -138,7 +138,7 @@ def test_a_cancelled_wish_frees_the_machine_within_a_step(client, monkeypatch):
     time.sleep(1)  # the cancel travels; a step may be under way
     done = len(steps)
     client.predict("a cat", **QUICK, api_name="/draw")
-    assert len(steps) <= done + 1 + web_server.STEPS
+    assert len(steps) <= done + 1 + web_server.STEPS + 1  # PNDM takes one more than it is asked for
     assert done < 90
 
 

@@ -1,10 +1,12 @@
 """Hostile requests, as raw HTTP: every one is refused, none is answered with a path or a trace, and the server lives."""
 
+import http.client
 import json
 import secrets
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 import pytest
 import web_server
@@ -43,7 +45,10 @@ def request(url, data=None, headers=None, method=None):
             return response.status, response.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace")
-    except urllib.error.URLError as error:  # the server closed the line before the whole body was sent
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+    ) as error:  # the server closed the line before the whole body was sent
         return 0, str(error)
 
 
@@ -173,7 +178,7 @@ def test_names_of_uploads_stay_in_the_folder(server, root, name):
     status, text = upload(server, b"x", name)
     if status == 200:
         (path,) = json.loads(text)
-        assert ".." not in path
+        assert ".." not in Path(path).parts
         assert "altdiffusion-demo-" in path
         assert_refused(call(server, "read_settings", [file(path)]), root)
 
@@ -253,7 +258,7 @@ def test_there_is_no_way_around_the_queue(server, root):
 
 
 def test_endpoints_that_do_not_exist(server, root):
-    for name in ("predict", "load_example", "__import__", "draw/../../x", "lambda"):
+    for name in ("predict", "load_example", "__import__", "draw/../../x", "/config"):
         assert_refused(call(server, urllib.parse.quote(name), ["a"]), root)
 
 
