@@ -47,22 +47,33 @@ from altdiffusion.files import new_folder, write_text
 from altdiffusion.text_encoder import MAX_TOKENS
 from altdiffusion.training import stages
 from altdiffusion.training.contrast import load_similarity
-from altdiffusion.training.glyphs import COLOURS, CONCEPTS, LANGUAGES, captions, concept_names, held_out, render
+from altdiffusion.training.glyphs import (
+    COLOURS,
+    CONCEPTS,
+    LANGUAGES,
+    SPACELESS,
+    captions,
+    concept_names,
+    filler_words,
+    held_out,
+    render,
+    wordy,
+)
 
 WIDTH = 192  # of the text towers' states, and of what the UNet attends to
 
 # Optimizer steps; with the batch sizes below about four hours of two CPU cores.
 STEPS = {
     "teacher": 600,
-    "phase-1": 2500,
+    "phase-1": 2200,
     "phase-2": 400,
     "vae": 9000,
     "sd-mini": 9000,
-    "bridge": 2000,
+    "bridge": 2500,
     "fine-tune": 500,
     "lora": 700,
     "kv": 700,
-    "unet": 2200,
+    "unet": 2600,
 }
 
 
@@ -102,11 +113,16 @@ class Build:
         yield "mini", self.mini
 
     def data(self) -> None:
-        """Pictures, and captions of them in nine languages: {"image": ..., "en": ..., "zh": ..., ...} a line."""
+        """Pictures, and captions of them in nine languages, plain and wordy: {"image": ..., "en": ..., "en-wordy": ...}.
+
+        The English teacher reads "en" alone. All that learns from it sees the wordy ones too, so that what people write
+        around the name of a thing does not change what is drawn.
+        """
         if (self.out / "data").is_dir():
             return
         names = {language: concept_names(language) for language in LANGUAGES}
-        rng = random.Random(0)
+        words = {language: filler_words(language) for language in LANGUAGES}
+        rng, word_rng = random.Random(0), random.Random(1)
         concepts = range(12 if self.smoke else len(CONCEPTS))
         train, unseen = [], []
         with new_folder(self.out / "data") as folder:
@@ -121,7 +137,14 @@ class Build:
                     lines = unseen if held_out(concept, colour) else train
                     # plain captions mean white, so white comes oftener
                     for _ in range(16 if colour == 0 else 4):
-                        lines.append({"image": picture, **captions(concept, colour, names, rng)})
+                        plain = captions(concept, colour, names, rng)
+                        among = {
+                            f"{language}-wordy": wordy(
+                                text, words[language], word_rng, "" if language in SPACELESS else " "
+                            )
+                            for language, text in plain.items()
+                        }
+                        lines.append({"image": picture, **plain, **among})
             for file, lines in (("train.jsonl", train), ("held-out.jsonl", unseen)):
                 text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
                 write_text(folder / file, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 import torch
@@ -10,7 +11,21 @@ from PIL import Image, ImageOps
 
 from altdiffusion.evaluation import mini
 from altdiffusion.evaluation.judge import Judge, judge_background, judge_concepts, own_accuracy, train_judge
-from altdiffusion.training.glyphs import COLOURS, CONCEPTS, FONT, LANGUAGES, captions, concept_names, held_out, render
+from altdiffusion.training.glyphs import (
+    COLOUR_NAMES,
+    COLOURS,
+    CONCEPTS,
+    FONT,
+    FREE_PROMPTS,
+    LANGUAGES,
+    SPACELESS,
+    captions,
+    concept_names,
+    filler_words,
+    held_out,
+    render,
+    wordy,
+)
 
 needs_font = pytest.mark.skipif(not FONT.is_file(), reason="needs Debian's fonts-noto-color-emoji")
 
@@ -107,6 +122,26 @@ def test_free_prompts_are_sentences_that_no_caption_is():
     asked = {each.prompt for language in LANGUAGES for each in mini._free_prompts(language, 1)}
     assert len(seen) > 1000
     assert not seen & asked
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_words_around_a_caption_name_nothing_and_are_in_no_free_prompt(language):
+    words = filler_words(language)
+    assert len(set(words)) == len(words) > 1000
+    known = " ".join([*concept_names(language), *COLOUR_NAMES[language], *FREE_PROMPTS[language]]).lower()
+    if language in SPACELESS:
+        assert not [word for word in words if word in known]
+        assert not [word for word in words for name in concept_names(language) if name in word]
+    else:
+        assert not set(words) & set(re.findall(r"[^\W\d_]+", known))
+
+
+def test_a_wordy_caption_holds_the_plain_one_among_up_to_six_words():
+    rng, words = random.Random(0), ["um", "dois", "três"]
+    texts = [wordy("a cat", words, rng) for _ in range(500)]
+    assert all("a cat" in text and set(text.replace("a cat", "").strip("?").split()) <= set(words) for text in texts)
+    assert {len(text.strip("?").split()) - 2 for text in texts} == set(range(7))
+    assert all(" " not in wordy("猫", ["见", "面"], rng, "") for _ in range(20))
 
 
 @needs_font

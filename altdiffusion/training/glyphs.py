@@ -7,7 +7,9 @@ translated in the Unicode CLDR and packaged by PyPI's `emoji`. Captions put the 
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
+from typing import Any
 
 import emoji
 from PIL import Image, ImageDraw, ImageFont
@@ -121,6 +123,9 @@ FREE_PROMPTS = {
 }
 
 
+SPACELESS = ("zh", "ja")
+
+
 def concept_names(language: str) -> list[str]:
     """Unicode's name of each of CONCEPTS in one of LANGUAGES."""
     emoji.config.load_language(language)
@@ -146,6 +151,36 @@ def captions(concept: int, colour: int, names: dict[str, list[str]], rng: random
         text = REQUESTS[language][choices[0]] + text + ENDINGS[language][choices[3]]
         found[language] = text[0].upper() + text[1:] if upper else text
     return found
+
+
+def filler_words(language: str) -> list[str]:
+    """Some 1,500 words of Unicode's names of all other emoji: none is part of a concept's name, or of a colour's.
+
+    Chinese and Japanese, which don't part words, give pieces of up to three characters. No word of FREE_PROMPTS is here.
+    """
+    names = [name.lower() for name in concept_names(language)]
+    pieces, stem = (".{1,3}", 1) if language in SPACELESS else (r"[^\W\d_]+", 3)
+    colours = [name[:stem] for name in COLOUR_NAMES[language]]
+    found: dict[str, None] = {}
+    for entry in emoji.EMOJI_DATA.values():
+        for word in re.findall(r"[^\W\d_]+", entry.get(language, "").lower().replace("_", " ")):
+            found |= dict.fromkeys(re.findall(pieces, word))
+    known: Any = " ".join([*names, *COLOUR_NAMES[language], *FREE_PROMPTS[language]]).lower()
+    if language not in SPACELESS:
+        known = set(re.findall(pieces, known))
+    return [
+        word
+        for word in found
+        if word not in known
+        and not any(colour in word for colour in colours)
+        and not (language in SPACELESS and any(name in word for name in names))
+    ]
+
+
+def wordy(text: str, words: list[str], rng: random.Random, space: str = " ") -> str:
+    """A text among up to six other words: what is to be drawn has to be found in it."""
+    before, after = ([rng.choice(words) for _ in range(rng.randrange(4))] for _ in range(2))
+    return space.join([*before, text, *after]) + rng.choice(("", "", "?"))
 
 
 def fill(sentence: str, name: str, measure: str = "个") -> str:

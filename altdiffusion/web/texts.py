@@ -22,8 +22,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "tab_read": ("Read settings", "读取设置"),
     "tab_history": ("History", "历史"),
     "mini_about": (
-        "mini is the small model inside the package: small pictures of a hundred things, from nine languages.",
-        "mini 是包内自带的小模型：能用九种语言画一百来种东西的小图。",
+        "mini is the small model inside the package: small pictures of 316 things, from nine languages.",
+        "mini 是包内自带的小模型：能读九种语言，画 316 种东西的小图。",
     ),
     "licence": (
         "BAAI's weights are under CreativeML OpenRAIL-M, whose use restrictions bind you.",
