@@ -97,7 +97,7 @@ class Rising:
 @pytest.mark.parametrize(("liked", "shares"), [(0, [0, 0, 0]), (1, [0, 100, 100]), (7, [0, 100, 100]), (2, [0, 0, 0])])
 def test_the_best_of_several_is_the_one_that_the_scorer_likes(monkeypatch, liked, shares):
     """Of 8 drawings, every second one is right."""
-    asked = mini._names("en", 40)
+    asked = mini._unseen_pairs("en", 40)
     monkeypatch.setattr(mini, "draw", lambda pipe, prompts, **options: list(range(len(prompts))))
     monkeypatch.setattr(
         mini, "judge_concepts", lambda judge, drawn: [asked[i // 8].concept if i % 2 else -1 for i in drawn]
