@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 
 from altdiffusion import sources, weights
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.text_encoder import equip
 
 
 class BridgeConfig(PreTrainedConfig):
@@ -205,7 +206,7 @@ class BridgedTextEncoder(_Exact):
 
     def __init__(self, config: BridgedTextEncoderConfig) -> None:
         super().__init__(config)
-        self.tower = AltCLIPTextModel(config.text_config)
+        self.tower = equip(AltCLIPTextModel(config.text_config))
         self.bridge = Bridge(config.bridge_config)
         self.post_init()
 
@@ -222,7 +223,7 @@ class BridgedTextEncoder(_Exact):
         tower.config.name_or_path = bridge.config.name_or_path = ""  # else config.json tells where they lay
         with torch.device("meta"):
             encoder = cls(config)
-        encoder.tower, encoder.bridge = tower, bridge
+        encoder.tower, encoder.bridge = equip(tower), bridge
         return encoder.eval()
 
     def get_input_embeddings(self) -> nn.Module:
