@@ -195,7 +195,9 @@ def best_of_figures(
                 candidates = drawn[number * most : number * most + count]
                 best, _ = scorer.rank(candidates, each.prompt)[0]
                 right += found[number * most + best] == each.concept
-            yield Figure(f"K and V aligned, no guidance, best of {count}: right thing", language, 100 * right / len(asked))
+            yield Figure(
+                f"K and V aligned, no guidance, best of {count}: right thing", language, 100 * right / len(asked)
+            )
 
 
 def draw(
