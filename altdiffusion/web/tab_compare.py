@@ -41,7 +41,10 @@ def compare_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio, history:
             with gr.Column(min_width=240):
                 statuses.append(gr.HTML(markup.line("")))
                 pictures.append(
-                    gr.Image(label=I18N(side), interactive=False, type="filepath", buttons=["download", "fullscreen"])
+                    gr.Image(
+                        label=I18N(side), interactive=False, type="filepath", buttons=["download", "fullscreen"],
+                        height=320, elem_classes="preview",
+                    )  # fmt: skip
                 )
     examples = gr.Dataset(
         components=["textbox", "textbox"], samples=[list(each) for each in EXAMPLES], type="tuple", layout="gallery",
