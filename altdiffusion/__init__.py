@@ -23,6 +23,8 @@ _HOMES = {
     "Bridge": "bridge",
     "BridgedTextEncoder": "bridge",
     "choose_attention": "attention",
+    "optimize": "optimization",
+    "save_memory": "memory",
     "generate": "generation",
     "convert": "conversion",
     "InputError": "errors",
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from altdiffusion.conversion import convert as convert
     from altdiffusion.errors import InputError as InputError
     from altdiffusion.generation import generate as generate
+    from altdiffusion.memory import save_memory as save_memory
+    from altdiffusion.optimization import optimize as optimize
     from altdiffusion.pipelines import AltDiffusionImg2ImgPipeline as AltDiffusionImg2ImgPipeline
     from altdiffusion.pipelines import AltDiffusionInpaintPipeline as AltDiffusionInpaintPipeline
     from altdiffusion.pipelines import AltDiffusionPipeline as AltDiffusionPipeline

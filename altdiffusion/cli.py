@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from altdiffusion import __version__, cli_demo, cli_evaluate
+from altdiffusion import __version__, cli_benchmark, cli_demo, cli_evaluate
 from altdiffusion.errors import InputError, TrainingStopped
 from altdiffusion.terminal import hide_loading, print_json, say
 from altdiffusion.training.settings import Settings, read_settings
@@ -113,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--dtype", metavar="T", help="float32, float16, bfloat16 (default: float16 on a GPU, else float32)"
     )
+    generate.add_argument(
+        "--low-memory", action="store_true", help="little GPU memory: the text tower stays on the CPU"
+    )
+    generate.add_argument("--optimize", action="store_true", help="as fast as the device allows; compiles on a GPU")
     generate.add_argument("--allow-pickle", action="store_true", help="read .bin and .ckpt files, which can carry code")
     generate.add_argument("--json", action="store_true", help="print one JSON document on standard output")
     generate.set_defaults(run=_generate)
@@ -137,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_evaluate.add_score(commands)
     cli_evaluate.add_evaluate(commands)
     cli_demo.add_demo(commands)
+    cli_benchmark.add_benchmark(commands)
 
     info = commands.add_parser("info", help="versions, device and attention; or the settings inside a picture")
     info.add_argument(
@@ -208,6 +213,8 @@ def _generate(options: argparse.Namespace) -> None:
         bridge=options.bridge,
         device=options.device,
         dtype=options.dtype,
+        low_memory=options.low_memory,
+        optimize=options.optimize,
         allow_pickle=options.allow_pickle,
     )
     results: list[dict[str, Any]] = []

@@ -31,6 +31,8 @@ from altdiffusion.attention import choose_attention
 from altdiffusion.devices import DTYPES, choose_device, choose_dtype
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.infotext import Settings, png_info
+from altdiffusion.memory import save_memory
+from altdiffusion.optimization import optimize as make_fast
 from altdiffusion.pipelines import (
     AltDiffusionImg2ImgPipeline,
     AltDiffusionInpaintPipeline,
@@ -100,6 +102,8 @@ def generate(
     bridge: str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    low_memory: bool = False,
+    optimize: bool = False,
     allow_pickle: bool = False,
 ) -> Iterator[Picture]:
     """Draw `num_images` pictures of each prompt, one after the other; each is yielded as soon as it is there.
@@ -117,7 +121,7 @@ def generate(
     scheduler: one of SCHEDULERS or a diffusers class name; for this call alone. lora: a file, folder or id for
         `load_lora_weights`. text_encoder, bridge: an AltCLIP that takes the place of the model's own text encoder, and
         what stands between it and a UNet trained with CLIP: see `swap_text_encoder`.
-    device, dtype: see `choose_device`, `choose_dtype`.
+    device, dtype: see `choose_device`, `choose_dtype`. low_memory, optimize: see `save_memory`, `optimize`.
     Everything is checked before the model is loaded, as far as that is possible. Raises InputError.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -143,6 +147,7 @@ def generate(
     if isinstance(model, DiffusionPipeline):
         for_loading: dict[str, Any] = {"lora": lora, "text_encoder": text_encoder, "bridge": bridge}
         for_loading |= {"device": device, "dtype": dtype, "allow_pickle": allow_pickle}
+        for_loading |= {"low_memory": low_memory, "optimize": optimize}
         for name, value in for_loading.items():
             if value:
                 raise InputError(f"{name} is for loading: a pipeline that is loaded already takes none")
@@ -157,6 +162,8 @@ def generate(
             bridge=bridge,
             device=device,
             dtype=dtype,
+            low_memory=low_memory,
+            optimize=optimize,
             allow_pickle=allow_pickle,
         )
         model_name = str(model or sources.MINI)
@@ -236,9 +243,14 @@ def load_pipeline(
     bridge: str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    low_memory: bool = False,
+    optimize: bool = False,
     allow_pickle: bool = False,
 ) -> DiffusionPipeline:
-    """The pipeline that `generate` uses, on its device, with the memory-efficient attention at hand."""
+    """The pipeline that `generate` uses, on its device, with the memory-efficient attention at hand.
+
+    low_memory, optimize: see `save_memory`, `altdiffusion.optimize`; a dtype that is given stays.
+    """
     target = choose_device(device)
     classes = {(True, True): AltDiffusionInpaintPipeline, (True, False): AltDiffusionImg2ImgPipeline}
     pipeline_class = classes.get((init_image, mask), AltDiffusionPipeline)
@@ -252,8 +264,13 @@ def load_pipeline(
             raise InputError(f"LoRA files need the package peft: pip install peft ({error})") from None
         except (OSError, ValueError, LookupError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
             raise InputError(f"{lora} can't be loaded as a LoRA: {first_line(error)}") from None
-    pipe.to(target)
+    if low_memory:
+        save_memory(pipe, target)
+    else:
+        pipe.to(target)
     choose_attention(pipe)
+    if optimize:
+        make_fast(pipe, dtype=None if dtype is None else DTYPES[dtype])
     return pipe
 
 

@@ -10,7 +10,7 @@ import inspect
 import json
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import safetensors
 import torch
@@ -30,7 +30,9 @@ from altdiffusion.best_of import with_best_of
 from altdiffusion.bridge import Bridge, BridgedTextEncoder, check_bridge, load_bridge
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.files import write_text
+from altdiffusion.memory import save_memory
 from altdiffusion.model_card import write_model_card
+from altdiffusion.optimization import optimize
 from altdiffusion.single_file import load_single_file
 from altdiffusion.text_encoder import check_text_encoder, equip, load_text_encoder, load_tokenizer
 
@@ -51,6 +53,7 @@ class _AltDiffusion(DiffusionPipeline):
         allow_pickle: bool = False,
         ema: bool = False,
         tokenizer: Any = None,
+        low_memory: bool | Literal["stream"] = False,
         **kwargs: Any,
     ) -> Self:
         """Load AltDiffusion from any layout.
@@ -59,9 +62,17 @@ class _AltDiffusion(DiffusionPipeline):
             (as published, as `convert` or `save_pretrained` wrote it), or a single file (.safetensors, .ckpt).
         allow_pickle: read .bin and .ckpt files (with torch's weights_only). ema: of a single file, the moving average.
         tokenizer: for single files, which carry none; a folder, an id on the hub, or a tokenizer.
+        low_memory: put it on the best device so that it takes little memory there, see `save_memory`; "stream": the least.
         kwargs: as in diffusers: dtype (by default float32), variant, device_map, revision, safety_checker=None, any component ...
         Raises InputError: unknown model, missing or left-over tensors (named), damaged files, pickles not allowed.
         """
+        if low_memory:
+            if kwargs.get("device_map") is not None:
+                raise InputError("low_memory and device_map both say where the weights go: pass one of them")
+            options = {"allow_pickle": allow_pickle, "ema": ema, "tokenizer": tokenizer}
+            pipeline = cls.from_pretrained(pretrained_model_name_or_path, **options, **kwargs)
+            save_memory(pipeline, stream=low_memory == "stream")
+            return pipeline
         model = sources.MINI if pretrained_model_name_or_path is None else pretrained_model_name_or_path
         try:
             if model not in _EMBEDDED and sources.local_path(model).is_file():
@@ -147,6 +158,8 @@ class _AltDiffusion(DiffusionPipeline):
         """As in diffusers; one made for CLIP's text encoder is refused with the reason (InputError)."""
         adapters.check_textual_inversion(pretrained_model_name_or_path, self.text_encoder, **kwargs)
         super().load_textual_inversion(pretrained_model_name_or_path, *args, **kwargs)
+
+    optimize = optimize
 
     @classmethod
     def _get_signature_types(cls) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""`altdiffusion benchmark`: ours and the usual ways, side by side. It parses; `altdiffusion.benchmark` does the rest."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from altdiffusion.errors import InputError
+from altdiffusion.terminal import hide_loading, print_json, say
+
+CASES = ("text", "captions", "generation", "scoring", "import")
+
+
+def add_benchmark(commands: Any) -> None:
+    """`altdiffusion benchmark`."""
+    about = "this machine's figures beside the peers', on full-size models with random weights; nothing is downloaded"
+    benchmark = commands.add_parser("benchmark", help=about, description=about)
+    benchmark.add_argument("--quick", action="store_true",
+                           help="small models: compare outputs, not times; exit status 1 if any differ")  # fmt: skip
+    benchmark.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE",
+                           help=f"some of: {' '.join(CASES)} (default: all)")  # fmt: skip
+    benchmark.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="timed, after one of warm-up (default: 5)"
+    )
+    benchmark.add_argument("--layers", type=int, default=24, metavar="N", help="of the text tower (default: 24)")
+    benchmark.add_argument("--width", type=int, default=1024, metavar="N", help="of the text tower (default: 1024)")
+    benchmark.add_argument("--captions", type=int, default=5000, metavar="N", help="(default: 5000)")
+    benchmark.add_argument("--pictures", type=int, default=64, metavar="N", help="to score (default: 64)")
+    benchmark.add_argument("--steps", type=int, default=4, metavar="N", help="of a drawing (default: 4)")
+    benchmark.add_argument("--size", type=int, default=512, metavar="N", help="of a drawing, in pixels (default: 512)")
+    benchmark.add_argument("--device", metavar="D", help="cuda, cpu, ... (default: the best there is)")
+    benchmark.add_argument("--json", type=Path, metavar="F", help="write all figures to a file; - prints them")
+    benchmark.add_argument("--plot", type=Path, metavar="F.png", help="draw the ratios; needs matplotlib")
+    benchmark.set_defaults(run=_benchmark)
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    for name in ("rounds", "layers", "width", "captions", "pictures", "steps", "size"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name} {getattr(options, name)}: expected at least 1")
+    if options.width % 64 or options.size % 8:
+        raise InputError("expected --width in multiples of 64 and --size in multiples of 8")
+    say("loading ...")
+    from altdiffusion.benchmark import plot, quick, runs
+
+    hide_loading()
+    if options.plot is not None:
+        plot.check()
+    if options.quick:
+        for line in quick.check_all():
+            print(line, flush=True)
+        return
+    sizes = runs.Sizes(
+        rounds=options.rounds,
+        layers=options.layers,
+        width=options.width,
+        captions=options.captions,
+        pictures=options.pictures,
+        steps=options.steps,
+        side=options.size,
+    )
+    report = runs.run(options.cases, sizes, options.device, say)
+    if str(options.json) == "-":
+        print_json(report)
+    else:
+        print(runs.table(report))
+        if options.json is not None:
+            runs.write(report, options.json)
+    if options.plot is not None:
+        plot.draw(report, options.plot)

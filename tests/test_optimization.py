@@ -1,0 +1,114 @@
+"""One call, the same pictures within rounding; what is not exact or not there says so."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from bridges import stock
+
+import altdiffusion.optimization as module
+from altdiffusion import AltDiffusionPipeline, InputError, generate, optimize
+
+
+@pytest.fixture
+def pipe(published):
+    pipe = AltDiffusionPipeline.from_pretrained(published("m9"), safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe):
+    return pipe("一只猫", num_inference_steps=2, generator=torch.Generator().manual_seed(1), output_type="np").images
+
+
+@pytest.mark.parametrize("options", [{}, {"fuse_qkv": True}])
+def test_pictures_are_the_same(pipe, options, monkeypatch):
+    monkeypatch.setattr(module, "has_amx", lambda: False)
+    expected = draw(pipe)
+    assert pipe.optimize(**options) is pipe
+    assert pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(draw(pipe), expected, atol=1e-4)
+
+
+def test_pictures_are_the_same_within_bfloat16(pipe, monkeypatch):
+    monkeypatch.setattr(module, "has_amx", lambda: True)
+    expected = draw(pipe)
+    optimize(pipe)
+    assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.bfloat16}
+    np.testing.assert_allclose(draw(pipe), expected, atol=0.1)
+
+
+def test_compiled_by_request_gives_the_same(pipe, monkeypatch):
+    """The real compiler takes a minute: PyTorch's "eager" backend traces as it does."""
+    monkeypatch.setattr(module, "has_amx", lambda: False)
+    expected = draw(pipe)
+    blocks = pipe.unet.compile_repeated_blocks
+    monkeypatch.setattr(pipe.unet, "compile_repeated_blocks", lambda **kwargs: blocks(backend="eager", **kwargs))
+    optimize(pipe, compile=True)
+    assert any(each._compiled_call_impl is not None for each in pipe.unet.modules())
+    np.testing.assert_allclose(draw(pipe), expected, atol=1e-4)
+
+
+def test_a_failing_compiler_is_said_and_the_exact_path_is_taken(pipe, monkeypatch, caplog):
+    monkeypatch.setattr(module, "has_amx", lambda: False)
+    expected = draw(pipe)
+
+    def broken(graph, inputs):
+        raise RuntimeError("no C++ compiler")
+
+    blocks = pipe.unet.compile_repeated_blocks
+    monkeypatch.setattr(pipe.unet, "compile_repeated_blocks", lambda **kwargs: blocks(backend=broken, **kwargs))
+    with caplog.at_level(logging.WARNING):
+        optimize(pipe, compile=True)
+    assert "can't be compiled here" in caplog.text
+    assert "no C++ compiler" in caplog.text
+    np.testing.assert_allclose(draw(pipe), expected, atol=1e-4)
+
+
+def test_half_precision_on_a_cpu_without_amx_is_undone_aloud(pipe, monkeypatch, caplog):
+    monkeypatch.setattr(module, "has_amx", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        optimize(pipe.to(dtype=torch.bfloat16))
+    assert pipe.unet.dtype == torch.float32
+    assert "no AMX" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"int8": True}, "exact=False"),
+        ({"tiny_vae": "x"}, "exact=False"),
+        ({"lcm": "x"}, "exact=False"),
+        ({"tiny_vae": "no/such/vae", "exact": False}, "TAESD"),
+        ({"lcm": "no/such/lora", "exact": False}, "can't be loaded as a LoRA"),
+        ({"compile": "graphs"}, "CUDA"),
+        ({"compile": "fast"}, "expected True, False or 'graphs'"),
+        ({"dtype": torch.float16}, "slow on a CPU"),
+    ],
+)
+def test_what_can_not_be_done_is_one_line_and_changes_nothing(pipe, options, says):
+    before = draw(pipe)
+    with pytest.raises(InputError, match=says) as raised:
+        optimize(pipe, **options)
+    assert "\n" not in str(raised.value)
+    assert (draw(pipe) == before).all()
+
+
+def test_int8_without_torchao_says_what_to_install(pipe, monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install torchao"):
+        optimize(pipe, int8=True, exact=False)
+
+
+def test_any_stable_diffusion_can_be_optimized(monkeypatch):
+    monkeypatch.setattr(module, "has_amx", lambda: False)
+    pipe = optimize(stock("xl"))
+    assert pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_generate_takes_it():
+    (picture,) = generate("一只猫", steps=1, seed=1, device="cpu", optimize=True, dtype="float32")
+    assert picture.image.size == (64, 64)
+    with pytest.raises(InputError, match="optimize is for loading"):
+        next(generate("一只猫", model=stock(), optimize=True))
