@@ -42,9 +42,13 @@ def compare_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio, history:
                 statuses.append(gr.HTML(markup.line("")))
                 pictures.append(
                     gr.Image(
-                        label=I18N(side), interactive=False, type="filepath", buttons=["download", "fullscreen"],
-                        height=320, elem_classes="preview",
-                    )  # fmt: skip
+                        label=I18N(side),
+                        interactive=False,
+                        type="filepath",
+                        buttons=["download", "fullscreen"],
+                        height=320,
+                        elem_classes="preview",
+                    )
                 )
     examples = gr.Dataset(
         components=["textbox", "textbox"], samples=[list(each) for each in EXAMPLES], type="tuple", layout="gallery",
