@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: 25)")
     generate.add_argument(
-        "--guidance-scale", type=float, metavar="X", help="how closely to follow the prompt (default: 7.5)"
+        "--guidance-scale", type=float, metavar="X", help="how closely to follow the prompt (default: 7.5, mini: 4)"
     )
     generate.add_argument("--size", type=_size, metavar="WxH", help="pixels, multiples of 8 (default: the model's own)")
     generate.add_argument("--num-images", type=int, default=1, metavar="N", help="pictures of each prompt (default: 1)")

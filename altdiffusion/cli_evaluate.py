@@ -95,7 +95,7 @@ def add_evaluate(commands: Any) -> None:
     )
     generation.add_argument("--seed", type=int, default=0, metavar="N", help="of the first prompt (default: 0)")
     generation.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: 25)")
-    generation.add_argument("--guidance-scale", type=float, metavar="X", help="(default: 7.5)")
+    generation.add_argument("--guidance-scale", type=float, metavar="X", help="(default: 7.5, mini: 4)")
     generation.add_argument("--json", action="store_true", help="print one JSON document on standard output")
     _add_loading(generation)
     generation.set_defaults(run=_generation)

@@ -43,6 +43,7 @@ from altdiffusion.scoring import PromptScorer
 
 DEFAULT_STEPS = 25
 DEFAULT_GUIDANCE_SCALE = 7.5
+MINI_GUIDANCE_SCALE = 4.0  # more makes its pictures grainy
 DEFAULT_STRENGTH = 0.8
 MAX_STEPS = 999  # the models know 1000 moments, and some schedulers skip the first
 MAX_SEED = 2**63 - 1
@@ -113,8 +114,8 @@ def generate(
 
     model: as in `AltDiffusionPipeline.from_pretrained`, or a pipeline that is loaded already.
     seed: of the first picture of each prompt, 0 to 2**63 - 1; picture i has seed + i, and alone it comes out the same.
-        None draws one at random. steps: 1 to 999, by default 25. guidance_scale: at least 0, by default 7.5; 0 or 1
-        is none. size: (width, height) in pixels, multiples of 8; by default the model's own.
+        None draws one at random. steps: 1 to 999, by default 25. guidance_scale: at least 0, by default 7.5, for
+        the embedded models 4; 0 or 1 is none. size: (width, height) in pixels, multiples of 8; by default the model's own.
     init_image: picture to start from, changed by `strength` (above 0, to 1, by default
         0.8, with a mask 1).
     mask: white where `init_image` is to be drawn anew, of the same size.
@@ -126,7 +127,7 @@ def generate(
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     steps = DEFAULT_STEPS if steps is None else steps
-    guidance_scale = DEFAULT_GUIDANCE_SCALE if guidance_scale is None else guidance_scale
+    guidance_scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
     seed = secrets.randbelow(2**32) if seed is None else seed
     if best_of is not None and best_of < num_images:
         raise InputError(f"the best {num_images} of {best_of} pictures: expected to draw at least as many as are kept")
@@ -231,6 +232,13 @@ def _of_kind(pipe: DiffusionPipeline, has_image: bool, has_mask: bool) -> Diffus
     if has_image:
         return pipe if isinstance(pipe, StableDiffusionImg2ImgPipeline) else AutoPipelineForImage2Image.from_pipe(pipe)
     return pipe if isinstance(pipe, StableDiffusionPipeline) else AutoPipelineForText2Image.from_pipe(pipe)
+
+
+def default_guidance_scale(model: str | Path | DiffusionPipeline | None) -> float:
+    """7.5; 4 for the embedded models."""
+    name = model.name_or_path if isinstance(model, DiffusionPipeline) else model or sources.MINI
+    embedded = {sources.MINI, sources.SD_MINI, str(sources.mini_folder()), str(sources.sd_mini_folder())}
+    return MINI_GUIDANCE_SCALE if str(name) in embedded else DEFAULT_GUIDANCE_SCALE
 
 
 def load_pipeline(

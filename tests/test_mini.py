@@ -12,6 +12,7 @@ from transformers import AltCLIPModel
 
 from altdiffusion import AltCLIP, AltCLIPProcessor, AltDiffusionPipeline, PromptScorer, generate, swap_text_encoder
 from altdiffusion.cli import main
+from altdiffusion.generation import default_guidance_scale
 from altdiffusion.sources import mini_folder
 
 THINGS = {
@@ -97,6 +98,7 @@ def test_sd_mini_reads_english_alone_and_by_the_bridge_chinese(mini):
 def test_generate_with_the_bridge(tmp_path):
     (picture,) = generate("一只猫", model="sd-mini", bridge="mini", seed=1, steps=2)
     assert (picture.settings.model, picture.settings.bridge) == ("sd-mini", "mini")
+    assert picture.settings.guidance_scale == 4
     assert (
         main(["generate", "一只猫", "--model", "sd-mini", "--bridge", "mini", "--steps", "2", "--out", str(tmp_path)])
         == 0
@@ -141,3 +143,9 @@ def test_it_is_small_and_says_nothing_of_the_machine_that_built_it():
         if file.suffix == ".json" and file.name != "tokenizer.json":
             assert str(Path.home()) not in file.read_text()
             assert "_name_or_path" not in json.loads(file.read_text()), file
+
+
+@pytest.mark.parametrize(("model", "scale"), [(None, 4), ("mini", 4), ("sd-mini", 4), ("BAAI/AltDiffusion-m9", 7.5)])
+def test_the_embedded_models_are_guided_less(model, scale):
+    assert default_guidance_scale(model) == scale
+    assert default_guidance_scale(AltDiffusionPipeline.from_pretrained()) == 4

@@ -29,6 +29,7 @@ from altdiffusion.evaluation.judge import (
     train_judge,
 )
 from altdiffusion.evaluation.retrieval import recall_at_k
+from altdiffusion.generation import MINI_GUIDANCE_SCALE
 from altdiffusion.pipelines import AltDiffusionPipeline, swap_text_encoder
 from altdiffusion.scoring import PromptScorer
 from altdiffusion.training.contrast import image_features, load_similarity, text_features
@@ -46,8 +47,6 @@ from altdiffusion.training.glyphs import (
     render,
 )
 from altdiffusion.training.parallel import pad, tokens
-
-GUIDANCE_SCALE = 4.0  # what mini draws best with
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,7 @@ def best_of_figures(
 
 
 def draw(
-    pipe: Any, prompts: Sequence[str], steps: int, batch: int = 32, guidance_scale: float = GUIDANCE_SCALE
+    pipe: Any, prompts: Sequence[str], steps: int, batch: int = 32, guidance_scale: float = MINI_GUIDANCE_SCALE
 ) -> list[Any]:
     """A picture for each prompt, always from the same noise."""
     pictures: list[Any] = []

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from altdiffusion.generation import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, DEFAULT_STRENGTH
+from altdiffusion.generation import DEFAULT_STEPS, DEFAULT_STRENGTH, default_guidance_scale
 from altdiffusion.infotext import to_infotext
 from altdiffusion.web import limits as limit
 from altdiffusion.web import markup
@@ -95,9 +95,8 @@ def controls(studio: Studio, *, sizes: bool = False, strength: bool = False, sev
         change = gr.Slider(0.05, 1, DEFAULT_STRENGTH, step=0.05, label=I18N("strength")) if strength else None
         with gr.Row():
             steps = gr.Slider(1, limits.steps, min(DEFAULT_STEPS, limits.steps), step=1, label=I18N("steps"))
-            guidance = gr.Slider(
-                0, limits.guidance_scale, DEFAULT_GUIDANCE_SCALE, step=0.5, label=I18N("guidance_scale")
-            )
+            guided = default_guidance_scale(studio.models.labels[0])
+            guidance = gr.Slider(0, limits.guidance_scale, guided, step=0.5, label=I18N("guidance_scale"))
         with gr.Row():
             own = (I18N("scheduler_own"), "")
             scheduler = gr.Dropdown(
