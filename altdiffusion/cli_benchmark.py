@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ def add_benchmark(commands: Any) -> None:
     benchmark.add_argument("--pictures", type=int, default=64, metavar="N", help="to score (default: 64)")
     benchmark.add_argument("--steps", type=int, default=4, metavar="N", help="of a drawing (default: 4)")
     benchmark.add_argument("--size", type=int, default=512, metavar="N", help="of a drawing, in pixels (default: 512)")
+    benchmark.add_argument(
+        "--channels", type=int, default=320, metavar="N", help="of the UNet's first level (default: 320)"
+    )
     benchmark.add_argument("--device", metavar="D", help="cuda, cpu, ... (default: the best there is)")
     benchmark.add_argument("--json", type=Path, metavar="F", help="write all figures to a file; - prints them")
     benchmark.add_argument("--plot", type=Path, metavar="F.png", help="draw the ratios; needs matplotlib")
@@ -36,22 +40,28 @@ def add_benchmark(commands: Any) -> None:
 
 
 def _benchmark(options: argparse.Namespace) -> None:
-    for name in ("rounds", "layers", "width", "captions", "pictures", "steps", "size"):
+    for name in ("rounds", "layers", "width", "captions", "pictures", "steps", "size", "channels"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name} {getattr(options, name)}: expected at least 1")
-    if options.width % 64 or options.size % 8:
-        raise InputError("expected --width in multiples of 64 and --size in multiples of 8")
+    for name, unit in (("width", 64), ("size", 64), ("channels", 32)):
+        if getattr(options, name) % unit:
+            raise InputError(f"--{name} {getattr(options, name)}: expected a multiple of {unit}")
     say("loading ...")
     from altdiffusion.benchmark import plot, quick, runs
+    from altdiffusion.benchmark.models import Sizes
 
     hide_loading()
     if options.plot is not None:
         plot.check()
     if options.quick:
-        for line in quick.check_all():
-            print(line, flush=True)
+        checks = []
+        for check in quick.check_all():
+            checks.append(check)
+            print(check, flush=True)
+        if not all(check.passed for check in checks):
+            sys.exit(1)
         return
-    sizes = runs.Sizes(
+    sizes = Sizes(
         rounds=options.rounds,
         layers=options.layers,
         width=options.width,
@@ -59,6 +69,7 @@ def _benchmark(options: argparse.Namespace) -> None:
         pictures=options.pictures,
         steps=options.steps,
         side=options.size,
+        channels=options.channels,
     )
     report = runs.run(options.cases, sizes, options.device, say)
     if str(options.json) == "-":

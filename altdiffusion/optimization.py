@@ -73,7 +73,9 @@ def optimize(
         _load_lcm(pipe, lcm)
     if small is not None:
         vae = pipe.vae = small.to(device)
-    pipe.to(dtype=dtype)
+    parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    if any(part.dtype != dtype for part in parts):
+        pipe.to(dtype=dtype)
     if fuse_qkv:
         unet.fuse_qkv_projections()
     for model in (unet, vae):

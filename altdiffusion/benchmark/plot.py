@@ -1,0 +1,41 @@
+"""The ratios as a picture."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from altdiffusion.errors import InputError
+
+
+def check() -> None:
+    """Raises InputError where nothing can be drawn, before anything is measured."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("--plot needs the package matplotlib: pip install matplotlib, or leave it out")
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """A bar for every contender: how many times longer than ours it takes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    bars = [
+        (f"{comparison['work']}\n{each['name']}", each["ratio"])
+        for comparison in report["comparisons"]
+        for each in comparison["contenders"]
+        if each["ratio"] is not None
+    ]
+    figure, axes = pyplot.subplots(figsize=(10, 0.6 * len(bars) + 1), layout="constrained")
+    axes.barh([name for name, _ in bars], [ratio for _, ratio in bars])
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel("time, as a multiple of ours")
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--plot {path} can't be written: {error}") from None
+    finally:
+        pyplot.close(figure)

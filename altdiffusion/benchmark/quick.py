@@ -1,0 +1,112 @@
+"""Every fast path beside the plain one, on small models: outputs are compared, not times. For continuous integration."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from altdiffusion.batched import Order, Recipe, draw_together
+from altdiffusion.benchmark import captions, generation, models, scoring, text
+from altdiffusion.benchmark.models import SMALL
+from altdiffusion.memory import save_memory
+from altdiffusion.optimization import optimize
+from altdiffusion.scoring import PromptScorer
+
+CPU = torch.device("cpu")
+EXACT = 1e-5  # float32
+PIXELS = 1e-4  # of 0 to 1, after several steps in float32
+BFLOAT16 = 1.5  # times as far from float32 as stock diffusers is in bfloat16
+
+
+@dataclass(frozen=True)
+class Check:
+    """A fast path; the largest difference from the plain one, and what rounding explains."""
+
+    name: str
+    difference: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        return self.difference <= self.allowed  # not so for NaN
+
+    def __str__(self) -> str:
+        return f"{'same' if self.passed else 'DIFFERS'}  {self.name}: {self.difference:.1e} of {self.allowed:.0e}"
+
+
+def check_all() -> Iterator[Check]:
+    """Each as soon as it is done."""
+    yield from _text()
+    yield from _scores()
+    yield from _drawings()
+
+
+@torch.no_grad()
+def _text() -> Iterator[Check]:
+    stock = models.text_tower(SMALL, CPU)
+    encoder = models.ours(stock)
+    peers = {"AltCLIPTextModel": stock, "diffusers' deprecated class": models.deprecated(stock)}
+    for count in (1, 4):
+        for ids in next(text.prompts(count, stock.config.vocab_size, CPU)):
+            for name, peer in peers.items():
+                expected = text.read_one(peer, ids)
+                encoder.forward.cache.forget()
+                for state in ("new", "remembered"):
+                    got = text.read_one(encoder, ids)
+                    yield Check(f"states of {count}, {state}, and {name}'s", _apart(got, expected), EXACT)
+    stock.transformation.weight.mul_(2)  # the same tensors as our encoder's
+    yield Check("states after the weights changed", _apart(encoder(ids)[0], stock(ids, ids.ne(1).long())[0]), EXACT)
+
+
+def _scores() -> Iterator[Check]:
+    model, processor = models.altclip(SMALL, CPU)
+    texts, scorer = captions.captions(SMALL.captions), PromptScorer(model, processor)
+    expected = captions.encode(model, processor, texts, "max_length")
+    yield Check("captions by length, and padded", _apart(scorer.text_features(texts), expected), EXACT)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = scoring.save_pictures(Path(folder), SMALL.pictures)
+        pixels = processor.image_processor([Image.open(path) for path in paths], return_tensors="pt")["pixel_values"]
+        found = scorer.image_features(paths)
+    yield Check("pictures read ahead, and the bare tower", _apart(found, scoring.bare(model, pixels)), EXACT)
+
+
+def _drawings() -> Iterator[Check]:
+    stock = models.diffusion(SMALL, models.text_tower(SMALL, CPU), CPU, torch.float32)
+    expected = generation.draws(stock, SMALL, 1)()
+    rough = generation.draws(_in_bfloat16(stock), SMALL, 1)()
+    ways = {
+        "our text encoder": lambda pipe: pipe,
+        "optimize(), float32": lambda pipe: optimize(pipe, dtype=torch.float32),
+        "optimize(fuse_qkv=True)": lambda pipe: optimize(pipe, dtype=torch.float32, fuse_qkv=True),
+        "optimize(), bfloat16": lambda pipe: optimize(pipe, dtype=torch.bfloat16),
+        "save_memory()": lambda pipe: save_memory(pipe, "cpu"),
+        "save_memory(stream=True)": lambda pipe: save_memory(pipe, "cpu", stream=True),
+    }
+    for name, way in ways.items():
+        got = generation.draws(way(generation.twin(stock)), SMALL, 1)()
+        allowed = BFLOAT16 * _apart(rough, expected) if "bfloat16" in name else PIXELS
+        yield Check(f"picture, {name}", _apart(got, expected), allowed)
+    pipe: Any = generation.twin(stock)
+    pipe.set_progress_bar_config(disable=True)
+    orders = [Order("一只猫", seed=1), Order("a dog", seed=2)]
+    both = draw_together(pipe, orders, Recipe(SMALL.side, SMALL.side, steps=SMALL.steps))
+    picture = both[0].image if both[0] is not None else None
+    levels = np.asarray(picture, dtype=np.float32)[None] / 255
+    yield Check("picture, drawn with others", _apart(levels, expected), PIXELS + 0.5 / 255)
+
+
+def _in_bfloat16(stock: Any) -> Any:
+    parts = {name: copy.deepcopy(part) for name, part in stock.components.items()}
+    return type(stock)(**parts, requires_safety_checker=False).to(dtype=torch.bfloat16)
+
+
+def _apart(one: Any, other: Any) -> float:
+    return float((torch.as_tensor(one).float() - torch.as_tensor(other).float()).abs().max())

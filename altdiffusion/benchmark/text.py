@@ -1,0 +1,74 @@
+"""States of a prompt and a negative prompt, as a drawing asks for them: ours, AltCLIPTextModel, diffusers' deprecated class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altdiffusion.benchmark import limits, models
+from altdiffusion.benchmark.models import Sizes
+from altdiffusion.benchmark.timing import Comparison, Contender, in_turns
+from altdiffusion.optimization import has_amx
+from altdiffusion.text_encoder import MAX_TOKENS
+
+REAL = 14  # tokens of a prompt; with one of padding 15 are computed
+
+
+def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
+    stock = models.text_tower(sizes, device)
+    encoder, old = models.ours(stock), models.deprecated(stock)
+    layers = sum(each.numel() for name, each in stock.named_parameters() if "embeddings" not in name)
+    for count in (1, 32):
+        batches = prompts(count, stock.config.vocab_size, device)
+        ways = {
+            'altdiffusion, "" remembered': states(encoder, batches),
+            "altdiffusion, nothing remembered": states(encoder, batches, encoder.forward.cache.forget),
+            "AltCLIPTextModel": states(stock, batches),
+            "diffusers' deprecated class": states(old, batches),
+        }
+        flops = 2 * layers * count * (REAL + 1)
+        yield Comparison(
+            f"text states, float32, {count} x ({REAL} tokens, and the negative prompt)",
+            [*in_turns(ways, sizes.rounds, device), *_bfloat16(device)],
+            limits=limits.describe(flops, 4 * layers, device, torch.float32),
+        )
+
+
+def prompts(count: int, vocabulary: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of (ids, negative ids), padded to 77; each batch another one, the negative prompts always ""."""
+    random = torch.Generator().manual_seed(0)
+    empty = torch.full((count, MAX_TOKENS), 1)
+    empty[:, :2] = torch.tensor([0, 2])
+    while True:
+        ids = torch.full((count, MAX_TOKENS), 1)
+        ids[:, :REAL] = torch.randint(5, vocabulary, (count, REAL), generator=random)
+        ids[:, 0], ids[:, REAL - 1] = 0, 2
+        yield ids.to(device), empty.to(device)
+
+
+def states(
+    encoder: Any, batches: Iterator[tuple[Tensor, Tensor]], forget: Callable[[], None] = lambda: None
+) -> Callable[[], list[Tensor]]:
+    """Reads the next batch as diffusers does: prompts and negative prompts, one call after the other."""
+
+    @torch.no_grad()
+    def read() -> list[Tensor]:
+        forget()
+        return [read_one(encoder, ids) for ids in next(batches)]
+
+    return read
+
+
+def read_one(encoder: Any, ids: Tensor) -> Tensor:
+    output = encoder(ids, attention_mask=ids.ne(1).long())
+    found: Tensor = output["projection_state"] if "projection_state" in output else output[0]
+    return found
+
+
+def _bfloat16(device: torch.device) -> list[Contender]:
+    if device.type == "cpu" and not has_amx():
+        return [Contender("altdiffusion in bfloat16", note="not measured: this CPU has no AMX")]
+    return []
