@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import gradio as gr
 
+from altdiffusion.generation import default_guidance_scale
 from altdiffusion.infotext import to_infotext
 from altdiffusion.web import limits as limit
 from altdiffusion.web.controls import sorry
@@ -23,6 +24,8 @@ Result = TypeVar("Result")
 def add_endpoints(studio: Studio) -> None:
     """Named /models, /draw, /change, /compare, /score, /classify, /rank, /read_settings."""
 
+    guided = default_guidance_scale(studio.models.labels[0])
+
     async def models() -> list[str]:
         """Names of the models on offer; the first is the one drawn with where none is named."""
         return studio.models.labels
@@ -33,7 +36,7 @@ def add_endpoints(studio: Studio) -> None:
         model: str = "",
         seed: str = "",
         steps: int = 25,
-        guidance_scale: float = 7.5,
+        guidance_scale: float = guided,
         width: int = 0,
         height: int = 0,
         scheduler: str = "",
@@ -59,7 +62,7 @@ def add_endpoints(studio: Studio) -> None:
         model: str = "",
         seed: str = "",
         steps: int = 25,
-        guidance_scale: float = 7.5,
+        guidance_scale: float = guided,
         scheduler: str = "",
         images: int = 1,
         best_of: int = 0,
@@ -81,7 +84,7 @@ def add_endpoints(studio: Studio) -> None:
         right_model: str = "",
         seed: str = "",
         steps: int = 25,
-        guidance_scale: float = 7.5,
+        guidance_scale: float = guided,
     ) -> list[dict[str, Any]]:
         """Draw two prompts, or one prompt by two models, with the same seed. Gives two pictures as in /draw, left and right."""
         common: dict[str, Any] = {"seed": limit.seed_of(seed), "steps": steps, "guidance_scale": guidance_scale}
