@@ -106,7 +106,7 @@ class Visit:
 
 
 def _to_the_table(table: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (args[0].to(table.weight.device),)
+    return (args[0].to(next(table.parameters()).device),)
 
 
 class _ToTheTower:
@@ -116,4 +116,4 @@ class _ToTheTower:
         self.tower = tower
 
     def __call__(self, table: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output.to(self.tower.pre_LN.weight.device)
+        return output.to(next(self.tower.pre_LN.parameters()).device)

@@ -155,5 +155,5 @@ def _is_foreign(module: nn.Module) -> bool:
 
 def row_key(ids: Sequence[int], mask: Sequence[int], embeddings: Tensor, *details: Hashable) -> Hashable:
     """The key of a row: ids, mask (tokens) and embeddings (tokens, width) by content; details: whatever else tells rows apart."""
-    content = embeddings.detach().contiguous().cpu().view(torch.uint8).numpy()
+    content = embeddings.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes()
     return (tuple(ids), tuple(mask), hashlib.blake2b(content, digest_size=16).digest(), *details)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def _drawings() -> Iterator[Check]:
     stock = models.diffusion(SMALL, models.text_tower(SMALL, CPU), CPU, torch.float32)
     expected = generation.draws(stock, SMALL, 1)()
     rough = generation.draws(_in_bfloat16(stock), SMALL, 1)()
-    ways = {
+    ways: dict[str, Callable[[Any], Any]] = {
         "our text encoder": lambda pipe: pipe,
         "optimize(), float32": lambda pipe: optimize(pipe, dtype=torch.float32),
         "optimize(fuse_qkv=True)": lambda pipe: optimize(pipe, dtype=torch.float32, fuse_qkv=True),

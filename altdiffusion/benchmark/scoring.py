@@ -77,7 +77,7 @@ def clip_score(model: Any, processor: Any) -> Callable[[Sequence[Path], Sequence
     """torchmetrics' CLIPScore on this model, fed with a picture and a prompt at a time, as its example is."""
     from torchmetrics.multimodal import CLIPScore
 
-    metric = CLIPScore(model_name_or_path=lambda: (_Features(model), processor))  # type: ignore[arg-type]
+    metric = CLIPScore(model_name_or_path=lambda: (_Features(model), processor))
 
     def run(paths: Sequence[Path], prompts: Sequence[str]) -> float:
         metric.reset()
