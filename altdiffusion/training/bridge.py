@@ -21,7 +21,7 @@ from altdiffusion import sources, weights
 from altdiffusion.bridge import Bridge, BridgeConfig
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.retrieval import recall_at_k
-from altdiffusion.text_encoder import MAX_TOKENS, load_text_encoder
+from altdiffusion.text_encoder import MAX_TOKENS, load_text_encoder, remember_nothing
 from altdiffusion.training.cache import FeatureCache, checksum, describe_tables
 from altdiffusion.training.clip_models import load_any_tokenizer
 from altdiffusion.training.diffusion import CROSS_ATTENTION_KV
@@ -38,6 +38,7 @@ def bridge(settings: BridgeSettings) -> None:
     """
     accelerator = start(settings)
     encoder, tokenizer = load_text_encoder(settings.text_encoder, dtype=frozen_dtype(settings))
+    remember_nothing(encoder)
     encoder.requires_grad_(False).to(accelerator.device)
     clip = ClipStates(settings.model, accelerator.device, frozen_dtype(settings))
     torch.manual_seed(settings.seed)

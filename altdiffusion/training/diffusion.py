@@ -18,6 +18,7 @@ from transformers import CLIPTextModel
 from altdiffusion import sources, weights
 from altdiffusion.errors import InputError
 from altdiffusion.pipelines import AltDiffusionPipeline, swap_text_encoder
+from altdiffusion.text_encoder import remember_nothing
 from altdiffusion.training.loop import Batch
 from altdiffusion.training.sampling import normal_noise
 from altdiffusion.training.stages import DiffusionSettings
@@ -99,7 +100,9 @@ def load_diffusion(model: str, text_encoder: str | None = None) -> Any:
             f"the UNet of {model} takes {takes} channels where the VAE gives {gives}, as inpainting's does: "
             "expected one that draws from text alone"
         )
-    return swap_text_encoder(pipe, text_encoder) if text_encoder is not None else pipe
+    pipe = swap_text_encoder(pipe, text_encoder) if text_encoder is not None else pipe
+    remember_nothing(pipe.text_encoder)
+    return pipe
 
 
 def freeze(pipe: Any, device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
