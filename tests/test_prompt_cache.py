@@ -12,6 +12,7 @@ from transformers import AltCLIPTextModel
 
 from altdiffusion import AltDiffusionPipeline, load_text_encoder
 from altdiffusion.prompt_cache import MAX_ROWS, PromptCache, Weights
+from altdiffusion.text_encoder import remember_nothing
 
 
 @pytest.fixture
@@ -309,3 +310,13 @@ def test_a_bridge_reads_known_prompts_without_the_tower(published, counted):
     assert counted.rows == 2
     assert (draw(pipe) == first).all()
     assert counted.rows == 2
+
+
+def test_training_remembers_nothing(loaded, counted):
+    encoder, tokenizer = loaded
+    remember_nothing(encoder)
+    inputs = tokens(tokenizer, "一只猫", "一只狗")
+    with torch.no_grad():
+        once, again = encoder(**inputs), encoder(**inputs)
+    assert len(encoder.forward.cache) == 0
+    assert torch.equal(once.last_hidden_state, again.last_hidden_state)
