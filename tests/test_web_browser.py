@@ -93,8 +93,11 @@ def open_settings(page):
 
 def quick_settings(page, steps=2):
     open_settings(page)
-    page.get_by_role("spinbutton", name=re.compile(said("steps"))).locator("visible=true").fill(str(steps))
+    box = page.get_by_role("spinbutton", name=re.compile(said("steps"))).locator("visible=true")
+    page.wait_for_timeout(300)  # what is typed while Gradio still mounts the slider is overwritten by its default
+    box.fill(str(steps))
     page.keyboard.press("Tab")
+    expect(box).to_have_value(str(steps))
 
 
 def draw(page, prompt):
