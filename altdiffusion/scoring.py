@@ -233,14 +233,19 @@ class PromptScorer:
 def by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Numbers of texts in batches of at most `budget` tokens, padding counted, or of one text; the longest come first.
 
-    Sorted, so that next to nothing is padded; by tokens, so that a batch of short texts is worth its start.
+    Sorted, so that next to nothing is padded; by tokens, so that a batch of short texts is worth its start. Texts that
+    would be padded by a quarter are left to the next batch, once a quarter of the budget is filled.
     """
     order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
     start = 0
     while start < len(order):
-        count = max(1, budget // lengths[order[start]])
-        yield order[start : start + count]
-        start += count
+        longest = lengths[order[start]]
+        batch = order[start : start + max(1, budget // longest)]
+        enough = max(1, budget // (4 * longest))
+        while len(batch) > enough and lengths[batch[-1]] * 1.25 < longest:
+            batch.pop()
+        yield batch
+        start += len(batch)
 
 
 def _unit(features: Tensor) -> Tensor:

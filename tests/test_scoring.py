@@ -330,6 +330,12 @@ def test_batches_hold_every_text_once_and_keep_to_the_budget(budget):
         assert len(batch) == 1 or len(batch) * max(lengths[number] for number in batch) <= budget
 
 
+def test_a_batch_that_is_worth_its_start_takes_no_text_that_it_would_pad_by_a_quarter():
+    assert [len(batch) for batch in by_length([40] * 10 + [10] * 10, 1000)] == [10, 10]
+    assert [len(batch) for batch in by_length([40] * 3 + [10] * 10, 1000)] == [6, 7]  # too little to begin with
+    assert [len(batch) for batch in by_length([40] * 10 + [33] * 10, 1000)] == [20]
+
+
 def test_pictures_are_read_beside_computing(scorer, monkeypatch):
     """While the first batch is computed, the next is read."""
     next_is_read = threading.Event()

@@ -36,8 +36,13 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
             scorer.forget()
             return scorer.score(paths, prompts)
 
+        def image_features() -> Tensor:
+            scorer.forget()
+            return scorer.image_features(paths)
+
         ways: dict[str, Callable[[], Any]] = {
             "PromptScorer.score, files": score,
+            "PromptScorer.image_features, files": image_features,
             "loop of transformers' documentation": lambda: documented_loop(model, processor, paths, prompts),
             "bare vision tower, pixels at hand": lambda: [bare(model, pixels) for pixels in batches],
         }
