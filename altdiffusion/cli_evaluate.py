@@ -65,7 +65,9 @@ def add_evaluate(commands: Any) -> None:
     classification.add_argument("data", metavar="DATA", help="CIFAR's folder, one folder a class, or parquet")
     _add_systems(classification)
     classification.add_argument("--language", default="en", metavar="L", help="to ask in (default: en)")
-    classification.add_argument("--classes", metavar="F", help="names of the classes, a line each")
+    classification.add_argument(
+        "--classes", metavar="F", help="names of the classes, a line each, in the order of the sorted folders"
+    )
     classification.add_argument("--templates", metavar="F", help="sentences with {} for the name, a line each")
     classification.add_argument(
         "--split", default="test", metavar="S", help="folder of one folder a class (default: test)"
@@ -96,6 +98,7 @@ def add_evaluate(commands: Any) -> None:
     generation.add_argument("--seed", type=int, default=0, metavar="N", help="of the first prompt (default: 0)")
     generation.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: 25)")
     generation.add_argument("--guidance-scale", type=float, metavar="X", help="(default: 7.5, mini: 4)")
+    _add_skipped(generation)
     generation.add_argument("--json", action="store_true", help="print one JSON document on standard output")
     _add_loading(generation)
     generation.set_defaults(run=_generation)
@@ -149,6 +152,8 @@ def _score(options: argparse.Namespace) -> None:
         ]
         failed = [{"image": options.images[index], "reason": reason} for index, reason in bad.items()]
         print_json({"prompts": options.prompt, "results": rows, "failed": failed})
+    elif not order:
+        pass  # a heading without rows says nothing
     elif options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["image", *options.prompt])
@@ -157,9 +162,10 @@ def _score(options: argparse.Namespace) -> None:
         rows_of_text = [[options.images[index], *(f"{score:.4f}" for score in scores[index])] for index in order]
         print(aligned([["", *options.prompt], *rows_of_text]))
     if bad:
-        for reason in bad.values():
-            say(reason)
-        raise InputError(f"{len(bad)} of {len(scores)} pictures can't be used (above); the others were scored")
+        for index, reason in bad.items():
+            say(reason if options.images[index] in reason else f"{options.images[index]}: {reason}")
+        rest = "; the others were scored" if order else ""
+        raise InputError(f"{len(bad)} of {len(scores)} pictures can't be used (above){rest}")
 
 
 def _retrieval(options: argparse.Namespace) -> None:
@@ -182,14 +188,23 @@ def _retrieval(options: argparse.Namespace) -> None:
         max_skipped=options.max_skipped,
     )
     names = options.model or ["mini"]
-    systems = (load_system(name, **_loading(options, DTYPES)) for name in names)
     limits = {"batch_size": options.batch_size, "max_skipped": options.max_skipped}
-    results = list(evaluate_retrieval(systems, data, **limits))
-    kinds = Counter(each.system for each in results)
-    for number, (name, each) in enumerate(zip(names, results, strict=True)):
-        if kinds[each.system] > 1:  # two of a kind are told apart by what they were called
-            results[number] = replace(each, system=f"{each.system} ({name})")
-    print(render(results, options.format))
+    measured, failed = [], []
+    for name in names:
+        try:
+            (found,) = evaluate_retrieval([load_system(name, **_loading(options, DTYPES))], data, **limits)
+            measured.append((name, found))
+        except InputError as error:  # what the others took hours for is not thrown away
+            say(f"{name}: {error}")
+            failed.append(name)
+    kinds = Counter(each.system for _, each in measured)
+    results = [  # two of a kind are told apart by what they were called
+        replace(each, system=f"{each.system} ({name})") if kinds[each.system] > 1 else each for name, each in measured
+    ]
+    if results:
+        print(render(results, options.format))
+    if failed:
+        raise InputError(f"{len(failed)} of {len(names)} systems could not be measured: {', '.join(failed)} (above)")
 
 
 def _classification(options: argparse.Namespace) -> None:
@@ -234,6 +249,7 @@ def _generation(options: argparse.Namespace) -> None:
     from altdiffusion.evaluation.drawn import evaluate_generation
 
     hide_loading()
+    _check_share(options.max_skipped)
     results = []
     for result in evaluate_generation(
         options.model,
@@ -249,13 +265,17 @@ def _generation(options: argparse.Namespace) -> None:
         device=options.device,
         dtype=options.dtype,
         allow_pickle=options.allow_pickle,
+        max_skipped=options.max_skipped,
     ):
         results.append(asdict(result))
         if not options.json:
+            precision = (
+                "none, all prompts are the same" if result.r_precision is None else f"{100 * result.r_precision:.1f} %"
+            )
             distance = "" if result.frechet is None else f", Fréchet distance {result.frechet:.3f}"
             print(
-                f"{result.language}: similarity {result.similarity:.4f}, R-precision {100 * result.r_precision:.1f} % of "
-                f"{result.prompts}{distance}; {result.sheet}",
+                f"{result.language}: similarity {result.similarity:.4f}, R-precision {precision} of {result.prompts}"
+                f"{distance}; {result.sheet}",
                 flush=True,
             )
     if options.json:

@@ -260,7 +260,7 @@ def test_standard_base64_is_read_too(tmp_path):
         (['{"images": [{"id": 1}], "annotations": []}'], "not Karpathy's: expected"),
         (['{"image_id": 1, "text_ids": [2]}', '{"image_id": 1, "text_ids": [2]}'], "nor lines with text_id"),
         ([f"{IDS[0]}\t" + "QUFB" * 10] * 2, "holds images: give the captions"),
-        (["1.png,a cat", "2.png,a dog"], r"has none of the images that .*such as 1\.png: say where .* --images"),
+        (["1.png,a cat", "2.png,a dog"], r"has none of the images that .*such as 1\.png: give their folder"),
     ],
 )
 def test_files_that_are_no_captions_are_refused(tmp_path, pictures, lines, message):

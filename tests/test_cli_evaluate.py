@@ -105,6 +105,15 @@ def test_evaluate_retrieval_of_two_systems(capsys, altclip, pictures, tmp_path):
     assert f"| AltCLIP ({altclip}) |" in out
 
 
+def test_evaluate_retrieval_prints_what_was_measured_before_a_system_that_fails(capsys, altclip, pictures, tmp_path):
+    words = ("evaluate", "retrieval", save_data(tmp_path, pictures), tmp_path, "--device", "cpu")
+    status, out, err = run(capsys, *words, "--json", "--model", tmp_path / "nowhere", altclip)
+    assert status == 2
+    assert [each["system"] for each in json.loads(out)["results"]] == ["AltCLIP"]
+    assert "1 of 2 systems could not be measured" in err.splitlines()[-1]
+    assert f"{tmp_path / 'nowhere'}: " in err
+
+
 def test_evaluate_classification(capsys, altclip, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / "data" / name).mkdir(parents=True)

@@ -11,7 +11,7 @@ from small_altclip import save_small
 
 from altdiffusion import InputError, generation
 from altdiffusion.evaluation import drawn
-from altdiffusion.evaluation.drawn import CELL, RIGHT, WRONG, evaluate_generation, frechet_distance
+from altdiffusion.evaluation.drawn import CELL, RIGHT, WRONG, evaluate_generation, frechet_distance, own_prompt_first
 from altdiffusion.scoring import PromptScorer
 
 PROMPTS = "en\tzh\na cat\t一只猫\na dog\t一只狗\na cat\t一只鸟\n"
@@ -37,7 +37,7 @@ class Likes(PromptScorer):
         self.scores = torch.tensor(scores)
 
     def score(self, images, prompts, bad=None):
-        assert len(images) == len(prompts) == 3
+        assert self.scores.shape == (len(images), len(prompts))
         return self.scores
 
 
@@ -102,3 +102,32 @@ def test_frechet_distance_is_the_one_of_the_features(scorer):
     eigenvalues = torch.linalg.eigvals(one.T.cov() @ two.T.cov()).sqrt().real.sum()
     expected = (one.mean(0) - two.mean(0)).square().sum() + one.T.cov().trace() + two.T.cov().trace() - 2 * eigenvalues
     assert frechet_distance(some, other, scorer) == pytest.approx(expected.item(), rel=1e-2)
+
+
+def test_a_tie_is_lost_but_the_same_prompt_is_no_rival():
+    scores = torch.tensor([[0.5, 0.5, 0.5], [0.1, 0.3, 0.2], [0.5, 0.1, 0.5]])
+    assert own_prompt_first(scores, ["a cat", "a dog", "a cat"]) == [False, True, True]
+    assert own_prompt_first(torch.full((3, 3), 0.7), ["1", "2", "3"]) == [False] * 3
+
+
+def test_one_prompt_alone_has_no_precision(published, tmp_path):
+    path = tmp_path / "one.tsv"
+    path.write_text("en\na cat\n", encoding="utf-8")
+    (result,) = evaluate(published, path, tmp_path / "out", scorer=Likes([[0.4]]))
+    assert result.r_precision is None
+
+
+def test_a_file_of_prompts_without_a_heading_is_named(published, tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a cat\na dog\n", encoding="utf-8")
+    with pytest.raises(InputError, match="its first line 'a cat' stands where the languages do"):
+        evaluate(published, path, tmp_path / "out")
+
+
+def test_prompts_with_a_gap_are_left_out_as_far_as_allowed(published, tmp_path):
+    path = tmp_path / "gap.tsv"
+    path.write_text("en\tzh\na cat\t一只猫\na dog\t\na bird\t一只鸟\n", encoding="utf-8")
+    with pytest.raises(InputError, match="--max-skipped"):
+        evaluate(published, path, tmp_path / "out")
+    results = evaluate(published, path, tmp_path / "out", max_skipped=0.5, scorer=Likes([[0.9, 0.1], [0.1, 0.9]]))
+    assert [each.prompts for each in results] == [2, 2]

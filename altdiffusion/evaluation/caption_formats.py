@@ -23,10 +23,13 @@ from pathlib import Path
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.training.tables import BadRecord, Skip, decode_text, parse_object
 
-FORMS = "token files of Flickr30k and COCO-CN, Karpathy's JSON, CN-CLIP's jsonl, CLIP_benchmark's files, XTD10, CSV"
+FORMS = (
+    "token files of Flickr30k and COCO-CN, Karpathy's JSON, CN-CLIP's jsonl, CLIP_benchmark's files, XTD10, "
+    "CSV with a header such as image,caption"
+)
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
-IMAGE_COLUMNS = ("image", "image_name", "file_name", "filename", "image_path", "filepath", "path")
-CAPTION_COLUMNS = ("caption", "text", "comment", "sentence", "raw")
+IMAGE_COLUMNS = ("image", "image_name", "file_name", "filename", "image_path", "filepath", "path", "img", "picture")
+CAPTION_COLUMNS = ("caption", "text", "comment", "sentence", "raw", "title")
 
 # What else is recognised, so that it can be named where it is given by mistake, or found where it is needed.
 NAMES, IMAGES, LINES = "names", "images", "lines"

@@ -119,7 +119,7 @@ def read_captions(
     if entries and not any(pictures.find(name) for each in entries for name in each.images):
         raise InputError(
             f"{pictures.place} has none of the images that {path} names, such as {entries[0].images[0]}: "
-            "say where they are with --images"
+            "give their folder after the captions"
         )
     image_names, kept, positives = _match(entries, pictures, skip)
     skipped.check(len(kept) + skipped.count)

@@ -52,6 +52,8 @@ CIFAR_10_NAMES = {
     "ar": ("طائرة", "سيارة", "طائر", "قطة", "غزال", "كلب", "ضفدع", "حصان", "سفينة", "شاحنة"),
     "it": ("aereo", "automobile", "uccello", "gatto", "cervo", "cane", "rana", "cavallo", "nave", "camion"),
 }
+OTHER_SCRIPTS = ("zh", "ru", "ja", "ko", "ar")  # whose names can't be written in ASCII
+CIFAR_10_IMAGES = 10_000  # of its test set
 # AltCLIP on CIFAR-10 in English, with CIFAR_TEMPLATES, as FlagAI prints it. Shares, 0 to 1.
 FLAGAI_CIFAR_10 = {"top1": 0.95402, "top5": 0.99616, "mean_per_class_recall": 0.95412}
 
@@ -113,7 +115,8 @@ def evaluate_classification(
                 scores.append(torch.as_tensor(similar))
                 labels += [data.labels[number] for number, _ in good]
     figures = classification_figures(torch.cat(scores), torch.tensor(labels))
-    known = data.kind == "cifar-10" and system.name == "AltCLIP" and language == "en" and usual == CIFAR_TEMPLATES
+    whole = data.kind == "cifar-10" and len(data.images) == CIFAR_10_IMAGES
+    known = whole and system.name == "AltCLIP" and language == "en" and usual == CIFAR_TEMPLATES
     return ClassificationResult(
         system=system.name,
         data=data.name,
@@ -133,6 +136,11 @@ def localised(data: Labelled, language: str, names: Sequence[str] | None = None)
         return data.named(CIFAR_10_NAMES[language])
     if language != "en" and data.kind in ("cifar-10", "cifar-100"):
         raise InputError(f"no names of {data.name}'s classes in {language!r}: give them, a line each (--classes FILE)")
+    if language in OTHER_SCRIPTS and all(name.isascii() for name in data.classes):
+        raise InputError(
+            f"{data.name}'s classes are named in Latin letters ({data.classes[0]}, ...), to be asked in {language!r}: "
+            f"give their names, a line each in the order {', '.join(data.classes[:3])} ... (--classes FILE)"
+        )
     return data
 
 

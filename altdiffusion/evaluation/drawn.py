@@ -28,6 +28,7 @@ from altdiffusion.sources import local_path
 from altdiffusion.training.data import Skipped, open_tables
 
 CELL = 128  # pixels of a picture on the sheet
+ROUNDING = 1e-6  # of a score: what the same picture and words can differ by from batch to batch
 RIGHT, WRONG = (39, 160, 84), (214, 48, 49)
 
 
@@ -35,16 +36,17 @@ RIGHT, WRONG = (39, 160, 84), (214, 48, 49)
 class GenerationResult:
     """One language's figures.
 
-    similarity: mean cosine of each picture and its prompt, -1 to 1. r_precision: the share of pictures, 0 to 1, that no
-    other prompt of the file fits better than their own. frechet: the distance of the features of all pictures to those of
-    reference pictures, at least 0; None without a reference. sheet: the file of the contact sheet.
+    similarity: mean cosine of each picture and its prompt, -1 to 1. r_precision: the share of pictures, 0 to 1, that their
+    own prompt fits better than every other of the file; a tie is lost; None where all prompts are the same. frechet: the
+    distance of the features of all pictures to those of reference pictures, at least 0; None without a reference.
+    sheet: the file of the contact sheet.
     """
 
     model: str
     language: str
     prompts: int
     similarity: float
-    r_precision: float
+    r_precision: float | None
     sheet: str
     frechet: float | None = None
 
@@ -65,6 +67,7 @@ def evaluate_generation(
     device: str | None = None,
     dtype: str | None = None,
     allow_pickle: bool = False,
+    max_skipped: float = 0.01,
 ) -> Iterator[GenerationResult]:
     """Draw a picture of each prompt, from the same noise in every language, and compare each with all prompts.
 
@@ -74,10 +77,16 @@ def evaluate_generation(
     languages: columns to draw, by default all. scorer: as in `generate`.
     reference: a folder of pictures to compare with as a whole, by the Fréchet distance of AltCLIP's features; with
         inception, torch-fidelity's file of InceptionV3's weights, by FID. Needs torchmetrics.
+    max_skipped: the share of bad lines, 0 to 1, that are left out; beyond it, they stop the run.
     seed: of prompt i it is seed + i. The others: as in `generate`. Raises InputError.
     """
-    tables = open_tables([prompts], list(languages), images=False, skipped=Skipped())
+    tables = open_tables([prompts], list(languages), images=False, skipped=Skipped(max_skipped))
     texts = {name: [record[name] for record in tables[0]] for name in languages or tables[0].columns}  # type: ignore[attr-defined]
+    for name in texts:
+        if " " in name.strip() or not name.isascii():
+            raise InputError(
+                f"{prompts}: its first line {name!r} stands where the languages do: put a line such as en above the prompts"
+            )
     pictures_there = None if reference is None else reference_pictures(reference)
     pipe = load_pipeline(model, device=device, dtype=dtype, allow_pickle=allow_pickle)
     judge = load_scorer(scorer, str(model or pipe.name_or_path), pipe.device)
@@ -98,7 +107,7 @@ def evaluate_generation(
             paths.append(path)
         scores = judge.score(pictures, lines)
         own = scores.diagonal()
-        right = (own >= scores.max(1).values).tolist()  # a prompt that is there twice ties with itself
+        right = own_prompt_first(scores, lines)
         sheet = out / f"{language}.png"
         _save_sheet(pictures, right, sheet)
         result = GenerationResult(
@@ -106,7 +115,7 @@ def evaluate_generation(
             language=language,
             prompts=len(lines),
             similarity=own.mean().item(),
-            r_precision=sum(right) / len(right),
+            r_precision=sum(right) / len(right) if len(set(lines)) > 1 else None,
             sheet=str(sheet),
             frechet=None if pictures_there is None else frechet_distance(pictures, pictures_there, judge, inception),
         )
@@ -114,9 +123,21 @@ def evaluate_generation(
             {"path": str(path), "prompt": prompt, "score": round(score, 4), "own_prompt_first": first}
             for path, prompt, score, first in zip(paths, lines, own.tolist(), right, strict=True)
         ]
-        results.append({**asdict(result), "pictures": each})
+        drawn_with = {"seed": seed, "steps": steps, "guidance_scale": guidance_scale, "scorer": scorer and str(scorer)}
+        results.append({**asdict(result), **drawn_with, "pictures": each})
         files.write_text(out / "results.json", json.dumps(results, ensure_ascii=False, indent=2) + "\n")
         yield result
+
+
+def own_prompt_first(scores: Tensor, prompts: Sequence[str]) -> list[bool]:
+    """For each picture, whether its own prompt fits it better than all others; scores: (pictures, prompts), in one order.
+
+    A tie is lost: a scorer that can't tell the prompts apart must not look perfect. The same prompt elsewhere is no other.
+    """
+    number = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+    which = torch.tensor([number[prompt] for prompt in prompts])
+    others = scores.masked_fill(which[:, None] == which, -torch.inf).max(1).values
+    return (scores.diagonal() > others + ROUNDING).tolist()
 
 
 def frechet_distance(
