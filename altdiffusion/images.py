@@ -30,7 +30,7 @@ def open_image(path: str | Path, mode: str = "RGB") -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Any mode of PIL to RGB: 16 bits scaled, transparency on white."""
+    """Any mode of PIL to RGB: 16 bits and floats in [0, 1] scaled, transparency on white. Raises InputError for other floats."""
     image = _eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -39,7 +39,14 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16 bits a channel: Pillow would cut them off, not scale them."""
+    """16 bits a channel, or floats: Pillow would cut them off, not scale them."""
+    if image.mode == "F":
+        import numpy as np  # here, as this module is read by commands that draw nothing
+
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 1):  # NaN is refused, too
+            raise InputError(f"floating-point values of {values.min():g} to {values.max():g}: expected 0 to 1")
+        return Image.fromarray((values * 255).round().astype("uint8"))
     return image.convert("I").point(lambda value: value * (1 / 257)).convert("L") if image.mode[0] == "I" else image
 
 

@@ -23,6 +23,15 @@ def test_transparency_becomes_white(tmp_path):
     assert open_image(tmp_path / "x.png").getpixel((0, 0)) == (255, 255, 255)
 
 
+def test_floats_in_a_file_are_scaled_or_refused(tmp_path):
+    Image.new("F", (4, 4), 0.5).save(tmp_path / "x.tif")
+    assert open_image(tmp_path / "x.tif").getpixel((0, 0)) == (128, 128, 128)
+    for wrong in (200.0, float("nan")):
+        Image.new("F", (4, 4), wrong).save(tmp_path / "x.tif")
+        with pytest.raises(InputError, match="expected 0 to 1"):
+            open_image(tmp_path / "x.tif")
+
+
 def test_16_bit_keeps_its_brightness(tmp_path):
     Image.new("I;16", (4, 4), 32768).save(tmp_path / "x.png")
     assert abs(open_image(tmp_path / "x.png").getpixel((0, 0))[0] - 128) <= 1
