@@ -189,6 +189,7 @@ def test_cancel_by_escape(visit, screenshot):
 def test_inpaint_with_the_brush(visit, screenshot, tmp_path):
     page = visit()
     open_tab(page, "tab_change")
+    page.wait_for_selector("#editor canvas")  # a file given while Gradio's editor still starts breaks it
     page.set_input_files("#editor input[type=file]", colours(tmp_path / "start.png"))
     page.wait_for_timeout(1500)
     page.get_by_role("button", name=re.compile("brush", re.I)).first.click()
