@@ -69,11 +69,11 @@ STEPS = {
     "phase-2": 400,
     "vae": 9000,
     "sd-mini": 9000,
-    "bridge": 2200,
-    "fine-tune": 500,
-    "lora": 700,
+    "bridge": 4400,
+    "fine-tune": 2000,
+    "lora": 1500,
     "kv": 700,
-    "unet": 2600,
+    "unet": 5200,
 }
 
 
@@ -276,6 +276,8 @@ class Build:
             hidden_size=WIDTH,
             num_attention_heads=4,
             intermediate_size=768,
+            padding_weight=0.3,
+            cross_attention_weight=1.0,
             batch_size=64,
             learning_rate=1.5e-3,
             ema_decay=0.998,
