@@ -18,6 +18,7 @@ import torch
 from diffusers import AutoencoderTiny, DiffusionPipeline, LCMScheduler
 
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.packing import pack
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ def optimize(
 ) -> DiffusionPipeline:
     """Make a Stable Diffusion pipeline fast where it stands, in place. Load LoRAs before.
 
-    dtype: by default `fast_dtype` of the device. UNet and VAE compute in channels_last.
+    dtype: by default `fast_dtype` of the device. UNet and VAE compute in channels_last. On a CPU the text encoder's
+        weights are packed (`packing.py`), which takes as much memory again: 1.2 GB for AltCLIP's in float32.
     compile: the UNet's repeated blocks, once, for all of its shapes; "graphs": the whole UNet with CUDA graphs, for one
         shape and the least overhead at batch 1. By default the blocks on a GPU, nothing on a CPU, where it needs a C++
         compiler. The compiled code is kept between runs in $TORCHINDUCTOR_CACHE_DIR, by default ~/.cache/altdiffusion.
@@ -80,6 +82,10 @@ def optimize(
         unet.fuse_qkv_projections()
     for model in (unet, vae):
         model.to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        for name, part in pipe.components.items():
+            if name.startswith("text_encoder") and isinstance(part, torch.nn.Module):
+                pack(part)
     if int8:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
@@ -102,7 +108,10 @@ def fast_dtype(device: torch.device, present: torch.dtype = torch.float32) -> to
 
 
 def has_amx() -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 in hardware."""
+    """Whether this CPU multiplies matrices of bfloat16 in hardware, 4 to 5 times as fast as float32.
+
+    AVX512-BF16 alone does not count: on a Xeon whose AMX is hidden, large products took 1.8 times as long as in float32.
+    """
     return bool(torch.cpu._is_amx_tile_supported())
 
 

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from altdiffusion.packing import PackedLinear
+
 MAX_BYTES = 64 * 2**20  # 1,400 prompts of 15 tokens and width 768 in float32
 MAX_ROWS = 32  # different ones in a call: more is a corpus, which comes by once
 SAMPLES = 8  # elements of each tensor that are compared
@@ -150,7 +152,9 @@ def _is_foreign(module: nn.Module) -> bool:
     if any(not str(getattr(hook, "__module__", "")).startswith(("transformers.", "altdiffusion.")) for hook in hooks):
         return True
     peft = sys.modules.get("peft.tuners.tuners_utils")
-    return "forward" in vars(module) or (peft is not None and isinstance(module, peft.BaseTunerLayer))
+    forward = vars(module).get("forward")
+    own = forward is not None and not isinstance(forward, PackedLinear)
+    return own or (peft is not None and isinstance(module, peft.BaseTunerLayer))
 
 
 def row_key(ids: Sequence[int], mask: Sequence[int], embeddings: Tensor, *details: Hashable) -> Hashable:

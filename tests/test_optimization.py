@@ -27,6 +27,7 @@ def test_pictures_are_the_same(pipe, options, monkeypatch):
     monkeypatch.setattr(module, "has_amx", lambda: False)
     expected = draw(pipe)
     assert pipe.optimize(**options) is pipe
+    assert "forward" in vars(pipe.text_encoder.transformation)  # packed
     assert pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_allclose(draw(pipe), expected, atol=1e-4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from altdiffusion.benchmark import limits, models
 from altdiffusion.benchmark.models import Sizes
 from altdiffusion.benchmark.timing import Comparison, Contender, in_turns
 from altdiffusion.optimization import has_amx
+from altdiffusion.packing import pack
 from altdiffusion.text_encoder import MAX_TOKENS
 
 REAL = 14  # tokens of a prompt; with one of padding 15 are computed
@@ -19,20 +21,31 @@ REAL = 14  # tokens of a prompt; with one of padding 15 are computed
 
 def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     stock = models.text_tower(sizes, device)
-    encoder, old = models.ours(stock), models.deprecated(stock)
+    encoder, fast, old = models.ours(stock), models.ours(stock), models.deprecated(stock)
+    half = models.ours(copy.deepcopy(stock).bfloat16())
+    if device.type == "cpu":  # as `optimize` does
+        pack(fast)
+        pack(half)
     layers = sum(each.numel() for name, each in stock.named_parameters() if "embeddings" not in name)
     for count in (1, 32):
         batches = prompts(count, stock.config.vocab_size, device)
         ways = {
+            'altdiffusion, optimize(), "" remembered': states(fast, batches),
+            "altdiffusion, optimize(), nothing remembered": states(fast, batches, fast.forward.cache.forget),
             'altdiffusion, "" remembered': states(encoder, batches),
             "altdiffusion, nothing remembered": states(encoder, batches, encoder.forward.cache.forget),
             "AltCLIPTextModel": states(stock, batches),
             "diffusers' deprecated class": states(old, batches),
         }
+        absent = []
+        if device.type != "cpu" or has_amx():
+            ways['altdiffusion, optimize() in bfloat16, "" remembered'] = states(half, batches)
+        else:
+            absent = [Contender("altdiffusion in bfloat16", note="not measured: no AMX here")]
         flops = 2 * layers * count * (REAL + 1)
         yield Comparison(
             f"text states, float32, {count} x ({REAL} tokens, and the negative prompt)",
-            [*in_turns(ways, sizes.rounds, device), *_bfloat16(device)],
+            [*in_turns(ways, sizes.rounds, device), *absent],
             limits=limits.describe(flops, 4 * layers, device, torch.float32),
         )
 
@@ -66,9 +79,3 @@ def read_one(encoder: Any, ids: Tensor) -> Tensor:
     output = encoder(ids, attention_mask=ids.ne(1).long())
     found: Tensor = output["projection_state"] if "projection_state" in output else output[0]
     return found
-
-
-def _bfloat16(device: torch.device) -> list[Contender]:
-    if device.type == "cpu" and not has_amx():
-        return [Contender("altdiffusion in bfloat16", note="not measured: this CPU has no AMX")]
-    return []
