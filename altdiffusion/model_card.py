@@ -13,18 +13,19 @@ _M9 = "en zh es fr ru ja ko ar it"
 _M18 = f"{_M9} th hi uk tr vi pl nl pt de"
 # Of the last part of a model's name, or of its file's.
 LANGUAGES = {"AltDiffusion": "en zh", "AltDiffusion-m9": _M9, "AltDiffusion-m18": _M18}
-LANGUAGES |= {"AltCLIP": "en zh", "AltCLIP-m9": _M9, "AltCLIP-m18": _M18, "mini": _M9}
+LANGUAGES |= {"AltCLIP": "en zh", "AltCLIP-m9": _M9, "AltCLIP-m18": _M18, "mini": _M9, "sd-mini": "en"}
 
 
 def write_model_card(folder: Path, model: Any, source: str | None = None) -> None:
     """Write README.md beside a saved pipeline or text encoder. source: where it came from; default: what it knows of it."""
     encoder = getattr(model, "text_encoder", model)
-    bridged = isinstance(encoder, BridgedTextEncoder)
-    width = encoder.config.bridge_config.output_width if bridged else encoder.config.project_dim
+    bridged, config = isinstance(encoder, BridgedTextEncoder), encoder.config
+    # a CLIP's, where nothing was swapped, have no other width than its hidden states
+    width = config.bridge_config.output_width if bridged else getattr(config, "project_dim", config.hidden_size)
     origin = source or getattr(model, "name_or_path", None) or "unknown"
     name = re.sub(r"\.(ckpt|safetensors|bin)$", "", Path(origin).name)
     languages = LANGUAGES.get(name, "").split()
-    licence = "apache-2.0" if name == "mini" else "creativeml-openrail-m"
+    licence = "apache-2.0" if name in ("mini", "sd-mini") else "creativeml-openrail-m"
     front = "".join(f"- {language}\n" for language in languages)
     spoken = (
         ", ".join(languages)

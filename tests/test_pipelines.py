@@ -52,6 +52,14 @@ def pipe(published):
     return AltDiffusionPipeline.from_pretrained(published("m9"))
 
 
+def test_a_pipeline_that_kept_its_clip_is_saved_too(tmp_path):
+    AltDiffusionPipeline.from_pretrained("sd-mini").save_pretrained(tmp_path)
+    assert "(batch, 77, 192), from `transformers.CLIPTextModel`" in (tmp_path / "README.md").read_text("utf-8")
+    assert np.array_equal(
+        draw(StableDiffusionPipeline.from_pretrained(tmp_path)), draw(AltDiffusionPipeline.from_pretrained("sd-mini"))
+    )
+
+
 def reference(folder, kind, prompt="一只猫"):
     """Drawn by diffusers' deprecated class and the encoder it was published with, all built by hand."""
     deprecated = diffusers.AltDiffusionPipeline(
