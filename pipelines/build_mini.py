@@ -10,7 +10,7 @@
     vae        64 x 64 pixels to 16 x 16 latents                                         train autoencoder
     sd-mini    a small Stable Diffusion on the teacher's states: it reads English only   train align --trainable unet
     bridge     AltCLIP's states to the teacher's: SD-mini reads nine languages           train bridge
-    fine-tune  SD-mini drawing in inverted colours: what the bridge is tried on          train align --trainable unet
+    fine-tune  SD-mini drawing as if by night: what the bridge is tried on               train align --trainable unet
     lora       the same style as a LoRA                                                  train align --trainable lora
     kv, unet   AltDiffusion's own road: the encoder swapped, K and V aligned, then all   train align
 
@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 from transformers import (
     AltCLIPTextConfig,
     AltCLIPTextModel,
@@ -52,6 +52,7 @@ from altdiffusion.training.glyphs import (
     CONCEPTS,
     LANGUAGES,
     SPACELESS,
+    by_night,
     captions,
     concept_names,
     filler_words,
@@ -127,13 +128,13 @@ class Build:
         train, unseen = [], []
         with new_folder(self.out / "data") as folder:
             (folder / "pictures").mkdir()
-            (folder / "inverted").mkdir()
+            (folder / "night").mkdir()
             for concept in concepts:
                 for colour in range(len(COLOURS)):
                     picture = f"pictures/{concept:03d}-{colour}.png"
                     drawn = (shape if self.smoke else render)(concept, colour)
                     drawn.save(folder / picture)
-                    ImageOps.invert(drawn).save(folder / picture.replace("pictures", "inverted"))
+                    by_night(drawn).save(folder / picture.replace("pictures", "night"))
                     lines = unseen if held_out(concept, colour) else train
                     # plain captions mean white, so white comes oftener
                     for _ in range(16 if colour == 0 else 4):
@@ -148,7 +149,7 @@ class Build:
             for file, lines in (("train.jsonl", train), ("held-out.jsonl", unseen)):
                 text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
                 write_text(folder / file, text)
-                write_text(folder / f"inverted-{file}", text.replace('"pictures/', '"inverted/'))
+                write_text(folder / f"night-{file}", text.replace('"pictures/', '"night/'))
 
     def teacher(self) -> None:
         if (self.out / "teacher/model").is_dir():
@@ -285,15 +286,15 @@ class Build:
         )
 
     def fine_tune(self) -> None:
-        self._inverted("fine-tune", trainable="unet", learning_rate=5e-4)
+        self._night("fine-tune", trainable="unet", learning_rate=5e-4)
 
     def lora(self) -> None:
-        self._inverted("lora", trainable="lora", lora_rank=16, learning_rate=2e-3)
+        self._night("lora", trainable="lora", lora_rank=16, learning_rate=2e-3)
 
-    def _inverted(self, name: str, **settings: Any) -> None:
+    def _night(self, name: str, **settings: Any) -> None:
         """Another style for SD-mini, read by its own English encoder."""
         settings |= self._unet_settings("en") | {"latent_cache": self.out / "fine-tune/latent-cache"}
-        settings |= {"train_data": [str(self.out / "data/inverted-train.jsonl")], "languages": ["en"]}
+        settings |= {"train_data": [str(self.out / "data/night-train.jsonl")], "languages": ["en"]}
         self._train("align", name, model=str(self.out / "sd-mini/model"), **settings)
 
     def kv(self) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from altdiffusion.training.glyphs import COLOURS, CONCEPTS, glyph
+from altdiffusion.training.glyphs import COLOURS, CONCEPTS, by_night, glyph
 
 SIDE = 64
 
@@ -78,17 +78,24 @@ def judge_background(picture: Image.Image) -> int:
     return int(_distances(picture).argmin())
 
 
-def judge_inverted(picture: Image.Image, colour: int) -> bool:
-    """Whether the background is nearer to the negative of a colour, by its number in COLOURS, than to the colour."""
-    return bool(_distances(ImageOps.invert(picture.convert("RGB")))[colour] < _distances(picture)[colour])
+def judge_night(picture: Image.Image, colour: int) -> bool:
+    """Whether the background is nearer to how a colour, by its number in COLOURS, looks by night than to the colour."""
+    dark = by_night(Image.new("RGB", (1, 1), list(COLOURS.values())[colour])).getpixel((0, 0))
+    edge = _background(picture)
+    return bool(np.square(edge - np.array(dark)).sum() < _distances(picture)[colour])
 
 
 def _distances(picture: Image.Image) -> NDArray[np.float64]:
-    """Of the background, the median of the outermost pixels, to each of COLOURS."""
+    """Of the background to each of COLOURS, squared."""
+    return np.square(np.array(list(COLOURS.values())) - _background(picture)).sum(1)
+
+
+def _background(picture: Image.Image) -> NDArray[np.float64]:
+    """The median of the outermost pixels: red, green, blue in 0..255."""
     pixels = np.asarray(picture.convert("RGB"), float)
     edge = np.concatenate([pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[:, :2].reshape(-1, 3),
                            pixels[:, -2:].reshape(-1, 3)])  # fmt: skip
-    return np.square(np.array(list(COLOURS.values())) - np.median(edge, axis=0)).sum(1)
+    return np.median(edge, axis=0)
 
 
 def _pixels(picture: Image.Image) -> Tensor:

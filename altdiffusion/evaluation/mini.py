@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import ImageOps
 from torch import Tensor
 
 from altdiffusion.bridge import Bridge
@@ -24,7 +23,7 @@ from altdiffusion.evaluation.judge import (
     Judge,
     judge_background,
     judge_concepts,
-    judge_inverted,
+    judge_night,
     own_accuracy,
     train_judge,
 )
@@ -41,6 +40,7 @@ from altdiffusion.training.glyphs import (
     CONCEPTS,
     FREE_PROMPTS,
     LANGUAGES,
+    by_day,
     concept_names,
     fill,
     held_out,
@@ -118,19 +118,19 @@ def drawing_figures(
     languages: Sequence[str],
     every: int,
     steps: int,
-    invert: bool = False,
+    night: bool = False,
     kinds: Sequence[str] = ("names", "pairs never seen together", "free prompts"),
 ) -> Iterator[Figure]:
-    """How often a pipeline draws the right thing on the right background. invert: its style is inverted colours."""
+    """How often a pipeline draws the right thing on the right background. night: its style is that of `by_night`."""
     pipe.set_progress_bar_config(disable=True)
     for language in languages:
         for kind in kinds:
             asked = _ASKED[kind](language, every)
             pictures = draw(pipe, [each.prompt for each in asked], steps)
-            if invert:
-                kept = [judge_inverted(p, each.colour) for p, each in zip(pictures, asked, strict=True)]
+            if night:
+                kept = [judge_night(p, each.colour) for p, each in zip(pictures, asked, strict=True)]
                 yield Figure(f"{name}: {kind}, style kept", language, 100 * sum(kept) / len(kept), 98.0)
-                pictures = [ImageOps.invert(picture.convert("RGB")) for picture in pictures]
+                pictures = [by_day(picture) for picture in pictures]
             right = [found == each.concept for found, each in zip(judge_concepts(judge, pictures), asked, strict=True)]
             target = 80.0 if kind == "free prompts" else 97.0 if language in ("en", "zh") else 95.0
             yield Figure(f"{name}: {kind}, right thing", language, 100 * sum(right) / len(right), target)
@@ -163,9 +163,9 @@ def bridge_figures(build: Path, judge: Judge, languages: Sequence[str], every: i
         styled = load_diffusion(str(build / (style if style == "fine-tune" else "sd-mini") / "model"))
         if style == "lora":
             styled.load_lora_weights(build / "lora/model")
-        name = f"{style} to inverted colours"
+        name = f"{style} by night"
         reached = {}
-        before = drawing_figures(f"{name}, own encoder", styled, judge, ["en"], every, steps, invert=True, kinds=kinds)
+        before = drawing_figures(f"{name}, own encoder", styled, judge, ["en"], every, steps, night=True, kinds=kinds)
         for each in _untargeted(before):
             reached[each.what.partition(": ")[2]] = each.value
             yield each
