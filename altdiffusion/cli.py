@@ -89,6 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--size", type=_size, metavar="WxH", help="pixels, multiples of 8 (default: the model's own)")
     generate.add_argument("--num-images", type=int, default=1, metavar="N", help="pictures of each prompt (default: 1)")
     generate.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        default=1,
+        metavar="N",
+        help="pictures drawn together; auto: as many as pay off",
+    )
+    generate.add_argument(
         "--best-of", type=int, metavar="N", help="draw N of each prompt, keep the --num-images that AltCLIP scores best"
     )
     generate.add_argument("--scorer", metavar="M", help="that AltCLIP (default: the one that belongs to the model)")
@@ -183,6 +190,12 @@ def _size(text: str) -> tuple[int, int]:
     return width, height
 
 
+def _batch_size(text: str) -> int | str:
+    if text != "auto" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of pictures, or auto")
+    return text if text == "auto" else int(text)
+
+
 def _generate(options: argparse.Namespace) -> None:
     single = options.out.suffix.lower() == ".png"
     if single and len(options.prompts) * options.num_images != 1:
@@ -202,6 +215,7 @@ def _generate(options: argparse.Namespace) -> None:
         guidance_scale=options.guidance_scale,
         size=options.size,
         num_images=options.num_images,
+        batch_size=options.batch_size,
         best_of=options.best_of,
         scorer=options.scorer,
         init_image=options.init_image,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
 import re
@@ -28,6 +29,7 @@ from safetensors import SafetensorError
 from altdiffusion import best_of as best_of_n
 from altdiffusion import files, images, sources
 from altdiffusion.attention import choose_attention
+from altdiffusion.batch_size import MAX_SIZE, Size, in_batches
 from altdiffusion.devices import DTYPES, choose_device, choose_dtype
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.infotext import Settings, png_info
@@ -92,6 +94,7 @@ def generate(
     guidance_scale: float | None = None,
     size: tuple[int, int] | None = None,
     num_images: int = 1,
+    batch_size: Size = 1,
     best_of: int | None = None,
     scorer: str | Path | PromptScorer | None = None,
     init_image: str | Path | Image.Image | None = None,
@@ -111,6 +114,8 @@ def generate(
 
     best_of: draw so many of each prompt, at least `num_images`, and yield only the `num_images` that fit it best, best
         first, with their scores. scorer: the AltCLIP that says so; by default the one that belongs to the model.
+    batch_size: pictures drawn together, 1 to 64, each the same as alone but for rounding; "auto": as many as pay off and
+        fit into memory, see `in_batches`.
 
     model: as in `AltDiffusionPipeline.from_pretrained`, or a pipeline that is loaded already.
     seed: of the first picture of each prompt, 0 to 2**63 - 1; picture i has seed + i, and alone it comes out the same.
@@ -133,6 +138,8 @@ def generate(
         raise InputError(f"the best {num_images} of {best_of} pictures: expected to draw at least as many as are kept")
     drawn = best_of or num_images
     _check(prompts, seed, steps, guidance_scale, size, drawn, strength, init_image is not None, mask is not None)
+    if batch_size != "auto" and not 1 <= batch_size <= MAX_SIZE:
+        raise InputError(f"{batch_size} pictures together: expected 1 to {MAX_SIZE}, or 'auto'")
     if strength is None and init_image is not None:
         strength = DEFAULT_STRENGTH if mask is None else 1.0
     if strength is not None and int(steps * strength) < 1:
@@ -202,27 +209,39 @@ def generate(
     )
     judge = None if best_of is None else best_of_n.load_scorer(scorer, model_name, pipe.device)
 
-    def draw(prompt: str) -> Iterator[Picture]:
-        for offset in range(drawn):
-            # a generator of its own, on the CPU: the same picture alone, in any order, on any device
-            generator = torch.Generator().manual_seed(seed + offset)
-            pipe.scheduler = own_scheduler
-            try:
-                output = pipe(prompt, negative_prompt=negative_prompt or None, generator=generator, **arguments)
-            finally:
-                pipe.scheduler = its_scheduler
-            filtered = bool(output.nsfw_content_detected and output.nsfw_content_detected[0])
-            yield Picture(output.images[0], replace(settings, prompt=prompt, seed=seed + offset), filtered)
+    def draw(jobs: Sequence[tuple[str, int]]) -> list[Picture]:
+        """Of prompts and seeds. One alone is drawn as it always was, to the last bit."""
+        texts = [prompt for prompt, _ in jobs]
+        # a generator of its own, on the CPU: the same picture alone, in any order, on any device
+        generators = [torch.Generator().manual_seed(number) for _, number in jobs]
+        whole = {name: arguments[name] for name in ("image", "mask_image") if name in arguments and len(jobs) > 1}
+        pipe.scheduler = own_scheduler
+        try:
+            output = pipe(
+                texts,
+                negative_prompt=[negative_prompt] * len(jobs) if negative_prompt else None,
+                generator=generators,
+                **(arguments | {name: [image] * len(jobs) for name, image in whole.items()}),
+            )
+        finally:
+            pipe.scheduler = its_scheduler
+        return [
+            Picture(image, replace(settings, prompt=prompt, seed=number), bool(filtered))
+            for (prompt, number), image, filtered in zip(
+                jobs, output.images, output.nsfw_content_detected or [False] * len(jobs), strict=True
+            )
+        ]
 
+    jobs = [(prompt, seed + offset) for prompt in prompts for offset in range(drawn)]
+    pictures = in_batches(jobs, draw, pipe.vae.device, batch_size)  # the UNet's weights may lie elsewhere
+    if judge is None:
+        yield from pictures
+        return
     for prompt in prompts:
-        if judge is None:
-            yield from draw(prompt)
-            continue
-        pictures = list(draw(prompt))
-        ranked = best_of_n.rank(judge, [each.image for each in pictures], prompt, [each.filtered for each in pictures])
+        some = list(itertools.islice(pictures, drawn))
+        ranked = best_of_n.rank(judge, [each.image for each in some], prompt, [each.filtered for each in some])
         for index, score in ranked[:num_images]:
-            settings_of = pictures[index].settings
-            yield replace(pictures[index], settings=replace(settings_of, score=round(score, 4)))
+            yield replace(some[index], settings=replace(some[index].settings, score=round(score, 4)))
 
 
 def _of_kind(pipe: DiffusionPipeline, has_image: bool, has_mask: bool) -> DiffusionPipeline:
