@@ -99,22 +99,22 @@ class BatchSize:
 
 
 class Memory:
-    """A device's memory, counted from what this process holds at first: what is freed later may stay with the process.
+    """A device's memory, counted from what this process holds at `first`: what is freed later may stay with the process.
 
-    `with memory: ...` watches the peak; afterwards `taken` is how many bytes more than at first there were.
+    `with memory: ...` watches the peak; afterwards `taken` is how many bytes more than `first` there were.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._gpu = device if device.type == "cuda" else None
         self._process = psutil.Process()
-        self._first = self._held()
+        self.first = self._held()
         self.taken = 0
 
     def free(self) -> int:
         """Bytes to be had on top of what was held at first."""
         if self._gpu is None:
-            return psutil.virtual_memory().available + max(0, self._held() - self._first)
-        return torch.cuda.mem_get_info(self._gpu)[0] + torch.cuda.memory_reserved(self._gpu) - self._first
+            return psutil.virtual_memory().available + max(0, self._held() - self.first)
+        return torch.cuda.mem_get_info(self._gpu)[0] + torch.cuda.memory_reserved(self._gpu) - self.first
 
     def __enter__(self) -> None:
         if self._gpu is not None:
@@ -126,11 +126,11 @@ class Memory:
 
     def __exit__(self, *error: object) -> None:
         if self._gpu is not None:
-            self.taken = torch.cuda.max_memory_allocated(self._gpu) - self._first
+            self.taken = torch.cuda.max_memory_allocated(self._gpu) - self.first
             return
         self._done.set()
         self._thread.join()
-        self.taken = self._peak - self._first
+        self.taken = self._peak - self.first
 
     def _held(self) -> int:
         return int(self._process.memory_info().rss if self._gpu is None else torch.cuda.memory_allocated(self._gpu))

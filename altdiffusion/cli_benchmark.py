@@ -10,7 +10,7 @@ from typing import Any
 from altdiffusion.errors import InputError
 from altdiffusion.terminal import hide_loading, print_json, say
 
-CASES = ("text", "captions", "generation", "scoring", "import")
+CASES = ("text", "captions", "generation", "batches", "memory", "scoring", "import")
 
 
 def add_benchmark(commands: Any) -> None:
@@ -27,7 +27,9 @@ def add_benchmark(commands: Any) -> None:
     benchmark.add_argument("--layers", type=int, default=24, metavar="N", help="of the text tower (default: 24)")
     benchmark.add_argument("--width", type=int, default=1024, metavar="N", help="of the text tower (default: 1024)")
     benchmark.add_argument("--captions", type=int, default=5000, metavar="N", help="(default: 5000)")
-    benchmark.add_argument("--pictures", type=int, default=64, metavar="N", help="to score (default: 64)")
+    benchmark.add_argument(
+        "--pictures", type=int, default=64, metavar="N", help="to score, or to draw by mini (default: 64)"
+    )
     benchmark.add_argument("--steps", type=int, default=4, metavar="N", help="of a drawing (default: 4)")
     benchmark.add_argument("--size", type=int, default=512, metavar="N", help="of a drawing, in pixels (default: 512)")
     benchmark.add_argument(

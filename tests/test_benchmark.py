@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from altdiffusion import cli
-from altdiffusion.benchmark import generation, models, quick, runs, text
+from altdiffusion.benchmark import generation, memory, models, quick, runs, text
 from altdiffusion.benchmark.captions import captions
 from altdiffusion.benchmark.models import SMALL
 from altdiffusion.benchmark.timing import Comparison, Contender, in_turns
@@ -14,11 +16,16 @@ from altdiffusion.benchmark.timing import Comparison, Contender, in_turns
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module")
+def stock():
+    return models.diffusion(SMALL, models.text_tower(SMALL, CPU), CPU, torch.float32)
+
+
 def test_contenders_take_turns_after_a_warm_up():
     calls = []
     found = in_turns({name: lambda name=name: calls.append(name) for name in "ab"}, 2, CPU)
     assert calls == ["a", "b"] * 3
-    assert [len(each.seconds) for each in found] == [2, 2]
+    assert [len(each.values) for each in found] == [2, 2]
 
 
 def test_a_ratio_is_of_medians_and_tells_how_much_faster_ours_is():
@@ -38,9 +45,8 @@ def test_peers_share_our_tensors():
         assert peer.transformation.weight.data_ptr() == home
 
 
-def test_the_stock_peer_gets_the_mask_as_published_models_do():
+def test_the_stock_peer_gets_the_mask_as_published_models_do(stock):
     """Without, diffusers passes none, and the peer would attend to padding: another work."""
-    stock = models.diffusion(SMALL, models.text_tower(SMALL, CPU), CPU, torch.float32)
     with torch.no_grad():
         theirs, _ = stock.encode_prompt("一只猫", "cpu", 1, False)
         ours, _ = generation.twin(stock).encode_prompt("一只猫", "cpu", 1, False)
@@ -110,3 +116,41 @@ def test_memory_that_runs_out_is_one_line(monkeypatch):
     monkeypatch.setitem(runs.CASES, "text", hungry)
     with pytest.raises(ValueError, match="memory ran out in 'text'"):
         runs.run(["text"], SMALL, "cpu", str)
+
+
+def test_peak_memory_of_each_setting_is_measured_in_a_process_of_its_own():
+    (found,) = memory.measure(SMALL, CPU)
+    values = {each.name: each.values for each in found.contenders}
+    measured = {name for name, some in values.items() if some}
+    assert measured == {"altdiffusion, low_memory", "altdiffusion, plain", "altdiffusion, optimize()", "stock"}
+    assert all(0.1 < values[name][0] < 3 for name in measured)  # GB: Python with torch and small models
+    assert "GB" in runs.table({"machine": {}, "comparisons": [runs.as_document(found)]})
+
+
+def test_many_pictures_together_and_one_by_one(tmp_path):
+    words = ["--cases", "batches", "--pictures", "2", "--rounds", "1", "--device", "cpu"]
+    assert cli.main(["benchmark", *words, "--json", str(tmp_path / "f.json"), "--plot", str(tmp_path / "f.png")]) == 0
+    (found,) = json.loads((tmp_path / "f.json").read_text())["comparisons"]
+    assert [each["name"] for each in found["contenders"]] == ["batch_size='auto'", "batch_size=1"]
+    assert Image.open(tmp_path / "f.png").width > 500
+
+
+def test_openvino_computes_the_same_pictures(stock):
+    pytest.importorskip("openvino")
+    expected = generation.draws(stock, SMALL, 1)()
+    peers, absent = generation.cpu_peers(stock, SMALL)
+    assert absent == []
+    np.testing.assert_allclose(generation.draws(peers["stock by OpenVINO, float32"], SMALL, 1)(), expected, atol=1e-4)
+    np.testing.assert_allclose(generation.draws(stock, SMALL, 1)(), expected)  # untouched
+
+
+def test_a_gpus_peers_draw_the_same_pictures(stock, monkeypatch):
+    """On a CPU, where xformers can't run, and with PyTorch's "eager" backend, which traces as the compiler does."""
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend="eager"))
+    expected = generation.draws(stock, SMALL, 1)()
+    peers, _ = generation.gpu_peers(stock)
+    peers.pop("stock with xformers", None)
+    assert len(peers) == 4
+    for peer in peers.values():
+        np.testing.assert_allclose(generation.draws(peer, SMALL, 1)(), expected, atol=1e-4)

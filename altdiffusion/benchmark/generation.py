@@ -1,4 +1,4 @@
-"""Drawings at full size: ours after `optimize`, beside stock diffusers as a user would call it."""
+"""Drawings at full size: ours after `optimize`, beside stock diffusers as it is and with what else makes it fast."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from altdiffusion.benchmark import models
+from altdiffusion.benchmark import models, openvino
 from altdiffusion.benchmark.models import Sizes
 from altdiffusion.benchmark.timing import Comparison, Contender, in_turns
 from altdiffusion.optimization import optimize
 
+Way = Callable[[], Any]
+
 
 def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
-    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    on_gpu = device.type == "cuda"
+    dtype = torch.float16 if on_gpu else torch.float32
     tower = models.text_tower(replace(sizes, vocabulary=None), device)
     stock = models.diffusion(sizes, tower, device, dtype)
-    pipe = twin(stock)
-    optimize(pipe)
-    on_gpu = device.type == "cuda"
+    pipe = optimize(twin(stock))
+    graphs = optimize(twin(stock), compile="graphs") if on_gpu else None
+    peers, absent = gpu_peers(stock) if on_gpu else cpu_peers(stock, sizes)
     for batch in (1, 8) if on_gpu else (1,):
-        ways = {
-            "altdiffusion, optimize()": draws(pipe, sizes, batch),
-            f"stock StableDiffusionPipeline, {str(dtype).removeprefix('torch.')}": draws(stock, sizes, batch),
-        }
-        if on_gpu and batch == 1:
-            graphs = twin(stock)
-            optimize(graphs, compile="graphs")
+        ways: dict[str, Way] = {"altdiffusion, optimize()": draws(pipe, sizes, batch)}
+        if graphs is not None and batch == 1:
             ways["altdiffusion, optimize(compile='graphs')"] = draws(graphs, sizes, batch)
-        found = in_turns(ways, sizes.rounds, device)
+        ways[f"stock StableDiffusionPipeline, {_name(dtype)}"] = draws(stock, sizes, batch)
+        ways |= {name: draws(peer, sizes, batch) for name, peer in peers.items()}
         yield Comparison(
-            f"drawing {sizes.side}², {sizes.steps} steps, batch {batch}, {str(pipe.unet.dtype).removeprefix('torch.')}",
-            [*found, *_absent(on_gpu)],
+            f"drawing {sizes.side}², {sizes.steps} steps, batch {batch}, ours in {_name(pipe.unet.dtype)}",
+            [*in_turns(ways, sizes.rounds, device), *absent],
             batch * sizes.steps,
             "steps",
             limits=[f"one forward of the UNet alone: {forward(pipe, sizes, batch, device):.3f} s"],
@@ -55,9 +56,61 @@ def twin(stock: Any) -> Any:
     )
 
 
-def draws(pipe: Any, sizes: Sizes, batch: int) -> Callable[[], Any]:
+def cpu_peers(stock: Any, sizes: Sizes) -> tuple[dict[str, Any], list[Contender]]:
+    """Pipelines by name, and those that can't be measured here."""
+    if not openvino.is_installed():
+        return {}, [Contender("stock by OpenVINO", note="not installed")]
+    return {
+        "stock by OpenVINO, float32": openvino.compiled(stock, sizes, "f32"),
+        "stock by OpenVINO, as it chooses": openvino.compiled(stock, sizes, None),
+    }, []
+
+
+def gpu_peers(stock: Any) -> tuple[dict[str, Any], list[Contender]]:
+    """The same: stock with each kernel of PyTorch's attention, with xformers, and with its UNet compiled."""
+    kernels = {
+        "flash": SDPBackend.FLASH_ATTENTION,
+        "memory-efficient": SDPBackend.EFFICIENT_ATTENTION,
+        "cuDNN": SDPBackend.CUDNN_ATTENTION,
+    }
+    peers: dict[str, Any] = {f"stock, SDPA's {name} kernel": Within(stock, kernel) for name, kernel in kernels.items()}
+    compiled = type(stock)(**stock.components, requires_safety_checker=False)
+    compiled.unet = torch.compile(stock.unet)
+    peers["stock, torch.compile(unet)"] = compiled
+    if importlib.util.find_spec("xformers") is None:
+        return peers, [Contender("stock with xformers", note="not installed")]
+    return peers | {"stock with xformers": Xformers(stock)}, []
+
+
+class Within:
+    """A pipeline, where one kernel of PyTorch's attention alone may be used; where it can't, PyTorch's own choice."""
+
+    def __init__(self, pipe: Any, kernel: SDPBackend) -> None:
+        self.pipe, self.kernel = pipe, kernel
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with sdpa_kernel([self.kernel, SDPBackend.MATH], set_priority=True):
+            return self.pipe(*args, **kwargs)
+
+
+class Xformers:
+    """A pipeline, for as long as it draws with xformers' attention."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.pipe.enable_xformers_memory_efficient_attention()
+        try:
+            return self.pipe(*args, **kwargs)
+        finally:
+            for model in (self.pipe.unet, self.pipe.vae):
+                model.set_attn_processor(AttnProcessor2_0())
+
+
+def draws(pipe: Any, sizes: Sizes, batch: int) -> Way:
     """The same pictures at each call; as a numpy array."""
-    pipe.set_progress_bar_config(disable=True)
+    getattr(pipe, "pipe", pipe).set_progress_bar_config(disable=True)
 
     def draw() -> Any:
         generator = torch.Generator().manual_seed(1)
@@ -80,10 +133,5 @@ def forward(pipe: Any, sizes: Sizes, batch: int, device: torch.device) -> float:
     return in_turns({"unet": run}, 2, device)[0].median or 0.0
 
 
-def _absent(on_gpu: bool) -> list[Contender]:
-    """The peers that can't be measured here, said so."""
-    if on_gpu:
-        there = importlib.util.find_spec("xformers") is not None
-        return [] if there else [Contender("stock with xformers", note="not installed")]
-    there = importlib.util.find_spec("optimum") is not None and importlib.util.find_spec("openvino") is not None
-    return [Contender("OpenVINO by optimum-intel", note="not measured" if there else "not installed")]
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -16,7 +16,7 @@ def check() -> None:
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """A bar for every contender: how many times longer than ours it takes."""
+    """A bar for every contender: how many times what ours takes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -32,7 +32,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     axes.barh([name for name, _ in bars], [ratio for _, ratio in bars])
     axes.axvline(1, color="black", linewidth=0.8)
     axes.invert_yaxis()
-    axes.set_xlabel("time, as a multiple of ours")
+    axes.set_xlabel("time (or memory), as a multiple of ours")
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:

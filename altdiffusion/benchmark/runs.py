@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from altdiffusion import __version__
-from altdiffusion.benchmark import captions, generation, imports, scoring, text
+from altdiffusion.benchmark import batches, captions, generation, imports, memory, scoring, text
 from altdiffusion.benchmark.models import Sizes
 from altdiffusion.benchmark.timing import Comparison
 from altdiffusion.devices import choose_device
@@ -27,6 +27,8 @@ CASES: dict[str, Callable[[Sizes, torch.device], Iterator[Comparison]]] = {
     "text": text.measure,
     "captions": captions.measure,
     "generation": generation.measure,
+    "batches": batches.measure,
+    "memory": memory.measure,
     "scoring": scoring.measure,
     "import": imports.measure,
 }
@@ -67,12 +69,13 @@ def as_document(comparison: Comparison) -> dict[str, Any]:
         "work": comparison.work,
         "amount": comparison.amount,
         "unit": comparison.unit,
+        "measure": comparison.measure,
         "limits": comparison.limits,
         "contenders": [
             {
                 "name": each.name,
                 "median": each.median,
-                "seconds": each.seconds,
+                "values": each.values,
                 "ratio": comparison.ratio(each),
                 "note": each.note,
             }
@@ -82,7 +85,7 @@ def as_document(comparison: Comparison) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """For people: medians with the fastest and slowest round, and how many times faster ours (the first) is."""
+    """For people: medians with the lowest and highest round, and how many times faster, or smaller, ours (the first) is."""
     blocks = [", ".join(f"{name} {value}" for name, value in report["machine"].items())]
     for comparison in report["comparisons"]:
         rows = [[comparison["work"], "median", "rounds", "ours is", ""]]
@@ -90,8 +93,16 @@ def table(report: dict[str, Any]) -> str:
             if each["median"] is None:
                 rows.append([each["name"], "-", "-", "-", each["note"]])
                 continue
-            span = f"{min(each['seconds']):.3f} to {max(each['seconds']):.3f}"
-            rows.append([each["name"], f"{each['median']:.3f} s", span, f"{each['ratio']:.2f} x", each["note"]])
+            span = f"{min(each['values']):.3f} to {max(each['values']):.3f}"
+            rows.append(
+                [
+                    each["name"],
+                    f"{each['median']:.3f} {comparison['measure']}",
+                    span,
+                    f"{each['ratio']:.2f} x",
+                    each["note"],
+                ]
+            )
         blocks.append("\n".join([aligned(rows), *(f"  limit: {line}" for line in comparison["limits"])]))
     return "\n\n".join(blocks)
 

@@ -13,29 +13,33 @@ import torch
 
 @dataclass
 class Contender:
-    """One way to do a work. seconds: of each round; empty where it was not measured, and then `note` says why."""
+    """One way to do a work. values: of each round; empty where it was not measured, and then `note` says why."""
 
     name: str
-    seconds: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
     note: str = ""
 
     @property
     def median(self) -> float | None:
-        return statistics.median(self.seconds) if self.seconds else None
+        return statistics.median(self.values) if self.values else None
 
 
 @dataclass
 class Comparison:
-    """A work, and the ways to do it; the first is ours. amount: of `unit` that a round does. limits: what bounds it."""
+    """A work, and the ways to do it; the first is ours. amount: of `unit` that a round does. limits: what bounds it.
+
+    measure: unit of the contenders' values, "s" or "GB"; less is better.
+    """
 
     work: str
     contenders: list[Contender]
     amount: float = 1
     unit: str = "calls"
     limits: list[str] = field(default_factory=list)
+    measure: str = "s"
 
     def ratio(self, contender: Contender) -> float | None:
-        """How many times faster ours is."""
+        """How many times faster, or smaller, ours is."""
         ours = self.contenders[0].median
         return None if ours is None or contender.median is None else contender.median / ours
 
@@ -47,7 +51,7 @@ def in_turns(ways: Mapping[str, Callable[[], Any]], rounds: int, device: torch.d
         for contender, way in zip(found, ways.values(), strict=True):
             seconds = timed(way, device)
             if number:
-                contender.seconds.append(seconds)
+                contender.values.append(seconds)
     return found
 
 
