@@ -42,6 +42,7 @@ from altdiffusion.pipelines import (
     swap_text_encoder,
 )
 from altdiffusion.scoring import PromptScorer
+from altdiffusion.timesteps import is_kept, keep_on_cpu
 
 DEFAULT_STEPS = 25
 DEFAULT_GUIDANCE_SCALE = 7.5
@@ -315,9 +316,12 @@ def scheduler_class(name: str) -> str:
 def build_scheduler(class_name: str, pipe: DiffusionPipeline) -> Any:
     """That scheduler with the noise schedule that the model was trained with."""
     try:
-        return getattr(diffusers, class_name).from_config(pipe.scheduler.config)
+        scheduler = getattr(diffusers, class_name).from_config(pipe.scheduler.config)
     except ImportError as error:  # LMS needs scipy
         raise InputError(f"scheduler {class_name}: {' '.join(str(error).split())}") from None
+    if is_kept(pipe.scheduler):
+        keep_on_cpu(scheduler)
+    return scheduler
 
 
 def save_picture(picture: Picture, path: Path) -> Path:

@@ -19,6 +19,7 @@ from diffusers import AutoencoderTiny, DiffusionPipeline, LCMScheduler
 
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.packing import pack
+from altdiffusion.timesteps import MovesTimestep, keep_on_cpu
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ def optimize(
     """Make a Stable Diffusion pipeline fast where it stands, in place. Load LoRAs before.
 
     dtype: by default `fast_dtype` of the device. UNet and VAE compute in channels_last. On a CPU the text encoder's
-        weights are packed (`packing.py`), which takes as much memory again: 1.2 GB for AltCLIP's in float32.
+        weights are packed (`packing.py`), which takes as much memory again: 1.2 GB for AltCLIP's in float32. No step of
+        the loop waits for a GPU (`timesteps.py`): a scheduler that is put into the pipeline later does, `generate`'s don't.
     compile: the UNet's repeated blocks, once, for all of its shapes; "graphs": the whole UNet with CUDA graphs, for one
         shape and the least overhead at batch 1. By default the blocks on a GPU, nothing on a CPU, where it needs a C++
         compiler. The compiled code is kept between runs in $TORCHINDUCTOR_CACHE_DIR, by default ~/.cache/altdiffusion.
@@ -82,6 +84,7 @@ def optimize(
         unet.fuse_qkv_projections()
     for model in (unet, vae):
         model.to(memory_format=torch.channels_last)
+    keep_on_cpu(pipe.scheduler)
     if device.type == "cpu":
         for name, part in pipe.components.items():
             if name.startswith("text_encoder") and isinstance(part, torch.nn.Module):
@@ -121,11 +124,12 @@ def _compile(unet: Any, graphs: bool) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     try:
         if graphs:
-            unet.compile(mode="reduce-overhead", fullgraph=True)
+            unet.forward = MovesTimestep(torch.compile(unet.forward, mode="reduce-overhead", fullgraph=True))
         else:
             unet.compile_repeated_blocks(fullgraph=True)
         _run_once(unet)
     except Exception as error:  # whatever the compilers, the driver or the processors of an adapter raise
+        vars(unet).pop("forward", None)
         for module in unet.modules():
             module._compiled_call_impl = None
         torch._dynamo.reset()
