@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+
 import torch
 
 from altdiffusion.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def available_devices() -> list[str]:
     """Best first; "cpu" is always there."""
-    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    devices = _gpus()
     if torch.backends.mps.is_available():
         devices.append("mps")
     return [*devices, "cpu"]
+
+
+def _gpus() -> list[str]:
+    """Those that PyTorch can use. Its count is the driver's, which may be too old for it: a warning says so."""
+    count = torch.cuda.device_count()
+    if not count:
+        return []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            return [f"cuda:{index}" for index in range(count)]
+    reason = str(told[-1].message).splitlines()[0] if told else "this PyTorch can't use CUDA"
+    logger.warning("a GPU is here, but the CPU computes: %s", reason)
+    return []
 
 
 def choose_device(name: str | None = None) -> torch.device:
