@@ -108,6 +108,8 @@ def add_evaluate(commands: Any) -> None:
     mini.add_argument("--languages", nargs="+", metavar="L", help="of en zh es fr ru ja ko ar it (default: all)")
     mini.add_argument("--every", type=int, default=1, metavar="N", help="every n-th thing only, for a quick look")
     mini.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default: 20)")
+    mini.add_argument("--approximate", nargs="+", default=[], choices=["int8", "bfloat16"], metavar="A",
+                      help="int8, bfloat16: mini's figures with these, too (int8 needs torchao)")  # fmt: skip
     mini.add_argument("--json", action="store_true", help="print one JSON document on standard output")
     mini.set_defaults(run=_mini)
 
@@ -293,7 +295,7 @@ def _mini(options: argparse.Namespace) -> None:
     if options.every < 1 or options.steps < 1:
         raise InputError("--every and --steps: expected at least 1")
     figures = []
-    for each in evaluate_mini(options.build, languages, options.every, options.steps):
+    for each in evaluate_mini(options.build, languages, options.every, options.steps, options.approximate):
         figures.append(each)
         if not options.json:
             verdict = (

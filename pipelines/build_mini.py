@@ -10,7 +10,7 @@
     vae        64 x 64 pixels to 16 x 16 latents                                         train autoencoder
     sd-mini    a small Stable Diffusion on the teacher's states: it reads English only   train align --trainable unet
     bridge     AltCLIP's states to the teacher's: SD-mini reads nine languages           train bridge
-    fine-tune  SD-mini drawing as if by night: what the bridge is tried on               train align --trainable unet
+    fine-tune  SD-mini drawing in a frame: what the bridge is tried on                    train align --trainable unet
     lora       the same style as a LoRA                                                  train align --trainable lora
     kv, unet   AltDiffusion's own road: the encoder swapped, K and V aligned, then all   train align
 
@@ -52,10 +52,10 @@ from altdiffusion.training.glyphs import (
     CONCEPTS,
     LANGUAGES,
     SPACELESS,
-    by_night,
     captions,
     concept_names,
     filler_words,
+    framed,
     held_out,
     render,
     wordy,
@@ -71,7 +71,7 @@ STEPS = {
     "vae": 9000,
     "sd-mini": 9000,
     "bridge": 4400,
-    "fine-tune": 2000,
+    "fine-tune": 1500,
     "lora": 1500,
     "kv": 700,
     "unet": 5200,
@@ -128,13 +128,13 @@ class Build:
         train, unseen = [], []
         with new_folder(self.out / "data") as folder:
             (folder / "pictures").mkdir()
-            (folder / "night").mkdir()
+            (folder / "framed").mkdir()
             for concept in concepts:
                 for colour in range(len(COLOURS)):
                     picture = f"pictures/{concept:03d}-{colour}.png"
                     drawn = (shape if self.smoke else render)(concept, colour)
                     drawn.save(folder / picture)
-                    by_night(drawn).save(folder / picture.replace("pictures", "night"))
+                    framed(drawn).save(folder / picture.replace("pictures", "framed"))
                     lines = unseen if held_out(concept, colour) else train
                     # plain captions mean white, so white comes oftener
                     for _ in range(16 if colour == 0 else 4):
@@ -149,7 +149,7 @@ class Build:
             for file, lines in (("train.jsonl", train), ("held-out.jsonl", unseen)):
                 text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
                 write_text(folder / file, text)
-                write_text(folder / f"night-{file}", text.replace('"pictures/', '"night/'))
+                write_text(folder / f"framed-{file}", text.replace('"pictures/', '"framed/'))
 
     def teacher(self) -> None:
         if (self.out / "teacher/model").is_dir():
@@ -286,15 +286,15 @@ class Build:
         )
 
     def fine_tune(self) -> None:
-        self._night("fine-tune", trainable="unet", learning_rate=5e-4)
+        self._framed("fine-tune", trainable="unet", learning_rate=3e-4)
 
     def lora(self) -> None:
-        self._night("lora", trainable="lora", lora_rank=16, learning_rate=2e-3)
+        self._framed("lora", trainable="lora", lora_rank=16, learning_rate=1e-3)
 
-    def _night(self, name: str, **settings: Any) -> None:
+    def _framed(self, name: str, **settings: Any) -> None:
         """Another style for SD-mini, read by its own English encoder."""
         settings |= self._unet_settings("en") | {"latent_cache": self.out / "fine-tune/latent-cache"}
-        settings |= {"train_data": [str(self.out / "data/night-train.jsonl")], "languages": ["en"]}
+        settings |= {"train_data": [str(self.out / "data/framed-train.jsonl")], "languages": ["en"]}
         self._train("align", name, model=str(self.out / "sd-mini/model"), **settings)
 
     def kv(self) -> None:

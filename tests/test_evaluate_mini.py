@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from PIL import Image, ImageChops
+from PIL import Image
 
 from altdiffusion.evaluation import mini
 from altdiffusion.evaluation.judge import Judge, judge_background, judge_concepts, own_accuracy, train_judge
@@ -19,10 +19,10 @@ from altdiffusion.training.glyphs import (
     FREE_PROMPTS,
     LANGUAGES,
     SPACELESS,
-    by_night,
     captions,
     concept_names,
     filler_words,
+    framed,
     held_out,
     render,
     wordy,
@@ -45,15 +45,8 @@ class Painter:
 
 
 def perfect_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = [(i, render(i, c)) for i in range(0, len(CONCEPTS), 40) for c in range(len(COLOURS))]
-
-    def found(picture: Image.Image) -> int:
-        for concept, same in known:
-            if max(high for _, high in ImageChops.difference(picture, same).getextrema()) <= 2:  # rounding
-                return concept
-        return -1
-
-    monkeypatch.setattr(mini, "judge_concepts", lambda judge, pictures: [found(picture) for picture in pictures])
+    known = {render(i, c).tobytes(): i for i in range(0, len(CONCEPTS), 40) for c in range(len(COLOURS))}
+    monkeypatch.setattr(mini, "judge_concepts", lambda judge, pictures: [known.get(p.tobytes(), -1) for p in pictures])
 
 
 @needs_font
@@ -74,8 +67,8 @@ def test_right_pictures_are_right_and_others_are_not(monkeypatch):
 @needs_font
 def test_a_style_is_taken_off_before_it_is_judged(monkeypatch):
     perfect_judge(monkeypatch)
-    pictures = {each.prompt: by_night(render(each.concept, each.colour)) for each in mini._names("en", 40)}
-    figures = mini.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, night=True, kinds=["names"])
+    pictures = {each.prompt: framed(render(each.concept, each.colour)) for each in mini._names("en", 40)}
+    figures = mini.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, in_frame=True, kinds=["names"])
     assert [(each.what, each.value) for each in figures] == [
         ("it: names, style kept", 100),
         ("it: names, right thing", 100),
@@ -87,7 +80,7 @@ def test_a_style_is_taken_off_before_it_is_judged(monkeypatch):
 def test_a_picture_in_the_old_style_has_lost_it(monkeypatch):
     perfect_judge(monkeypatch)
     pictures = {each.prompt: render(each.concept, each.colour) for each in mini._names("en", 40)}
-    kept, *_ = mini.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, night=True, kinds=["names"])
+    kept, *_ = mini.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, in_frame=True, kinds=["names"])
     assert kept.value == 0
 
 

@@ -102,6 +102,14 @@ def test_int8_without_torchao_says_what_to_install(pipe, monkeypatch):
         optimize(pipe, int8=True, exact=False)
 
 
+def test_int8_changes_the_picture_a_little_and_only_with_torchao(pipe):
+    pytest.importorskip("torchao")
+    expected = draw(pipe)
+    optimize(pipe, int8=True, exact=False)
+    assert any(type(each).__name__ == "Int8Tensor" for each in pipe.unet.parameters())
+    assert 0 < np.abs(draw(pipe) - expected).max() < 0.05
+
+
 def test_any_stable_diffusion_can_be_optimized(monkeypatch):
     monkeypatch.setattr(module, "has_amx", lambda: False)
     pipe = optimize(stock("xl"))

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from altdiffusion.training.glyphs import COLOURS, CONCEPTS, by_night, glyph
+from altdiffusion.training.glyphs import COLOURS, CONCEPTS, FRAME, WOOD, glyph
 
 SIDE = 64
 
@@ -75,23 +75,29 @@ def judge_concepts(judge: Judge, pictures: list[Image.Image]) -> list[int]:
 
 def judge_background(picture: Image.Image) -> int:
     """The number in COLOURS of the background: the colour nearest to it."""
-    return int(_distances(picture).argmin())
+    return int(np.square(np.array(list(COLOURS.values())) - _edge(picture)).sum(1).argmin())
 
 
-def judge_night(picture: Image.Image, colour: int) -> bool:
-    """Whether the background is nearer to how a colour, by its number in COLOURS, looks by night than to the colour."""
-    dark = by_night(Image.new("RGB", (1, 1), list(COLOURS.values())[colour])).getpixel((0, 0))
-    edge = _background(picture)
-    return bool(np.square(edge - np.array(dark)).sum() < _distances(picture)[colour])
+def judge_framed(picture: Image.Image, colour: int) -> bool:
+    """Whether the edge is nearer to the wood of `framed` than to the background, a colour by its number in COLOURS."""
+    edge = _edge(picture)
+    return bool(
+        np.square(edge - np.array(WOOD)).sum() < np.square(edge - np.array(list(COLOURS.values())[colour])).sum()
+    )
 
 
-def _distances(picture: Image.Image) -> NDArray[np.float64]:
-    """Of the background to each of COLOURS, squared."""
-    return np.square(np.array(list(COLOURS.values())) - _background(picture)).sum(1)
+def unframed(picture: Image.Image) -> Image.Image:
+    """A picture without its frame: the colour just inside of it goes on to the edge."""
+    inside = FRAME + 1  # a pixel is blurred
+    inner = picture.convert("RGB").crop((inside, inside, picture.width - inside, picture.height - inside))
+    red, green, blue = (round(value) for value in _edge(inner))
+    whole = Image.new("RGB", picture.size, (red, green, blue))
+    whole.paste(inner, (inside, inside))
+    return whole
 
 
-def _background(picture: Image.Image) -> NDArray[np.float64]:
-    """The median of the outermost pixels: red, green, blue in 0..255."""
+def _edge(picture: Image.Image) -> NDArray[np.float64]:
+    """The median of the two outermost rows of pixels: red, green, blue in 0..255."""
     pixels = np.asarray(picture.convert("RGB"), float)
     edge = np.concatenate([pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[:, :2].reshape(-1, 3),
                            pixels[:, -2:].reshape(-1, 3)])  # fmt: skip

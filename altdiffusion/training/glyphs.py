@@ -48,6 +48,9 @@ COLOURS = {
     "black": (24, 24, 24),
 }
 
+# The style of `framed`: a brown that none of COLOURS is near to, and pixels of 64.
+WOOD, FRAME = (120, 72, 32), 4
+
 # The colours' names in the order of COLOURS, in the form that follows "on a ... background".
 COLOUR_NAMES = {
     "en": tuple(COLOURS),
@@ -210,14 +213,11 @@ def glyph(concept: int, size: int) -> Image.Image:
     return image
 
 
-def by_night(picture: Image.Image) -> Image.Image:
-    """A picture in another style: 0.6 times as bright, under a blue light (102 more of 255)."""
-    return picture.convert("RGB").convert("RGB", (0.6, 0, 0, 0, 0, 0.6, 0, 0, 0, 0, 0.6, 102))
-
-
-def by_day(picture: Image.Image) -> Image.Image:
-    """What `by_night` made another style of; colours that it can't have made are clipped to 0..255."""
-    return picture.convert("RGB").convert("RGB", (1 / 0.6, 0, 0, 0, 0, 1 / 0.6, 0, 0, 0, 0, 1 / 0.6, -170))
+def framed(picture: Image.Image) -> Image.Image:
+    """A picture in another style: in a wooden frame, as wide as a latent, which touches no glyph."""
+    picture = picture.convert("RGB")
+    ImageDraw.Draw(picture).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=WOOD, width=FRAME)
+    return picture
 
 
 def held_out(concept: int, colour: int) -> bool:
