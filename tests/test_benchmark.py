@@ -12,6 +12,7 @@ from altdiffusion.benchmark import generation, memory, models, quick, runs, text
 from altdiffusion.benchmark.captions import captions
 from altdiffusion.benchmark.models import SMALL
 from altdiffusion.benchmark.timing import Comparison, Contender, in_turns
+from altdiffusion.openvino import UnetForward
 
 CPU = torch.device("cpu")
 
@@ -135,13 +136,16 @@ def test_many_pictures_together_and_one_by_one(tmp_path):
     assert Image.open(tmp_path / "f.png").width > 500
 
 
-def test_openvino_computes_the_same_pictures(stock):
+def test_ours_and_stock_by_openvino_draw_the_same_and_leave_stock_as_it_is(stock):
     pytest.importorskip("openvino")
     expected = generation.draws(stock, SMALL, 1)()
-    peers, absent = generation.cpu_peers(stock, SMALL)
+    ours, peers, absent = generation.on_a_cpu(stock)
     assert absent == []
-    np.testing.assert_allclose(generation.draws(peers["stock by OpenVINO, float32"], SMALL, 1)(), expected, atol=1e-4)
-    np.testing.assert_allclose(generation.draws(stock, SMALL, 1)(), expected)  # untouched
+    for pipe in (*ours.values(), *peers.values()):
+        assert isinstance(pipe.unet.forward, UnetForward)
+        np.testing.assert_allclose(generation.draws(pipe, SMALL, 1)(), expected, atol=1e-4)
+    assert "forward" not in vars(stock.unet)
+    np.testing.assert_allclose(generation.draws(stock, SMALL, 1)(), expected)
 
 
 def test_a_gpus_peers_draw_the_same_pictures(stock, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from altdiffusion.benchmark import models, openvino
+from altdiffusion.benchmark import models
 from altdiffusion.benchmark.models import Sizes
 from altdiffusion.benchmark.timing import Comparison, Contender, in_turns
 from altdiffusion.optimization import optimize
@@ -26,14 +26,11 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     tower = models.text_tower(replace(sizes, vocabulary=None), device)
     stock = models.diffusion(sizes, tower, device, dtype)
     pipe = optimize(twin(stock))
-    graphs = optimize(twin(stock), compile="graphs") if on_gpu else None
-    peers, absent = gpu_peers(stock) if on_gpu else cpu_peers(stock, sizes)
+    ours, peers, absent = on_a_gpu(stock) if on_gpu else on_a_cpu(stock)
     for batch in (1, 8) if on_gpu else (1,):
-        ways: dict[str, Way] = {"altdiffusion, optimize()": draws(pipe, sizes, batch)}
-        if graphs is not None and batch == 1:
-            ways["altdiffusion, optimize(compile='graphs')"] = draws(graphs, sizes, batch)
-        ways[f"stock StableDiffusionPipeline, {_name(dtype)}"] = draws(stock, sizes, batch)
-        ways |= {name: draws(peer, sizes, batch) for name, peer in peers.items()}
+        drawn = {"altdiffusion, optimize()": pipe, **(ours if batch == 1 else {})}
+        drawn |= {f"stock StableDiffusionPipeline, {_name(dtype)}": stock, **peers}
+        ways = {name: draws(each, sizes, batch) for name, each in drawn.items()}
         yield Comparison(
             f"drawing {sizes.side}², {sizes.steps} steps, batch {batch}, ours in {_name(pipe.unet.dtype)}",
             [*in_turns(ways, sizes.rounds, device), *absent],
@@ -56,18 +53,28 @@ def twin(stock: Any) -> Any:
     )
 
 
-def cpu_peers(stock: Any, sizes: Sizes) -> tuple[dict[str, Any], list[Contender]]:
-    """Pipelines by name, and those that can't be measured here."""
-    if not openvino.is_installed():
-        return {}, [Contender("stock by OpenVINO", note="not installed")]
-    return {
-        "stock by OpenVINO, float32": openvino.compiled(stock, sizes, "f32"),
-        "stock by OpenVINO, as it chooses": openvino.compiled(stock, sizes, None),
-    }, []
+Contenders = tuple[dict[str, Any], dict[str, Any], list[Contender]]
+
+
+def on_a_cpu(stock: Any) -> Contenders:
+    """More of ours by name, peers by name, and those that can't be measured here."""
+    if importlib.util.find_spec("openvino") is None:
+        return {}, {}, [Contender("by OpenVINO", note="not installed")]
+    parts = stock.components | {name: _sharing(stock.components[name]) for name in ("unet", "vae")}
+    peer = type(stock)(**parts, requires_safety_checker=False)
+    ours = type(stock)(**parts | {"text_encoder": models.ours(stock.text_encoder)}, requires_safety_checker=False)
+    optimize(ours, openvino=True)  # and with it the peer's UNet and VAE, which are the same
+    return {"altdiffusion, optimize(openvino=True)": ours}, {"stock by OpenVINO": peer}, []
+
+
+def on_a_gpu(stock: Any) -> Contenders:
+    """The same: ours with CUDA graphs; stock with each kernel of PyTorch's attention, xformers, and its UNet compiled."""
+    ours = {"altdiffusion, optimize(compile='graphs')": optimize(twin(stock), compile="graphs")}
+    return ours, *gpu_peers(stock)
 
 
 def gpu_peers(stock: Any) -> tuple[dict[str, Any], list[Contender]]:
-    """The same: stock with each kernel of PyTorch's attention, with xformers, and with its UNet compiled."""
+    """Peers by name, and those that can't be measured here."""
     kernels = {
         "flash": SDPBackend.FLASH_ATTENTION,
         "memory-efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -131,6 +138,11 @@ def forward(pipe: Any, sizes: Sizes, batch: int, device: torch.device) -> float:
         pipe.unet(latents, moment, encoder_hidden_states=states)
 
     return in_turns({"unet": run}, 2, device)[0].median or 0.0
+
+
+def _sharing(model: Any) -> Any:
+    """A copy with the same weights, which may be given another `forward`."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
 def _name(dtype: torch.dtype) -> str:
