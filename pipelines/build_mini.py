@@ -292,7 +292,7 @@ class Build:
         self._framed("fine-tune", trainable="unet", learning_rate=3e-4)
 
     def lora(self) -> None:
-        self._framed("lora", trainable="lora", lora_rank=16, learning_rate=1e-3)
+        self._framed("lora", trainable="lora", lora_rank=16, lora_layers="all", learning_rate=1e-3)
 
     def _framed(self, name: str, **settings: Any) -> None:
         """Another style for SD-mini, read by its own English encoder."""

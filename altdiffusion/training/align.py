@@ -40,7 +40,7 @@ def align(settings: AlignSettings) -> None:
     Raises InputError and TrainingStopped.
     """
     accelerator = start(settings)
-    lora = lora_config(settings.lora_rank) if settings.trainable == "lora" else None
+    lora = lora_config(settings.lora_rank, settings.lora_layers) if settings.trainable == "lora" else None
     pipe = load_diffusion(settings.model, settings.text_encoder)
     check_resolution(pipe, settings.resolution)
     originals = freeze(pipe, accelerator.device, frozen_dtype(settings))

@@ -58,7 +58,7 @@ def dreambooth(settings: DreamBoothSettings) -> None:
             f"--batch-size {settings.batch_size} counts pictures of the subject and of the class, as many of each: "
             f"expected a multiple of {len(weights) * pieces}"
         )
-    lora = lora_config(settings.lora_rank) if settings.lora_rank else None
+    lora = lora_config(settings.lora_rank, settings.lora_layers) if settings.lora_rank else None
     tables = [PictureFolder(settings.instance_dir)]
     prompts = [settings.instance_prompt]
     pipe = load_diffusion(settings.model)

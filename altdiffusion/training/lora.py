@@ -1,4 +1,4 @@
-"""A LoRA beside a UNet's attention, by PEFT."""
+"""A LoRA beside a UNet's layers, by PEFT."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from diffusers.utils import convert_state_dict_to_diffusers
 
 from altdiffusion.errors import InputError
 
-# What a LoRA is put beside: the projections of every attention, as in diffusers' own training script.
-_MODULES = ["to_q", "to_k", "to_v", "to_out.0"]
+# What a LoRA is put beside, by the ends of the layers' names: the projections of every attention, as in diffusers' own
+# training script; or what stands between them too, convolutions above all, as the web UIs' "LoCon" does.
+_ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+LAYERS = {
+    "attention": _ATTENTION,
+    "all": [*_ATTENTION, "proj_in", "proj_out", "net.0.proj", "net.2", "time_emb_proj", "conv1", "conv2", "conv_shortcut",
+            "conv"],
+}  # fmt: skip
 
 
-def lora_config(rank: int) -> Any:
-    """PEFT's LoraConfig. Raises InputError where PEFT is missing: ask for it before anything is loaded."""
+def lora_config(rank: int, layers: str) -> Any:
+    """PEFT's LoraConfig. layers: of LAYERS. Raises InputError where PEFT is missing: ask before anything is loaded."""
     try:
         from peft import LoraConfig
     except ImportError:
         raise InputError(
             f'a LoRA (--lora-rank {rank}) needs the library peft: pip install "altdiffusion[train]", or train the UNet'
         ) from None
-    return LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=_MODULES)
+    return LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=LAYERS[layers])
 
 
 def add_lora(unet: Any, config: Any, seed: int) -> None:

@@ -99,6 +99,11 @@ class AlignSettings(DiffusionSettings):
         choices=("kv", "attn2", "unet", "lora"),
     )
     lora_rank: int = setting(16, "rank of the LoRA, with --trainable lora", minimum=1, maximum=1024)
+    lora_layers: str = setting(
+        "attention",
+        "what the LoRA stands beside: attention: its projections; all: convolutions and linear layers, for styles",
+        choices=("attention", "all"),
+    )
     caption_dropout: float = setting(
         0.1, "share of captions replaced by the empty one, for guidance", minimum=0, maximum=1
     )
@@ -150,6 +155,11 @@ class DreamBoothSettings(DiffusionSettings):
     instance_dir: Path = setting(..., "folder with pictures of the subject")
     instance_prompt: str = setting(..., "names the subject by a rare word and its class: 一只 <斑斑> 狗")
     lora_rank: int = setting(0, "train a LoRA of this rank; 0: the whole UNet", minimum=0, maximum=1024)
+    lora_layers: str = setting(
+        "attention",
+        "what the LoRA stands beside: attention: its projections; all: convolutions and linear layers, for styles",
+        choices=("attention", "all"),
+    )
     prior_weight: float = setting(0.0, "of the prior preservation; 0: without", minimum=0)
     class_dir: Path | None = setting(None, "folder with pictures of the class; those missing are drawn into it")
     class_prompt: str | None = setting(None, "names the class alone: 一只狗")
