@@ -48,7 +48,7 @@ def optimize(
         shape and the least overhead at batch 1. By default the blocks on a GPU, nothing on a CPU, where it needs a C++
         compiler. The compiled code is kept between runs in $TORCHINDUCTOR_CACHE_DIR, by default ~/.cache/altdiffusion.
     fuse_qkv: one matrix for query, key and value. It is a copy: what is saved afterwards holds both.
-    openvino: on a CPU, UNet and VAE decoder by the package openvino, with as much memory again as their weights take: 1.3
+    openvino: on a CPU, UNet and VAE decoder by the package openvino, with as much memory again as their weights take: 1.2
         times as fast in float32, after up to a minute of compiling for each size; so for many pictures of one size.
     Approximate, so with exact=False alone: int8: the UNet's weights by torchao. tiny_vae: a folder or id on the hub of a
         TAESD, in place of the VAE. lcm: a LoRA file, folder or id on the hub; then 4 to 8 steps are enough, with a

@@ -12,8 +12,8 @@
     bridge     AltCLIP's states to the teacher's: SD-mini reads nine languages           train bridge
     fine-tune  SD-mini drawing in a frame: what the bridge is tried on                    train align --trainable unet
     lora       the same style as a LoRA                                                  train align --trainable lora
-    kv-long    K and V alone, for as long as the bridge took: what it is compared with   train align --trainable kv
     kv, unet   AltDiffusion's own road: the encoder swapped, K and V aligned, then all   train align
+    bridge-kv  a bridge trained only for as long as kv took, to compare the two          train bridge
 
 A stage that is done is kept in --out; an interrupted build goes on where it stopped, bit for bit.
 """
@@ -74,9 +74,9 @@ STEPS = {
     "bridge": 4400,
     "fine-tune": 1500,
     "lora": 1500,
-    "kv-long": 7300,
     "kv": 700,
     "unet": 5200,
+    "bridge-kv": 480,
 }
 
 
@@ -111,9 +111,9 @@ class Build:
         yield "bridge", self.bridge
         yield "fine-tune", self.fine_tune
         yield "lora", self.lora
-        yield "kv-long", lambda: self.kv("kv-long")
         yield "kv", self.kv
         yield "unet", self.unet
+        yield "bridge-kv", lambda: self.bridge("bridge-kv")
         yield "mini", self.mini
 
     def data(self) -> None:
@@ -270,10 +270,10 @@ class Build:
         self._train("align", "sd-mini", model=str(self.out / "sd-mini/start"), languages=["en"], trainable="unet",
                     learning_rate=1e-3, **self._unet_settings("en"))  # fmt: skip
 
-    def bridge(self) -> None:
+    def bridge(self, name: str = "bridge") -> None:
         self._train(
             "bridge",
-            "bridge",
+            name,
             text_encoder=str(self.out / "phase-2/model"),
             model=str(self.out / "sd-mini/model"),
             languages=[*LANGUAGES, *(f"{language}-wordy=0.3" for language in LANGUAGES)],
@@ -300,8 +300,8 @@ class Build:
         settings |= {"train_data": [str(self.out / "data/framed-train.jsonl")], "languages": ["en"]}
         self._train("align", name, model=str(self.out / "sd-mini/model"), **settings)
 
-    def kv(self, name: str = "kv") -> None:
-        self._train("align", name, model=str(self.out / "sd-mini/model"), text_encoder=str(self.out / "phase-2/model"),
+    def kv(self) -> None:
+        self._train("align", "kv", model=str(self.out / "sd-mini/model"), text_encoder=str(self.out / "phase-2/model"),
                     trainable="kv", learning_rate=1.5e-3, **self._unet_settings("zh"))  # fmt: skip
 
     def unet(self) -> None:

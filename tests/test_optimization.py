@@ -1,14 +1,21 @@
 """One call, the same pictures within rounding; what is not exact or not there says so."""
 
+import copy
 import logging
 
 import numpy as np
 import pytest
 import torch
 from bridges import stock
+from diffusers import AutoencoderTiny, LCMScheduler
 
 import altdiffusion.optimization as module
 from altdiffusion import AltDiffusionPipeline, InputError, generate, optimize
+from altdiffusion.benchmark import generation, models
+from altdiffusion.benchmark.models import SMALL
+from altdiffusion.training.lora import add_lora, lora_config, save_lora
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -108,6 +115,33 @@ def test_int8_changes_the_picture_a_little_and_only_with_torchao(pipe):
     optimize(pipe, int8=True, exact=False)
     assert any(type(each).__name__ == "Int8Tensor" for each in pipe.unet.parameters())
     assert 0 < np.abs(draw(pipe) - expected).max() < 0.05
+
+
+def test_a_tiny_vae_takes_the_place_of_the_vae(tmp_path):
+    AutoencoderTiny(encoder_block_out_channels=(32,) * 4, decoder_block_out_channels=(32,) * 4).save_pretrained(
+        tmp_path
+    )
+    full = models.diffusion(SMALL, models.text_tower(SMALL, CPU), CPU, torch.float32)
+    optimize(full, tiny_vae=tmp_path, exact=False, dtype=torch.float32)
+    assert isinstance(full.vae, AutoencoderTiny)
+    assert generation.draws(full, SMALL, 1)().shape == (1, SMALL.side, SMALL.side, 3)
+
+
+def test_lcm_is_a_lora_and_its_scheduler(tmp_path):
+    pytest.importorskip("peft")
+    full = models.diffusion(SMALL, models.text_tower(SMALL, CPU), CPU, torch.float32)
+    expected = generation.draws(full, SMALL, 1)()
+    other = copy.deepcopy(full.unet)
+    add_lora(other, lora_config(2, "attention"), seed=0)
+    with torch.no_grad():
+        for name, each in other.named_parameters():
+            if ".lora_B." in name:
+                each.normal_()
+    save_lora(other, tmp_path)
+    optimize(full, lcm=tmp_path, exact=False, dtype=torch.float32)
+    assert isinstance(full.scheduler, LCMScheduler)
+    assert list(full.unet.peft_config) == ["lcm"]
+    assert np.abs(generation.draws(full, SMALL, 1)() - expected).max() > 1e-3
 
 
 def test_any_stable_diffusion_can_be_optimized(monkeypatch):
