@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from PIL import Image
 from altdiffusion.batched import Order, Recipe, draw_together
 from altdiffusion.benchmark import captions, generation, models, scoring, text
 from altdiffusion.benchmark.models import SMALL
+from altdiffusion.generation import generate
 from altdiffusion.memory import save_memory
 from altdiffusion.optimization import optimize
+from altdiffusion.packing import pack
 from altdiffusion.scoring import PromptScorer
 
 CPU = torch.device("cpu")
@@ -62,6 +65,9 @@ def _text() -> Iterator[Check]:
                 for state in ("new", "remembered"):
                     got = text.read_one(encoder, ids)
                     yield Check(f"states of {count}, {state}, and {name}'s", _apart(got, expected), EXACT)
+    pack(encoder)
+    encoder.forward.cache.forget()
+    yield Check("states by packed weights", _apart(encoder(ids)[0], stock(ids, ids.ne(1).long())[0]), EXACT)
     stock.transformation.weight.mul_(2)  # the same tensors as our encoder's
     yield Check("states after the weights changed", _apart(encoder(ids)[0], stock(ids, ids.ne(1).long())[0]), EXACT)
 
@@ -90,6 +96,8 @@ def _drawings() -> Iterator[Check]:
         "save_memory()": lambda pipe: save_memory(pipe, "cpu"),
         "save_memory(stream=True)": lambda pipe: save_memory(pipe, "cpu", stream=True),
     }
+    if importlib.util.find_spec("openvino") is not None:
+        ways["optimize(openvino=True)"] = lambda pipe: optimize(pipe, dtype=torch.float32, openvino=True)
     for name, way in ways.items():
         got = generation.draws(way(generation.twin(stock)), SMALL, 1)()
         allowed = BFLOAT16 * _apart(rough, expected) if "bfloat16" in name else PIXELS
@@ -98,9 +106,12 @@ def _drawings() -> Iterator[Check]:
     pipe.set_progress_bar_config(disable=True)
     orders = [Order("一只猫", seed=1), Order("a dog", seed=2)]
     both = draw_together(pipe, orders, Recipe(SMALL.side, SMALL.side, steps=SMALL.steps))
-    picture = both[0].image if both[0] is not None else None
-    levels = np.asarray(picture, dtype=np.float32)[None] / 255
-    yield Check("picture, drawn with others", _apart(levels, expected), PIXELS + 0.5 / 255)
+    images = [both[0].image] if both[0] is not None else []
+    together: dict[str, Any] = {"steps": SMALL.steps, "size": (SMALL.side, SMALL.side), "seed": 1, "batch_size": 2}
+    images.append(next(generate(["一只猫", "a dog"], model=pipe, **together)).image)
+    for name, image in zip(("drawn with others", "batch_size=2"), images, strict=True):
+        levels = np.asarray(image, dtype=np.float32)[None] / 255
+        yield Check(f"picture, {name}", _apart(levels, expected), PIXELS + 0.5 / 255)
 
 
 def _in_bfloat16(stock: Any) -> Any:
