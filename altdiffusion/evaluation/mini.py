@@ -161,10 +161,15 @@ def bridge_figures(build: Path, judge: Judge, languages: Sequence[str], every: i
     yield from _untargeted(
         drawing_figures("SD-mini, swapped, no bridge", swapped, judge, some, every, steps, kinds=kinds)
     )
-    for stage, name in (("kv", "K and V aligned"), ("kv-long", "K and V aligned for as long as the bridge")):
-        if (build / stage / "model").is_dir():
-            aligned = AltDiffusionPipeline.from_pretrained(build / stage / "model")
-            yield from _untargeted(drawing_figures(f"SD-mini, {name}", aligned, judge, some, every, steps, kinds=kinds))
+    if (build / "kv/model").is_dir():
+        aligned = AltDiffusionPipeline.from_pretrained(build / "kv/model")
+        yield from _untargeted(
+            drawing_figures("SD-mini, K and V aligned", aligned, judge, some, every, steps, kinds=kinds)
+        )
+    if (build / "bridge-kv/model").is_dir():
+        brief = swap_text_encoder(copy.deepcopy(own), altclip, bridge=build / "bridge-kv/model")
+        name = "SD-mini + a bridge trained as long as K and V"
+        yield from _untargeted(drawing_figures(name, brief, judge, some, every, steps, kinds=kinds))
     bridge = Bridge.from_pretrained(build / "bridge/model")
     bridged = swap_text_encoder(copy.deepcopy(own), altclip, bridge=bridge)
     yield from drawing_figures("SD-mini + bridge", bridged, judge, languages, every, steps, kinds=kinds)
