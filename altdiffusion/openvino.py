@@ -57,18 +57,19 @@ class DecoderForward:
 
 
 class Network:
-    """A module of tensors, compiled for the shapes that it was called with last."""
+    """A module of tensors, compiled for the shapes that it was called with last, and anew where its weights have changed."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         self.module, self.dtype = module, dtype
-        self._shapes: list[torch.Size] = []
+        self._facts: list[Any] = []
         self._run: Any = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        shapes = [each.shape for each in inputs]
-        if shapes != self._shapes:
-            self._run, self._shapes = None, []  # its copy of the weights goes before the next one comes
-            self._run, self._shapes = self._compiled(inputs), shapes
+        weights = [(id(each), each.data_ptr(), each._version) for each in self.module.parameters()]
+        facts = [*(each.shape for each in inputs), *weights]
+        if facts != self._facts:
+            self._run, self._facts = None, []  # its copy of the weights goes before the next one comes
+            self._run, self._facts = self._compiled(inputs), facts
         return torch.from_numpy(self._run([each.numpy() for each in inputs])[0].copy())
 
     def _compiled(self, inputs: tuple[Tensor, ...]) -> Any:

@@ -81,6 +81,17 @@ def test_a_copy_computes_with_its_own_weights(pipe):
     np.testing.assert_allclose(draw(pipe), before)
 
 
+def test_changed_weights_are_seen(pipe):
+    optimize(pipe, openvino=True, dtype=torch.float32)
+    before = draw(pipe)
+    with torch.no_grad():
+        pipe.unet.conv_out.weight.mul_(2)
+    after = draw(pipe)
+    assert np.abs(after - before).max() > 1e-3
+    use_pytorch(pipe.unet, pipe.vae)
+    np.testing.assert_allclose(draw(pipe), after, atol=1e-4)
+
+
 def test_it_is_taken_back(pipe):
     expected = draw(pipe)
     use_openvino(pipe.unet, pipe.vae, torch.float32)
