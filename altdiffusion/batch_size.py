@@ -8,6 +8,7 @@ will need, by what the last ones took, is free. Where memory runs out all the sa
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -43,9 +44,10 @@ def in_batches(
     waiting = list(jobs)
     while waiting:
         some = waiting[: planned.size]
-        free, begun = memory.free(), time.perf_counter()
+        growing = planned.growing  # else nobody asks what it took
+        free, begun = memory.free() if growing else 0, time.perf_counter()
         try:
-            with memory:
+            with memory if growing else contextlib.nullcontext():
                 done = draw(some)
         except RuntimeError as error:  # PyTorch raises a plain one where a CPU's memory runs out
             if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
@@ -58,25 +60,25 @@ def in_batches(
 
 
 class BatchSize:
-    """`size` is the number of pictures to draw next. It grows by what `learn` is told."""
+    """`size` is the number of pictures to draw next. While it is `growing`, it does so by what `learn` is told."""
 
     def __init__(self, size: Size = "auto") -> None:
         self.size = 1 if size == "auto" else size
-        self._growing = size == "auto"
+        self.growing = size == "auto"
         self._fastest = float("inf")  # seconds a picture
         self._taken: dict[int, int] = {}  # bytes, by the number of pictures
 
     def learn(self, count: int, seconds: float, taken: int, free: int) -> None:
         """What `count` pictures took together: seconds, and bytes of the `free` ones."""
-        if not self._growing or count < self.size:  # the last batch, which is smaller
+        if not self.growing or count < self.size:  # the last batch, which is smaller
             return
         self._taken[count] = taken
         if seconds / count > GAIN * self._fastest:
-            self.size, self._growing = max(1, count // 2), False
+            self.size, self.growing = max(1, count // 2), False
             return
         self._fastest = seconds / count
         if 2 * count > MAX_SIZE or self._expected(2 * count) > RESERVE * free:
-            self._growing = False
+            self.growing = False
         else:
             self.size = 2 * count
 
@@ -86,7 +88,7 @@ class BatchSize:
             raise InputError(
                 "memory ran out at one picture: take a smaller size, low_memory, or float16 on a GPU, or free some"
             )
-        self.size, self._growing = count // 2, False
+        self.size, self.growing = count // 2, False
         logger.warning("memory ran out at %d pictures together: going on with %d", count, self.size)
 
     def _expected(self, count: int) -> float:

@@ -136,6 +136,7 @@ def _compile(unet: Any, graphs: bool) -> None:
     """Compile, and run once at the model's own size, so that a failure shows here; then the UNet stays as it was."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "altdiffusion" / "inductor"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    before = vars(unet).get("forward")  # an offload's hook, say
     try:
         if graphs:
             unet.forward = MovesTimestep(torch.compile(unet.forward, mode="reduce-overhead", fullgraph=True))
@@ -144,6 +145,8 @@ def _compile(unet: Any, graphs: bool) -> None:
         _run_once(unet)
     except Exception as error:  # whatever the compilers, the driver or the processors of an adapter raise
         vars(unet).pop("forward", None)
+        if before is not None:
+            unet.forward = before
         for module in unet.modules():
             module._compiled_call_impl = None
         torch._dynamo.reset()

@@ -74,6 +74,18 @@ def test_a_failing_compiler_is_said_and_the_exact_path_is_taken(pipe, monkeypatc
     np.testing.assert_allclose(draw(pipe), expected, atol=1e-4)
 
 
+def test_a_failing_compiler_leaves_a_forward_that_was_there(pipe, monkeypatch):
+    forward = pipe.unet.forward
+    pipe.unet.forward = hooked = lambda *args, **kwargs: forward(*args, **kwargs)
+
+    def broken(**kwargs):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(pipe.unet, "compile_repeated_blocks", broken)
+    optimize(pipe, compile=True, dtype=torch.float32)
+    assert pipe.unet.forward is hooked
+
+
 def test_half_precision_on_a_cpu_without_amx_is_undone_aloud(pipe, monkeypatch, caplog):
     monkeypatch.setattr(module, "has_amx", lambda: False)
     with caplog.at_level(logging.WARNING):

@@ -22,10 +22,10 @@ REAL = 14  # tokens of a prompt; with one of padding 15 are computed
 def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     stock = models.text_tower(sizes, device)
     encoder, fast, old = models.ours(stock), models.ours(stock), models.deprecated(stock)
-    half = models.ours(copy.deepcopy(stock).bfloat16())
-    if device.type == "cpu":  # as `optimize` does
-        pack(fast)
-        pack(half)
+    half = models.ours(copy.deepcopy(stock).bfloat16()) if device.type != "cpu" or has_amx() else None
+    for each in (fast, half) if device.type == "cpu" else ():  # as `optimize` does
+        if each is not None:
+            pack(each)
     layers = sum(each.numel() for name, each in stock.named_parameters() if "embeddings" not in name)
     for count in (1, 32):
         batches = prompts(count, stock.config.vocab_size, device)
@@ -38,7 +38,7 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
             "diffusers' deprecated class": states(old, batches),
         }
         absent = []
-        if device.type != "cpu" or has_amx():
+        if half is not None:
             ways['altdiffusion, optimize() in bfloat16, "" remembered'] = states(half, batches)
         else:
             absent = [Contender("altdiffusion in bfloat16", note="not measured: no AMX here")]
