@@ -6,11 +6,14 @@ one shape at a time, which is fastest, and anew where the shape changes.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 
 def use_openvino(unet: Any, vae: Any, dtype: torch.dtype) -> None:
@@ -31,11 +34,15 @@ class UnetForward:
     def __init__(self, unet: Any, dtype: torch.dtype) -> None:
         self.unet = unet
         self.network = Network(_Unet(unet), dtype)
+        self._told = False
 
     def __call__(
         self, sample: Tensor, timestep: Any, encoder_hidden_states: Tensor, return_dict: bool = True, **others: Any
     ) -> Any:
         given = {name: value for name, value in others.items() if value is not None}
+        if given and not self._told:
+            logger.warning("OpenVINO was not told of %s: PyTorch computes the UNet, exact and slower", min(given))
+            self._told = True
         if given or torch.is_grad_enabled():
             arguments = (sample, timestep, encoder_hidden_states)
             return type(self.unet).forward(self.unet, *arguments, return_dict=return_dict, **given)
