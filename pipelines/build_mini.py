@@ -9,7 +9,8 @@
     phase-2    the same tower is tuned on pictures in nine languages: AltCLIP            train contrast
     vae        64 x 64 pixels to 16 x 16 latents                                         train autoencoder
     sd-mini    a small Stable Diffusion on the teacher's states: it reads English only   train align --trainable unet
-    bridge     AltCLIP's states to the teacher's: SD-mini reads nine languages           train bridge
+    bridge-states   AltCLIP's states to the teacher's: SD-mini reads nine languages      train bridge
+    bridge     the same bridge goes on, its error as SD-mini's UNet sees it               train bridge --bridge
     fine-tune  SD-mini drawing in a frame: what the bridge is tried on                    train align --trainable unet
     lora       the same style as a LoRA                                                  train align --trainable lora
     kv, unet   AltDiffusion's own road: the encoder swapped, K and V aligned, then all   train align
@@ -71,7 +72,8 @@ STEPS = {
     "phase-2": 400,
     "vae": 9000,
     "sd-mini": 9000,
-    "bridge": 4400,
+    "bridge-states": 4400,
+    "bridge": 1500,
     "fine-tune": 1500,
     "lora": 1500,
     "kv": 700,
@@ -108,12 +110,13 @@ class Build:
         yield "phase-2", self.phase_2
         yield "vae", self.vae
         yield "sd-mini", self.sd_mini
+        yield "bridge-states", self.bridge_states
         yield "bridge", self.bridge
         yield "fine-tune", self.fine_tune
         yield "lora", self.lora
         yield "kv", self.kv
         yield "unet", self.unet
-        yield "bridge-kv", lambda: self.bridge("bridge-kv")
+        yield "bridge-kv", lambda: self.bridge_states("bridge-kv")
         yield "mini", self.mini
 
     def data(self) -> None:
@@ -270,22 +273,26 @@ class Build:
         self._train("align", "sd-mini", model=str(self.out / "sd-mini/start"), languages=["en"], trainable="unet",
                     learning_rate=1e-3, **self._unet_settings("en"))  # fmt: skip
 
-    def bridge(self, name: str = "bridge") -> None:
+    def bridge_states(self, name: str = "bridge-states") -> None:
+        sizes = dict(hidden_size=WIDTH, num_attention_heads=4, intermediate_size=768)
+        self._translate(name, batch_size=64, learning_rate=1.5e-3, **sizes)
+
+    def bridge(self) -> None:
+        self._translate("bridge", bridge=str(self.out / "bridge-states/model"), prediction_weight=3.0,
+                        batch_size=32, learning_rate=7e-4)  # fmt: skip
+
+    def _translate(self, name: str, **settings: Any) -> None:
         self._train(
             "bridge",
             name,
             text_encoder=str(self.out / "phase-2/model"),
             model=str(self.out / "sd-mini/model"),
             languages=[*LANGUAGES, *(f"{language}-wordy=0.3" for language in LANGUAGES)],
-            hidden_size=WIDTH,
-            num_attention_heads=4,
-            intermediate_size=768,
             padding_weight=0.3,
             cross_attention_weight=1.0,
-            batch_size=64,
-            learning_rate=1.5e-3,
             ema_decay=0.998,
             validation_data=[str(self.out / "data/held-out.jsonl")],
+            **settings,
         )
 
     def fine_tune(self) -> None:

@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from altdiffusion import Bridge, swap_text_encoder
 from altdiffusion.errors import InputError
-from altdiffusion.training.bridge import ClipStates, bridge, cross_attention_metric
+from altdiffusion.training.bridge import ClipStates, bridge
 from altdiffusion.training.stages import BridgeSettings
 
 PAIRS = [
@@ -130,16 +130,6 @@ def test_both_encoders_stay_as_they_are_and_only_the_bridge_is_saved(settings):
     assert saved.config.output_width == 16
 
 
-def test_the_second_loss_is_the_error_of_all_keys_and_values(sd1):
-    metric = cross_attention_metric(str(sd1), 16)
-    unet = diffusers.UNet2DConditionModel.from_pretrained(sd1 / "unet")
-    error = torch.randn(16, generator=torch.Generator().manual_seed(0))
-    maps = [p for name, p in unet.named_parameters() if "attn2.to_k" in name or "attn2.to_v" in name]
-    moved = sum((weight @ error).square().sum() for weight in maps)
-    scale = sum(weight.square().sum() for weight in maps)
-    torch.testing.assert_close(error @ metric @ error, moved / scale)
-
-
 def test_the_second_loss_and_the_padding_weight_are_in_the_loss(settings, tmp_path):
     bridge(BridgeSettings(**settings | {"max_train_steps": 1}))
     both = {"cross_attention_weight": 1.0, "padding_weight": 0.1, "output_dir": tmp_path / "both", "max_train_steps": 1}
@@ -147,6 +137,27 @@ def test_the_second_loss_and_the_padding_weight_are_in_the_loss(settings, tmp_pa
     first = json.loads((tmp_path / "both/log.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(first["mse"] + first["cross_attention"])
     assert losses(tmp_path / "both") != losses(settings["output_dir"])
+
+
+def test_the_third_loss_is_in_the_loss_and_needs_no_picture(settings, tmp_path):
+    bridge(BridgeSettings(**settings | {"prediction_weight": 2.0, "gradient_checkpointing": True}))
+    lines = map(json.loads, (settings["output_dir"] / "log.jsonl").read_text().splitlines())
+    steps = [line for line in lines if "loss" in line]
+    assert all(step["loss"] == pytest.approx(step["mse"] + 2 * step["prediction"]) for step in steps)
+    assert all(step["prediction"] > 0 for step in steps)
+
+
+def test_it_goes_on_from_a_trained_bridge(settings, tmp_path):
+    bridge(BridgeSettings(**settings | {"max_train_steps": 60}))
+    trained = str(settings["output_dir"] / "model")
+    on = {"bridge": trained, "output_dir": tmp_path / "on", "max_train_steps": 1, "hidden_size": 999}
+    bridge(BridgeSettings(**settings | on))
+    assert losses(tmp_path / "on")[0] < 0.5 * losses(settings["output_dir"])[0]
+
+
+def test_a_bridge_between_others_is_refused(settings):
+    with pytest.raises(InputError, match=r"--bridge mini has .*'output_width': 192.* need .*'output_width': 16"):
+        bridge(BridgeSettings(**settings | {"bridge": "mini"}))
 
 
 def test_a_model_without_clip_is_refused(settings):

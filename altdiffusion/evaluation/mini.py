@@ -166,10 +166,11 @@ def bridge_figures(build: Path, judge: Judge, languages: Sequence[str], every: i
         yield from _untargeted(
             drawing_figures("SD-mini, K and V aligned", aligned, judge, some, every, steps, kinds=kinds)
         )
-    if (build / "bridge-kv/model").is_dir():
-        brief = swap_text_encoder(copy.deepcopy(own), altclip, bridge=build / "bridge-kv/model")
-        name = "SD-mini + a bridge trained as long as K and V"
-        yield from _untargeted(drawing_figures(name, brief, judge, some, every, steps, kinds=kinds))
+    for stage, name in _LESSER_BRIDGES.items():
+        if (build / stage / "model").is_dir():
+            lesser = swap_text_encoder(copy.deepcopy(own), altclip, bridge=build / stage / "model")
+            read = languages if stage == "bridge-states" else some
+            yield from _untargeted(drawing_figures(name, lesser, judge, read, every, steps, kinds=kinds))
     bridge = Bridge.from_pretrained(build / "bridge/model")
     bridged = swap_text_encoder(copy.deepcopy(own), altclip, bridge=bridge)
     yield from drawing_figures("SD-mini + bridge", bridged, judge, languages, every, steps, kinds=kinds)
@@ -235,6 +236,12 @@ def draw(
 def as_json(figures: Sequence[Figure]) -> dict[str, Any]:
     """One JSON document of figures."""
     return {"figures": [asdict(each) for each in figures]}
+
+
+_LESSER_BRIDGES = {
+    "bridge-kv": "SD-mini + a bridge trained as long as K and V",
+    "bridge-states": "SD-mini + a bridge that learnt the states alone",
+}
 
 
 def _names(language: str, every: int) -> list[Asked]:

@@ -4,7 +4,8 @@
         --output-dir bridge-sd15
 
 Text alone: input are AltCLIP's states of a text in any language, target are the states that Stable Diffusion's own text
-encoder gives for the English text, all 77 of them. Both encoders are frozen, no picture and no UNet is needed.
+encoder gives for the English text, all 77 of them. Both encoders are frozen. Where asked for, the error counts as the frozen
+UNet sees it, too; no picture is needed.
 """
 
 from __future__ import annotations
@@ -13,22 +14,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from altdiffusion import sources, weights
-from altdiffusion.bridge import Bridge, BridgeConfig
+from altdiffusion.bridge import Bridge, BridgeConfig, load_bridge
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.retrieval import recall_at_k
 from altdiffusion.text_encoder import MAX_TOKENS, load_text_encoder, remember_nothing
 from altdiffusion.training.cache import FeatureCache, checksum, describe_tables
 from altdiffusion.training.clip_models import load_any_tokenizer
-from altdiffusion.training.diffusion import CROSS_ATTENTION_KV
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
 from altdiffusion.training.parallel import Pair, ParallelText, pad, tokens
 from altdiffusion.training.sampling import LengthBatches, piece_of
 from altdiffusion.training.stages import BridgeSettings
+from altdiffusion.training.unet_losses import PredictionError, cross_attention_metric, load_unet
 
 
 def bridge(settings: BridgeSettings) -> None:
@@ -41,21 +41,7 @@ def bridge(settings: BridgeSettings) -> None:
     remember_nothing(encoder)
     encoder.requires_grad_(False).to(accelerator.device)
     clip = ClipStates(settings.model, accelerator.device, frozen_dtype(settings))
-    torch.manual_seed(settings.seed)
-    try:
-        config = BridgeConfig(
-            input_width=encoder.config.project_dim,
-            output_width=clip.width,
-            pooled_width=clip.pooled_width,
-            hidden_size=settings.hidden_size,
-            num_layers=settings.num_layers,
-            num_attention_heads=settings.num_attention_heads,
-            intermediate_size=settings.intermediate_size,
-            target="penultimate" if clip.pooled_width else "last_hidden_state",
-        )
-    except ValueError as error:
-        raise InputError(f"--hidden-size, --num-attention-heads: {error}") from None
-    model = Bridge(config)
+    model = _begin(settings, encoder, clip)
 
     def read_text(paths: Sequence[str], empty: float) -> ParallelText:
         return ParallelText(
@@ -108,6 +94,7 @@ def bridge(settings: BridgeSettings) -> None:
             batch=16,
         )
 
+    task = Translation(model, read_states, clip, settings, accelerator.device)
     by_length = LengthBatches(text.read, lambda pair: len(pair.ids), settings.batch_size, settings.seed)
 
     def batches(step: int, piece: int, pieces: int) -> Batch:
@@ -121,12 +108,11 @@ def bridge(settings: BridgeSettings) -> None:
             batch["target"] = torch.stack([teachers[p.record if p.record >= 0 else len(text)] for p in pairs]).float()
         lengths = torch.tensor([len(pair.teacher_ids) for pair in pairs])
         batch["real"] = torch.arange(MAX_TOKENS) < lengths[:, None]
+        if task.prediction_error is not None:
+            first = step * settings.batch_size + piece * len(pairs)
+            batch |= task.prediction_error.noise(range(first, first + len(pairs)), settings.seed)
         return batch
 
-    metric = None
-    if settings.cross_attention_weight:
-        metric = cross_attention_metric(settings.model, clip.width).to(accelerator.device)
-    task = Translation(model, read_states, clip, settings.padding_weight, settings.cross_attention_weight, metric)
     validate = None
     if settings.validation_data:
         validate = _validation(model, read_states, clip, read_text(settings.validation_data, 0.0))
@@ -144,18 +130,22 @@ class Translation(nn.Module):
         model: Bridge,
         read_states: Callable[[Sequence[Sequence[int]]], list[Tensor]],
         clip: ClipStates,
-        padding_weight: float,
-        cross_attention_weight: float,
-        metric: Tensor | None,
+        settings: BridgeSettings,
+        device: torch.device,
     ) -> None:
         super().__init__()
         self.model = model
-        self._read_states, self._clip = read_states, clip
-        self._padding_weight, self._cross_attention_weight, self._metric = (
-            padding_weight,
-            cross_attention_weight,
-            metric,
-        )
+        self._read_states, self._clip, self._settings = read_states, clip, settings
+        self._metric: Tensor | None = None
+        self.prediction_error: PredictionError | None = None
+        if settings.cross_attention_weight or settings.prediction_weight:
+            unet = load_unet(settings.model)
+            if settings.cross_attention_weight:
+                self._metric = cross_attention_metric(unet).to(device)
+            if settings.prediction_weight:
+                if settings.gradient_checkpointing:
+                    unet.train().enable_gradient_checkpointing()
+                self.prediction_error = PredictionError(settings.model, unet, device, frozen_dtype(settings))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         if "states" in batch:
@@ -165,17 +155,23 @@ class Translation(nn.Module):
         target = batch["target"] if "target" in batch else self._clip.joined(batch["teacher_ids"])
         output = self.model(states, mask)
         width = output.last_hidden_state.shape[-1]
-        error = output.last_hidden_state.float() - target[:, :MAX_TOKENS, :width]
-        weight = torch.where(batch["real"], 1.0, self._padding_weight)
+        wanted, pooled = target[:, :MAX_TOKENS, :width], None
+        error = output.last_hidden_state.float() - wanted
+        weight = torch.where(batch["real"], 1.0, self._settings.padding_weight)
         weight = weight / weight.mean()
         losses = {"mse": (weight * error.square().mean(-1)).mean()}
+        total = losses["mse"]
         if output.pooled is not None:
             pooled = target[:, MAX_TOKENS, : output.pooled.shape[-1]]
             losses["pooled"] = (output.pooled.float() - pooled).square().mean()
-        total = losses["mse"] + losses.get("pooled", 0)
+            total = total + losses["pooled"]
         if self._metric is not None:
             losses["cross_attention"] = (weight * ((error @ self._metric) * error).sum(-1)).mean()
-            total = total + self._cross_attention_weight * losses["cross_attention"]
+            total = total + self._settings.cross_attention_weight * losses["cross_attention"]
+        if self.prediction_error is not None:
+            given = (output.last_hidden_state, output.pooled)
+            losses["prediction"] = self.prediction_error(batch, given, (wanted, pooled))
+            total = total + self._settings.prediction_weight * losses["prediction"]
         return {"loss": total, **losses}
 
 
@@ -187,7 +183,7 @@ class ClipStates:
     """
 
     def __init__(self, model: str, device: torch.device, dtype: torch.dtype) -> None:
-        root = sources.locate(model, ["model_index.json", "text_encoder*/*", "tokenizer*/*", "unet/*"])
+        root = sources.locate(model, ["model_index.json", "text_encoder*/*", "tokenizer*/*", "unet/*", "scheduler/*"])
         if not (root / "text_encoder").is_dir():
             raise InputError(f"no text_encoder/ in {root}: expected a Stable Diffusion in diffusers' layout")
         kind = weights.read_config_type(root / "text_encoder")
@@ -236,18 +232,35 @@ def altclip_states(encoder: Any, padding: int) -> Callable[[Sequence[Sequence[in
     return read
 
 
-def cross_attention_metric(model: str, width: int) -> Tensor:
-    """(width, width): how much an error in the states moves the keys and values of the UNet's cross-attention.
-
-    error @ metric @ error is the squared error of all `to_k` and `to_v` of attn2 together, scaled so that an error
-    that is alike in all directions counts as its mean square.
-    """
-    unet = weights.load_strict(UNet2DConditionModel, sources.locate(model) / "unet")
-    metric = torch.zeros(width, width)
-    for name, parameter in unet.named_parameters():
-        if name.endswith(CROSS_ATTENTION_KV):
-            metric += parameter.detach().T @ parameter.detach()
-    return metric / metric.trace()
+def _begin(settings: BridgeSettings, encoder: Any, clip: ClipStates) -> Bridge:
+    """The bridge as training begins: a new one, or the one that is given."""
+    widths = {
+        "input_width": int(encoder.config.project_dim),
+        "output_width": clip.width,
+        "pooled_width": clip.pooled_width,
+    }
+    if settings.bridge is not None:
+        model = load_bridge(settings.bridge, torch.float32)
+        found = {name: getattr(model.config, name) for name in widths}
+        if found != widths:
+            raise InputError(
+                f"--bridge {settings.bridge} has {found}, {settings.text_encoder} and {settings.model} need {widths}: "
+                "expected a bridge between these two"
+            )
+        return model.train()
+    torch.manual_seed(settings.seed)
+    try:
+        config = BridgeConfig(
+            **widths,
+            hidden_size=settings.hidden_size,
+            num_layers=settings.num_layers,
+            num_attention_heads=settings.num_attention_heads,
+            intermediate_size=settings.intermediate_size,
+            target="penultimate" if clip.pooled_width else "last_hidden_state",
+        )
+    except ValueError as error:
+        raise InputError(f"--hidden-size, --num-attention-heads: {error}") from None
+    return Bridge(config)
 
 
 def _stack(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -134,6 +134,9 @@ class BridgeSettings(Settings):
     train_data: list[str] = setting(..., _TEXTS)
     languages: list[str] = setting([], _LANGUAGES)
     teacher_language: str = setting("en", "the column that CLIP reads")
+    bridge: str | None = setting(
+        None, "a trained bridge to go on from, whose sizes it keeps: folder, id on the hub, or mini"
+    )
     hidden_size: int = setting(768, "width of the bridge", minimum=8)
     num_layers: int = setting(3, "decoder layers", minimum=1, maximum=24)
     num_attention_heads: int = setting(12, "heads of each layer", minimum=1)
@@ -142,6 +145,9 @@ class BridgeSettings(Settings):
     padding_weight: float = setting(1.0, "weight of the states after the end of the text, before it 1", minimum=0)
     cross_attention_weight: float = setting(
         0.0, "of a second loss: the error as the UNet's own to_k and to_v see it", minimum=0
+    )
+    prediction_weight: float = setting(
+        0.0, "of a third loss: the error in what the frozen UNet predicts out of noise", minimum=0
     )
     student_cache: Path | None = setting(None, "folder for AltCLIP's states, so that they are computed once")
     teacher_cache: Path | None = setting(None, "folder for CLIP's states, so that they are computed once")
