@@ -39,7 +39,7 @@ def test_the_metric_is_the_error_of_all_keys_and_values():
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_the_prediction_error_is_that_of_the_clean_latents(tmp_path, prediction_type):
     model = saved(tmp_path, layouts.small_unet(16), prediction_type)
-    error = PredictionError(model, load_unet(model), CPU, torch.float32)
+    error = PredictionError(model, load_unet(model, torch.float32), CPU)
     batch, given, wanted = error.noise(range(3), 0), states(1), states(2)
 
     unet, scheduler = layouts.small_unet(16), diffusers.DDPMScheduler.from_pretrained(tmp_path / "scheduler")
@@ -60,8 +60,8 @@ def test_the_prediction_error_is_that_of_the_clean_latents(tmp_path, prediction_
 
 def test_gradients_reach_the_given_states_alone(tmp_path):
     model = saved(tmp_path, layouts.small_unet(16))
-    unet = load_unet(model)
-    error = PredictionError(model, unet, CPU, torch.float32)
+    unet = load_unet(model, torch.float32)
+    error = PredictionError(model, unet, CPU)
     given, wanted = states(1).requires_grad_(), states(2).requires_grad_()
     error(error.noise(range(3), 0), (given, None), (wanted, None)).backward()
     assert given.grad is not None
@@ -72,7 +72,7 @@ def test_gradients_reach_the_given_states_alone(tmp_path):
 
 def test_a_samples_noise_is_the_same_in_whichever_process_it_is_drawn(tmp_path):
     model = saved(tmp_path, layouts.small_unet(16))
-    error = PredictionError(model, load_unet(model), CPU, torch.float32)
+    error = PredictionError(model, load_unet(model, torch.float32), CPU)
     whole, pieces = error.noise(range(8), 3), [error.noise(range(0, 4), 3), error.noise(range(4, 8), 3)]
     for name, value in whole.items():
         assert torch.equal(value, torch.cat([piece[name] for piece in pieces]))
@@ -89,7 +89,7 @@ def test_the_pooled_vector_of_xl_counts(tmp_path):
         addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=12 + 6 * 8,
     )  # fmt: skip
     model = saved(tmp_path, unet)
-    error = PredictionError(model, load_unet(model), CPU, torch.float32)
+    error = PredictionError(model, load_unet(model, torch.float32), CPU)
     batch, text, pooled = error.noise(range(3), 0), states(1), torch.ones(3, 12)
     assert error(batch, (text, pooled), (text, pooled)) == 0
     assert error(batch, (text, -pooled), (text, pooled)) > 0
@@ -103,10 +103,10 @@ def test_a_unet_that_takes_more_than_a_text_is_refused(tmp_path):
     )  # fmt: skip
     model = saved(tmp_path, unet)
     with pytest.raises(InputError, match="takes 9 channels and gives 4"):
-        PredictionError(model, load_unet(model), CPU, torch.float32)
+        PredictionError(model, load_unet(model, torch.float32), CPU)
 
 
 def test_a_scheduler_that_predicts_the_picture_is_refused(tmp_path):
     model = saved(tmp_path, layouts.small_unet(16), "sample")
     with pytest.raises(InputError, match="predicts 'sample': expected epsilon or v_prediction"):
-        PredictionError(model, load_unet(model), CPU, torch.float32)
+        PredictionError(model, load_unet(model, torch.float32), CPU)

@@ -139,13 +139,13 @@ class Translation(nn.Module):
         self._metric: Tensor | None = None
         self.prediction_error: PredictionError | None = None
         if settings.cross_attention_weight or settings.prediction_weight:
-            unet = load_unet(settings.model)
+            unet = load_unet(settings.model, frozen_dtype(settings))
             if settings.cross_attention_weight:
                 self._metric = cross_attention_metric(unet).to(device)
             if settings.prediction_weight:
                 if settings.gradient_checkpointing:
                     unet.train().enable_gradient_checkpointing()
-                self.prediction_error = PredictionError(settings.model, unet, device, frozen_dtype(settings))
+                self.prediction_error = PredictionError(settings.model, unet, device)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         if "states" in batch:

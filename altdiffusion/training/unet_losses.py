@@ -20,9 +20,9 @@ from altdiffusion.training.sampling import normal_noise
 NOISIEST = 0.7
 
 
-def load_unet(model: str) -> Any:
-    """The frozen UNet of a Stable Diffusion, in float32. Raises InputError."""
-    unet = weights.load_strict(UNet2DConditionModel, sources.locate(model) / "unet")
+def load_unet(model: str, dtype: torch.dtype) -> Any:
+    """The frozen UNet of a Stable Diffusion. Raises InputError."""
+    unet = weights.load_strict(UNet2DConditionModel, sources.locate(model) / "unet", dtype=dtype)
     return unet.requires_grad_(False)
 
 
@@ -32,7 +32,9 @@ def cross_attention_metric(unet: Any) -> Tensor:
     error @ metric @ error is the squared error of all `to_k` and `to_v` of attn2 together, scaled so that an error
     that is alike in all directions counts as its mean square.
     """
-    maps = [parameter.detach() for name, parameter in unet.named_parameters() if name.endswith(CROSS_ATTENTION_KV)]
+    maps = [
+        parameter.detach().float() for name, parameter in unet.named_parameters() if name.endswith(CROSS_ATTENTION_KV)
+    ]
     metric = sum((each.T @ each for each in maps), torch.zeros(maps[0].shape[1], maps[0].shape[1]))
     return metric / metric.trace()
 
@@ -47,7 +49,7 @@ class PredictionError:
     Raises InputError for UNets that take more than a picture and a text, or predict something else.
     """
 
-    def __init__(self, model: str, unet: Any, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: str, unet: Any, device: torch.device) -> None:
         takes, gives = unet.config.in_channels, unet.config.out_channels
         if takes != gives:
             raise InputError(
@@ -58,7 +60,7 @@ class PredictionError:
         kind = scheduler.config.prediction_type
         if kind not in ("epsilon", "v_prediction"):
             raise InputError(f"the scheduler of {model} predicts {kind!r}: expected epsilon or v_prediction")
-        self._unet = unet.to(device, dtype, memory_format=torch.channels_last)
+        self._unet = unet.to(device, memory_format=torch.channels_last)
         # clean latents = (noisy - sigma noise) / alpha = alpha noisy - sigma velocity
         kept = scheduler.alphas_cumprod.to(device)
         self._scale = (1 - kept) / kept if kind == "epsilon" else 1 - kept
