@@ -14,6 +14,14 @@ from altdiffusion.optimization import has_amx
 from altdiffusion.packing import PackedLinear, pack
 
 
+@pytest.fixture(autouse=True)
+def untried():
+    """No test knows what another found this CPU to be able to."""
+    module._refusal.cache_clear()
+    yield
+    module._refusal.cache_clear()
+
+
 @pytest.fixture
 def linear():
     torch.manual_seed(0)
@@ -47,6 +55,23 @@ def test_bfloat16_is_the_same_too(linear):
     expected = linear.bfloat16()(rows)
     pack(linear)
     torch.testing.assert_close(linear(rows), expected)
+
+
+@torch.no_grad()
+def test_a_cpu_without_kernels_for_bfloat16_computes_as_before(linear, monkeypatch):
+    packed = module._packed
+
+    def float32_alone(weight):
+        if weight.dtype == torch.bfloat16:
+            raise RuntimeError("bf16 path needs the cpu support avx512bw")
+        return packed(weight)
+
+    monkeypatch.setattr(module, "_packed", float32_alone)
+    rows = torch.randn(15, 48)
+    expected = nn.Linear.forward(linear, rows), nn.Linear.forward(copy.deepcopy(linear).bfloat16(), rows.bfloat16())
+    pack(linear)
+    torch.testing.assert_close(linear(rows), expected[0], atol=1e-6, rtol=0)
+    assert torch.equal(linear.bfloat16()(rows.bfloat16()), expected[1])
 
 
 @torch.no_grad()
