@@ -86,6 +86,8 @@ def test_saved_bridge_is_two_files_and_the_same(tmp_path, kind):
     bridge.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     again = Bridge.from_pretrained(tmp_path)
+    for parameter in again.parameters():  # as a file lies in memory, some CPUs add up in another order
+        parameter.data = parameter.data.clone()
     for got, expected in zip(again(states).to_tuple(), bridge(states).to_tuple(), strict=True):
         assert torch.equal(got, expected)
 

@@ -110,3 +110,9 @@ def test_a_scheduler_that_predicts_the_picture_is_refused(tmp_path):
     model = saved(tmp_path, layouts.small_unet(16), "sample")
     with pytest.raises(InputError, match="predicts 'sample': expected epsilon or v_prediction"):
         PredictionError(model, load_unet(model, torch.float32), CPU)
+
+
+def test_a_model_without_a_scheduler_is_refused(tmp_path):
+    layouts.small_unet(16).save_pretrained(tmp_path / "unet")
+    with pytest.raises(InputError, match=r"scheduler_config\.json can't be read"):
+        PredictionError(str(tmp_path), load_unet(str(tmp_path), torch.float32), CPU)

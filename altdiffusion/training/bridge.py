@@ -57,6 +57,7 @@ def bridge(settings: BridgeSettings) -> None:
 
     text = read_text(settings.train_data, settings.empty)
     read_states = altclip_states(encoder, tokenizer.pad_token_id)
+    task = Translation(model, read_states, clip, settings, accelerator.device)
     languages = list(text.languages)
     about = {"data": describe_tables(text.records.tables), "languages": languages}
     students = teachers = None
@@ -94,7 +95,6 @@ def bridge(settings: BridgeSettings) -> None:
             batch=16,
         )
 
-    task = Translation(model, read_states, clip, settings, accelerator.device)
     by_length = LengthBatches(text.read, lambda pair: len(pair.ids), settings.batch_size, settings.seed)
 
     def batches(step: int, piece: int, pieces: int) -> Batch:

@@ -46,7 +46,7 @@ class PredictionError:
     hardly anything else, and there a UNet decides what it will draw. The error is in the clean latents that are predicted,
     whether the UNet predicts noise or velocity.
 
-    Raises InputError for UNets that take more than a picture and a text, or predict something else.
+    Raises InputError for UNets that take more than a picture and a text, or predict something else, and without a scheduler.
     """
 
     def __init__(self, model: str, unet: Any, device: torch.device) -> None:
@@ -56,7 +56,9 @@ class PredictionError:
                 f"--prediction-weight: the UNet of {model} takes {takes} channels and gives {gives}, as inpainting's does: "
                 "expected one that draws from text alone"
             )
-        scheduler = DDPMScheduler.from_pretrained(sources.locate(model) / "scheduler")
+        scheduler = DDPMScheduler.from_config(
+            weights.read_json(sources.locate(model) / "scheduler" / "scheduler_config.json")
+        )
         kind = scheduler.config.prediction_type
         if kind not in ("epsilon", "v_prediction"):
             raise InputError(f"the scheduler of {model} predicts {kind!r}: expected epsilon or v_prediction")
