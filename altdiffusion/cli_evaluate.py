@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from altdiffusion.errors import InputError
 from altdiffusion.terminal import aligned, hide_loading, print_json, say
+
+Result = TypeVar("Result")
 
 
 def add_score(commands: Any) -> None:
     """`altdiffusion score`."""
     score = commands.add_parser("score", help="how well pictures fit prompts: AltCLIP's cosines, -1 to 1")
-    score.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
+    score.add_argument("images", nargs="+", metavar="IMAGE", help="picture files, or folders of them")
     score.add_argument(
         "--prompt", nargs="+", action="extend", required=True, metavar="P", help="in any of the model's languages"
     )
@@ -135,6 +139,7 @@ def _add_loading(parser: Any) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
+    images = _with_folders(options.images)
     say("loading ...")
     from altdiffusion.devices import DTYPES
     from altdiffusion.scoring import PromptScorer
@@ -144,28 +149,26 @@ def _score(options: argparse.Namespace) -> None:
         options.model, dtype=_dtype(options.dtype, DTYPES), device=options.device, allow_pickle=options.allow_pickle
     )
     bad: dict[int, str] = {}
-    scores = scorer.score(options.images, options.prompt, bad).tolist()
+    scores = scorer.score(images, options.prompt, bad).tolist()
     order = [index for index in range(len(scores)) if index not in bad]
     if options.sort:
         order.sort(key=lambda index: -scores[index][0])
     if options.json:
-        rows = [
-            {"image": options.images[index], "scores": [round(score, 6) for score in scores[index]]} for index in order
-        ]
-        failed = [{"image": options.images[index], "reason": reason} for index, reason in bad.items()]
+        rows = [{"image": images[index], "scores": [round(score, 6) for score in scores[index]]} for index in order]
+        failed = [{"image": images[index], "reason": reason} for index, reason in bad.items()]
         print_json({"prompts": options.prompt, "results": rows, "failed": failed})
     elif not order:
         pass  # a heading without rows says nothing
     elif options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["image", *options.prompt])
-        writer.writerows([options.images[index], *(f"{score:.6f}" for score in scores[index])] for index in order)
+        writer.writerows([images[index], *(f"{score:.6f}" for score in scores[index])] for index in order)
     else:
-        rows_of_text = [[options.images[index], *(f"{score:.4f}" for score in scores[index])] for index in order]
+        rows_of_text = [[images[index], *(f"{score:.4f}" for score in scores[index])] for index in order]
         print(aligned([["", *options.prompt], *rows_of_text]))
     if bad:
         for index, reason in bad.items():
-            say(reason if options.images[index] in reason else f"{options.images[index]}: {reason}")
+            say(reason if images[index] in reason else f"{images[index]}: {reason}")
         rest = "; the others were scored" if order else ""
         raise InputError(f"{len(bad)} of {len(scores)} pictures can't be used (above){rest}")
 
@@ -191,28 +194,22 @@ def _retrieval(options: argparse.Namespace) -> None:
     )
     names = options.model or ["mini"]
     limits = {"batch_size": options.batch_size, "max_skipped": options.max_skipped}
-    measured, failed = [], []
-    for name in names:
-        try:
-            (found,) = evaluate_retrieval([load_system(name, **_loading(options, DTYPES))], data, **limits)
-            measured.append((name, found))
-        except InputError as error:  # what the others took hours for is not thrown away
-            say(f"{name}: {error}")
-            failed.append(name)
+    measured, failed = _each_system(
+        names, lambda name: next(evaluate_retrieval([load_system(name, **_loading(options, DTYPES))], data, **limits))
+    )
     kinds = Counter(each.system for _, each in measured)
     results = [  # two of a kind are told apart by what they were called
         replace(each, system=f"{each.system} ({name})") if kinds[each.system] > 1 else each for name, each in measured
     ]
     if results:
         print(render(results, options.format))
-    if failed:
-        raise InputError(f"{len(failed)} of {len(names)} systems could not be measured: {', '.join(failed)} (above)")
+    _refuse(failed, names)
 
 
 def _classification(options: argparse.Namespace) -> None:
     say("loading ...")
     from altdiffusion.devices import DTYPES
-    from altdiffusion.evaluation.classification import evaluate_classification, localised
+    from altdiffusion.evaluation.classification import ClassificationResult, evaluate_classification, localised
     from altdiffusion.evaluation.labelled import read_labelled, read_lines
     from altdiffusion.evaluation.systems import load_system
 
@@ -221,14 +218,17 @@ def _classification(options: argparse.Namespace) -> None:
     names = None if options.classes is None else read_lines(options.classes)
     templates = None if options.templates is None else read_lines(options.templates)
     data = localised(read_labelled(options.data, options.split), options.language, names)
-    rows = [["", "top-1", "top-5", "mean per-class recall"]]
-    results = []
-    for name in options.model or ["mini"]:
+    model_names = options.model or ["mini"]
+    limits = (options.batch_size, options.max_skipped)
+
+    def measure(name: str) -> ClassificationResult:
         system = load_system(name, **_loading(options, DTYPES))
-        result = evaluate_classification(
-            system, data, options.language, templates, options.batch_size, options.max_skipped
-        )
-        results.append(asdict(result))
+        return evaluate_classification(system, data, options.language, templates, *limits)
+
+    measured, failed = _each_system(model_names, measure)
+    results = [result for _, result in measured]
+    rows = [["", "top-1", "top-5", "mean per-class recall"]]
+    for result in results:
         figures = [result.top1, result.top5, result.mean_per_class_recall]
         rows.append([result.system, *(f"{100 * figure:.2f}" for figure in figures)])
         if result.published:
@@ -236,14 +236,31 @@ def _classification(options: argparse.Namespace) -> None:
                 [f"  {result.system}, published by FlagAI", *(f"{100 * f:.2f}" for f in result.published.values())]
             )
     if options.json:
-        print_json({"results": results})
-        return
-    print(
-        f"{data.name}: {results[0]['images']} images, {len(data.classes)} classes, asked in {options.language}; per cent\n"
-    )
-    print(aligned(rows))
-    if problems := results[0]["problems"]:
-        print(f"\n{len(problems)} left out, the first: {problems[0][0]}: {problems[0][1]}")
+        print_json({"results": [asdict(result) for result in results]})
+    elif results:
+        about = f"{results[0].images} images, {len(data.classes)} classes, asked in {options.language}; per cent"
+        print(f"{data.name}: {about}\n")
+        print(aligned(rows))
+        if problems := results[0].problems:
+            print(f"\n{len(problems)} left out, the first: {problems[0][0]}: {problems[0][1]}")
+    _refuse(failed, model_names)
+
+
+def _each_system(names: list[str], measure: Callable[[str], Result]) -> tuple[list[tuple[str, Result]], list[str]]:
+    """The results by the systems' names, and which systems failed: what the others took hours for is not thrown away."""
+    measured, failed = [], []
+    for name in names:
+        try:
+            measured.append((name, measure(name)))
+        except InputError as error:
+            say(f"{name}: {error}")
+            failed.append(name)
+    return measured, failed
+
+
+def _refuse(failed: list[str], names: list[str]) -> None:
+    if failed:
+        raise InputError(f"{len(failed)} of {len(names)} systems could not be measured: {', '.join(failed)} (above)")
 
 
 def _generation(options: argparse.Namespace) -> None:
@@ -306,6 +323,22 @@ def _mini(options: argparse.Namespace) -> None:
             print(f"{each.what:58} {each.language:2} {each.value:6.1f} % {verdict}".rstrip(), flush=True)
     if options.json:
         print_json(as_json(figures))
+
+
+def _with_folders(names: list[str]) -> list[str]:
+    """The same with the pictures of each folder in its place. Raises InputError where one holds none."""
+    from altdiffusion.images import ENDINGS, picture_files
+
+    files: list[str] = []
+    for name in names:
+        if os.path.isdir(folder := os.path.expanduser(name)):  # False, too, for what no file system could hold
+            found = picture_files(Path(folder))
+            if not found:
+                raise InputError(f"{folder} holds no pictures: expected files that end in {', '.join(ENDINGS)}")
+            files += map(str, found)
+        else:
+            files.append(name)
+    return files
 
 
 def _loading(options: argparse.Namespace, dtypes: dict[str, Any]) -> dict[str, Any]:

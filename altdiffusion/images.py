@@ -17,6 +17,7 @@ MAX_PIXELS = 64 * 10**6  # a picture of 8000 x 8000; more is an accident or an a
 MAX_SIDE = 4096  # of a picture to draw, in pixels
 # What is decoded. Left to itself, Pillow would also try formats that start other programs (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")  # of their files
 
 
 def open_image(path: str | Path, mode: str = "RGB") -> Image.Image:
@@ -54,6 +55,12 @@ def open_info(path: str | Path) -> Settings:
     """Prompt and settings inside a picture. Raises InputError as `open_image`, and where there are none."""
     with _opened(local_path(path)) as file:
         return read_settings(file)
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures in a folder, sorted by name; hidden files and subfolders are left alone. [] where there is no folder."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(each for each in found if each.suffix.lower() in ENDINGS and each.name[0] != "." and each.is_file())
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -53,6 +54,24 @@ def test_score_as_json_csv_and_a_table(capsys, altclip, pictures):
     assert lines[0].split() == ["猫", "a", "dog"]
     assert [line.split()[0] for line in lines[1:]] == pictures
     assert len({len(line) for line in lines[1:]}) == 1
+
+
+def test_score_takes_folders(capsys, altclip, pictures, tmp_path):
+    folder = tmp_path / "drawn"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("b.png", ".hidden.png", "a.PNG", "deep/c.png"):
+        shutil.copy(pictures[1], folder / name)
+    (folder / "prompts.txt").write_text("猫")
+    words = ("--prompt", "猫", "--model", altclip, "--device", "cpu")
+    status, out, _ = run(capsys, "score", pictures[0], folder, *words, "--json")
+    assert status == 0
+    found = [row["image"] for row in json.loads(out)["results"]]
+    assert found == [pictures[0], str(folder / "a.PNG"), str(folder / "b.png")]
+    (tmp_path / "empty").mkdir()
+    status, out, err = run(capsys, "score", tmp_path / "empty", *words)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert f"{tmp_path / 'empty'} holds no pictures" in err
 
 
 def test_score_lists_bad_pictures_and_does_the_rest(capsys, altclip, pictures, tmp_path):
@@ -131,6 +150,9 @@ def test_evaluate_classification(capsys, altclip, tmp_path):
     status, _, err = run(capsys, *words, "--classes", tmp_path / "names.txt")
     assert status == 2
     assert "1 names of classes" in err
+    status, out, err = run(capsys, *words, "--model", tmp_path / "nowhere", "--json")
+    assert (status, len(json.loads(out)["results"])) == (2, 1)
+    assert "1 of 2 systems could not be measured" in err.splitlines()[-1]
 
 
 def test_evaluate_generation(capsys, published, altclip, tmp_path):

@@ -68,7 +68,7 @@ def trained(given: dict[str, Any], **changes: Any) -> Path:
 
 def read(folder: Path) -> list[torch.Tensor]:
     """The pixels of all pictures, as training sees them."""
-    from altdiffusion.training.folders import picture_files
+    from altdiffusion.images import picture_files
     from altdiffusion.training.pixels import fit_to, to_tensor
 
     return [to_tensor(fit_to(Image.open(path), SIDE, SIDE)) for path in picture_files(folder)]

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.images import ENDINGS
 from altdiffusion.training.tables import BadRecord, Skip, decode_text, parse_object
 
 FORMS = (
     "token files of Flickr30k and COCO-CN, Karpathy's JSON, CN-CLIP's jsonl, CLIP_benchmark's files, XTD10, "
     "CSV with a header such as image,caption"
 )
-EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 IMAGE_COLUMNS = ("image", "image_name", "file_name", "filename", "image_path", "filepath", "path", "img", "picture")
 CAPTION_COLUMNS = ("caption", "text", "comment", "sentence", "raw", "title")
 
@@ -35,7 +35,7 @@ CAPTION_COLUMNS = ("caption", "text", "comment", "sentence", "raw", "title")
 NAMES, IMAGES, LINES = "names", "images", "lines"
 
 _HEAD = 2**18  # bytes of a file that are looked at
-_EXTENSION = rf"\.(?:{'|'.join(EXTENSIONS)})"
+_EXTENSION = rf"\.(?:{'|'.join(ending[1:] for ending in ENDINGS)})"
 _NAME = re.compile(rf"[^\s,#]+{_EXTENSION}", re.IGNORECASE)
 _TOKEN = re.compile(r"([^\s#,{]+)#(\S*\d)(?:\s(.*))?")
 _NAME_AND_CAPTION = re.compile(rf"([^,]*?{_EXTENSION}),(.*)", re.IGNORECASE)

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from altdiffusion import files
 from altdiffusion.best_of import load_scorer
 from altdiffusion.errors import InputError
-from altdiffusion.evaluation.labelled import SUFFIXES
 from altdiffusion.generation import generate, load_pipeline, save_picture
-from altdiffusion.images import open_image, open_info
+from altdiffusion.images import ENDINGS, open_image, open_info
 from altdiffusion.infotext import Settings
 from altdiffusion.scoring import PromptScorer
 from altdiffusion.sources import local_path
@@ -171,7 +170,7 @@ def frechet_distance(
 def reference_pictures(folder: str | Path) -> list[Image.Image]:
     """All pictures in a folder. Raises InputError where there are none, or one can't be read."""
     root = local_path(folder)
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS)
     if not found:
         raise InputError(f"no pictures in {root}: expected a folder of them to compare with")
     return [open_image(path) for path in found]

@@ -8,11 +8,9 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from altdiffusion.evaluation.caption_formats import EXTENSIONS
+from altdiffusion.images import ENDINGS
 from altdiffusion.training.pictures import BadImage, ImageSource, image_file
 from altdiffusion.training.tables import Skip
-
-_ENDINGS = tuple(f".{extension}" for extension in EXTENSIONS)
 
 
 class ImageFolder:
@@ -25,7 +23,7 @@ class ImageFolder:
         folders = sorted(each.path for each in os.scandir(folder) if each.is_dir())
         for place in (folder, *map(Path, folders)):
             for name in sorted(os.listdir(place)):
-                if name.lower().endswith(_ENDINGS):
+                if name.lower().endswith(ENDINGS):
                     self._paths.append((place / name).relative_to(folder).as_posix())
                     for key in (name, stem(name)):
                         self._files.setdefault(key, place / name)
@@ -90,7 +88,7 @@ class Base64Images:
 def stem(name: str) -> str:
     """A name without folders, and without the extension if it is one of a picture."""
     name = Path(name).name
-    return Path(name).stem if name.lower().endswith(_ENDINGS) else name
+    return Path(name).stem if name.lower().endswith(ENDINGS) else name
 
 
 def _some(names: Sequence[str]) -> str:

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.images import ENDINGS
 from altdiffusion.sources import local_path
 from altdiffusion.training.pictures import BadImage, ImageSource, image_file
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -143,7 +143,7 @@ def _folders(path: Path, split: str) -> Labelled:
     images: list[ImageSource] = []
     labels: list[int] = []
     for number, folder in enumerate(folders):
-        found = sorted(each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES)
+        found = sorted(each for each in folder.rglob("*") if each.suffix.lower() in ENDINGS)
         images += [image_file(each) for each in found]
         labels += [number] * len(found)
     if not images:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.evaluation.published import SOURCE, Published
 from altdiffusion.evaluation.retrieval import KS
 from altdiffusion.evaluation.retrieve import RetrievalResult
+from altdiffusion.terminal import width
 
 COLUMNS = [f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in KS] + ["mr"]
 _HEADS = [f"{direction} R@{k}" for direction in ("T2I", "I2T") for k in KS] + ["MR"]
@@ -59,10 +59,10 @@ def _text(results: Sequence[RetrievalResult]) -> str:
     blocks = []
     for title, group in _by_data(results):
         rows = [["", *(f"R@{k}" for k in KS), *(f"R@{k}" for k in KS), "MR"], *_rows(group, indent="  ")]
-        widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+        widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
         groups = [name.rjust(sum(widths[at : at + 3]) + 4) for name, at in (("text to image", 1), ("image to text", 4))]
         lines = [
-            "  ".join([row[0] + " " * (widths[0] - _width(row[0])), *map(str.rjust, row[1:], widths[1:])])
+            "  ".join([row[0] + " " * (widths[0] - width(row[0])), *map(str.rjust, row[1:], widths[1:])])
             for row in rows
         ]
         blocks.append("\n".join([title, "", "  ".join([" " * widths[0], *groups]), *lines, *_under(group, "  ")]))
@@ -133,11 +133,6 @@ def _under(results: Sequence[RetrievalResult], mark: str) -> list[str]:
     if problems := results[-1].problems:
         lines.append(f"{len(problems)} left out, the first: {problems[0].where}: {problems[0].reason}")
     return ["", *(mark + line for line in dict.fromkeys(lines))] if lines else []
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal: a Chinese character takes two."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 _FORMS: dict[str, Callable[[Sequence[RetrievalResult]], str]] = {

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from altdiffusion.errors import InputError
 from altdiffusion.generation import Picture, generate, save_picture
+from altdiffusion.images import picture_files
 from altdiffusion.training.data import Skipped
 from altdiffusion.training.diffusion import (
     Denoising,
@@ -36,7 +37,7 @@ from altdiffusion.training.diffusion import (
     save_pipeline,
     training_scheduler,
 )
-from altdiffusion.training.folders import PictureFolder, picture_files
+from altdiffusion.training.folders import PictureFolder
 from altdiffusion.training.latents import Latents
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
 from altdiffusion.training.lora import add_lora, lora_config, save_lora

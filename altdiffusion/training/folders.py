@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from altdiffusion.errors import InputError
+from altdiffusion.images import ENDINGS, picture_files
 from altdiffusion.training.pictures import image_file
-
-# Of the formats that are decoded, see `pictures.FORMATS`.
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
 class PictureFolder:
@@ -35,9 +33,3 @@ class PictureFolder:
 
     def where(self, index: int) -> str:
         return str(self._files[index])
-
-
-def picture_files(folder: Path) -> list[Path]:
-    """The pictures in a folder, sorted by name; none where there is no folder."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(each for each in found if each.suffix.lower() in ENDINGS and each.name[0] != "." and each.is_file())
