@@ -169,7 +169,7 @@ def _add_stage(stages: Any, name: str, settings: type[Settings]) -> None:
         default = [] if each.default_factory is not dataclasses.MISSING else each.default
         if default is dataclasses.MISSING:
             about += " (must be given)"
-        elif default not in (None, [], False):
+        elif default is not None and default is not False and default != []:
             about += f" (default: {default})"
         name_of = "--" + each.name.replace("_", "-")
         options: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS, "help": about.replace("%", "%%")}
@@ -279,10 +279,17 @@ def _train(options: argparse.Namespace) -> None:
     settings = read_settings(STAGES[options.stage][0], flags, options.config)
     say("loading ...")
     hide_loading()
+    from altdiffusion.training.checkpoint import has_checkpoint
+
     try:
         run_stage(options.stage, settings)
     except KeyboardInterrupt:
-        say(f"{settings.output_dir} keeps the checkpoints: the same command with --resume goes on from the last")
+        if has_checkpoint(settings.output_dir / "checkpoints"):
+            say(f"{settings.output_dir} keeps the checkpoints: the same command with --resume goes on from the last")
+        else:
+            say(
+                f"no checkpoint was due yet (--checkpointing-steps {settings.checkpointing_steps}): nothing to go on from"
+            )
         raise
     if os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
         print(settings.output_dir / "model")

@@ -38,7 +38,8 @@ def local_path(name: str | Path) -> Path:
 def locate(model: str | Path | None, hub_patterns: list[str] | None = None, **hub: Any) -> Path:
     """The local path of a model: a folder or a file.
 
-    model: None or "mini", "sd-mini", a path, or "owner/name" on the hub. hub_patterns: the files to download, None for all.
+    model: None or "mini", "sd-mini", a path, a training's output_dir among them, or "owner/name" on the hub.
+    hub_patterns: the files to download, None for all.
     hub: revision, token, cache_dir, local_files_only... of `huggingface_hub`.
     Raises InputError for what is neither here nor there.
     """
@@ -48,7 +49,7 @@ def locate(model: str | Path | None, hub_patterns: list[str] | None = None, **hu
         return sd_mini_folder()
     path = local_path(model)
     if path.exists():
-        return path
+        return result_of_training(path)
     name = str(model)
     if not is_hub_id(name):
         raise InputError(
@@ -58,6 +59,15 @@ def locate(model: str | Path | None, hub_patterns: list[str] | None = None, **hu
     from huggingface_hub import snapshot_download
 
     return Path(on_hub(name, lambda name: snapshot_download(name, allow_patterns=hub_patterns, **hub)))
+
+
+def result_of_training(path: Path) -> Path:
+    """The trained model, if the path is a training's output_dir; any other path as it is. Raises InputError without a model."""
+    if not all((path / name).is_file() for name in ("settings.json", "log.jsonl")):
+        return path
+    if not (path / "model").is_dir():
+        raise InputError(f"{path} holds a training that has not ended: go on with --resume")
+    return path / "model"
 
 
 def is_hub_id(name: str) -> bool:

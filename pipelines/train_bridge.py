@@ -1,6 +1,6 @@
 """A bridge from AltCLIP to any Stable Diffusion, from parallel text alone.
 
-    python pipelines/train_bridge.py bridge-sd15 --model stable-diffusion-v1-5 --texts "texts/*.tsv"
+    python pipelines/train_bridge.py bridge-sd15 --model stable-diffusion-v1-5/stable-diffusion-v1-5 --texts "texts/*.tsv"
     accelerate launch --multi_gpu --num_processes 8 pipelines/train_bridge.py bridge-sd15 --model ... --texts ...
 
 First AltCLIP's states become CLIP's, then the error counts as the frozen UNet sees it, too: the settings are in

@@ -23,6 +23,8 @@ parser.add_argument("--lora-rank", type=int, default=0, help="0: the whole UNet"
 if __name__ == "__main__":
     given = parser.parse_args()
     settings = {name: value for name, value in vars(given).items() if name != "out"}
+    if given.lora_rank:
+        settings["learning_rate"] = 1e-4  # few weights, which begin at zero
     settings |= {"output_dir": given.out, "class_dir": given.out / "class", "resume": True}
     run_stage("dreambooth", read_settings(DreamBoothSettings, settings, SETTINGS / "dreambooth.toml"))
     print(given.out / "model")

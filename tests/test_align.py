@@ -226,7 +226,7 @@ def test_a_broken_picture_is_skipped_and_counted(given, tmp_path, capsys, change
     found = before_fit(align, settings)
     batch = found.batches(0, 0, 1)
     assert len({tuple(each.flatten().tolist()) for each in batch["pictures"]}) == 3
-    assert "metadata.jsonl:3" in capsys.readouterr().err
+    assert "metadata.jsonl:3 (2.png): " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changes", [{}, BUCKETS, {"latent_cache": "latents"}], ids=str)

@@ -9,7 +9,7 @@ import tiny
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import CLIPModel
+from transformers import AltCLIPModel, CLIPModel
 
 from altdiffusion import InputError
 from altdiffusion.training.contrast import Contrast, contrast, load_similarity
@@ -48,6 +48,10 @@ def test_both_towers_move_with_both_trained(tiny_models, tmp_path):
     contrast(settings(tiny_models, tmp_path / "run", trainable="both"))
     parts = {"text_model", "text_projection", "logit_scale", "vision_model", "visual_projection"}
     assert changed(tiny_models, tmp_path / "run") == parts
+
+
+def test_minis_is_the_whole_altclip_inside_it():
+    assert isinstance(load_similarity("mini")[0], AltCLIPModel)
 
 
 def test_a_frozen_image_tower_is_in_eval_mode(tiny_models):

@@ -372,7 +372,7 @@ def test_a_table_with_none_of_the_columns_names_its_own(pairs, form):
 
 
 def test_a_column_that_no_table_has_is_refused(pairs):
-    with pytest.raises(InputError, match="no table has the column fr: found en"):
+    with pytest.raises(InputError, match="no table has the column fr: found en, zh"):
         read(pairs["tsv"], ["en", "fr"])
 
 

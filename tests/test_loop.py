@@ -15,6 +15,7 @@ from altdiffusion import InputError
 from altdiffusion.errors import TrainingStopped
 from altdiffusion.training.loop import export, fit, start
 from altdiffusion.training.settings import Settings, setting
+from altdiffusion.training.stages import DistillSettings
 
 
 @dataclass(kw_only=True)
@@ -198,11 +199,20 @@ def test_what_is_no_number_stops_the_training_before_it_spoils_the_weights(tmp_p
 def test_a_folder_that_holds_a_training_is_not_touched_without_resume(tmp_path):
     train(tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=r"holds a training already: go on with --resume"):
+    with pytest.raises(InputError, match=r"holds a training already: the same command with --resume goes on"):
         train(tmp_path / "run", seed=1)
-    with pytest.raises(InputError, match=r"seed was 0, is 1; teacher was a, is b; records was 8, is 9$"):
+    with pytest.raises(InputError, match=r"seed was 0, is 1; teacher was a, is b; records was 8, is 9\. To train on"):
         train(tmp_path / "run", seed=1, teacher="b", records=9, resume=True)
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+def test_data_that_is_not_there_is_refused_before_anything_is_loaded(tmp_path):
+    settings = DistillSettings(
+        teacher="no/teacher", student="no/student", train_data=[str(tmp_path / "x.tsv")], output_dir=tmp_path / "run"
+    )
+    with pytest.raises(InputError, match=r"there is no .*x\.tsv"):
+        start(settings)
+    assert not (tmp_path / "run").exists()
 
 
 def test_settings_that_change_no_number_may_change(tmp_path):

@@ -134,6 +134,14 @@ def test_an_interrupt_is_two_lines_and_status_130(forks, tiny_models, tmp_path, 
     assert forks.run(*command, "--resume").status == [0]
 
 
+def test_an_interrupt_before_the_first_checkpoint_promises_none(forks, tiny_models, tmp_path):
+    command = [*distillation(tiny_models, checkpointing_steps=100), "--output-dir", tmp_path / "run"]
+    done = forks.run(*command, kill_at=(f"{LOOP}:_mixed", 3), sign=signal.SIGINT)
+    assert done.status == [130], done.stderr
+    assert "no checkpoint was due yet (--checkpointing-steps 100): nothing to go on from" in done.stderr
+    assert "--resume" not in done.stderr
+
+
 @pytest.mark.parametrize(("limit", "place"), [(3000, "log.jsonl"), (10000, "checkpoint of step 4")])
 def test_a_full_disk_is_one_line_and_status_1_and_the_training_goes_on_from_before(
     forks, tiny_models, tmp_path, limit, place

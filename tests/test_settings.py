@@ -1,6 +1,7 @@
 """Settings from flags, a file and Python: their order, and everything that is wrong in one line."""
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,8 +96,8 @@ def test_home_is_expanded():
 def test_a_file_that_is_no_toml_is_named(tmp_path, text):
     path = tmp_path / "x.toml"
     path.write_bytes(text.encode(errors="surrogateescape"))
-    assert "x.toml can't be read" in problems(NEEDED, path)
-    assert "nowhere.toml can't be read" in problems(NEEDED, Path("nowhere.toml"))
+    assert "x.toml is no TOML" in problems(NEEDED, path)
+    assert problems(NEEDED, Path("nowhere.toml")) == "--config nowhere.toml can't be read: No such file or directory"
 
 
 def test_python_gets_the_same_checks_and_conversions():
@@ -111,6 +112,31 @@ def test_settings_that_exclude_each_other():
         ContrastSettings(output_dir="o", model="m", train_data=["d"], trainable="both", image_cache="c")
 
 
+@pytest.mark.parametrize(
+    ("stage", "given", "reason"),
+    [
+        ("align", {"lora_rank": 4, "lora_layers": "all"}, "--lora-rank, --lora-layers needs --trainable lora, got kv"),
+        ("dreambooth", {"lora_layers": "all"}, "--lora-layers needs --lora-rank"),
+        ("dreambooth", {"class_dir": "c", "class_prompt": "猫"}, "--class-dir, --class-prompt needs --prior-weight"),
+        ("dreambooth", {"prior_weight": 1}, "--prior-weight needs --class-dir and --class-prompt"),
+        ("bridge", {"bridge": "mini", "num_layers": 2}, "--bridge keeps its own sizes: leave out --num-layers"),
+        ("bridge", {"hidden_size": 100}, "--hidden-size 100: expected a multiple of --num-attention-heads 12"),
+    ],
+)
+def test_a_setting_that_would_be_ignored_is_refused(stage, given, reason):
+    needed = {
+        "output_dir": "o",
+        "model": "m",
+        "train_data": "d",
+        "text_encoder": "t",
+        "instance_dir": "i",
+        "instance_prompt": "p",
+    }
+    cls = STAGES[stage][0]
+    with pytest.raises(InputError, match=re.escape(reason)):
+        cls(**{name: value for name, value in needed.items() if name in cls.__dataclass_fields__} | given)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_help_shows_every_setting_without_importing_torch(stage):
     words = ["train", stage, "--help"]
@@ -119,6 +145,7 @@ def test_help_shows_every_setting_without_importing_torch(stage):
     assert done.returncode == 0, done.stderr
     for name in STAGES[stage][0].__dataclass_fields__:
         assert f"--{name.replace('_', '-')} " in done.stdout
+    assert "(default: 0)" in done.stdout  # --seed's
 
 
 @pytest.mark.parametrize(
@@ -126,7 +153,7 @@ def test_help_shows_every_setting_without_importing_torch(stage):
     [
         (
             ["--learning-rat", "1", "--seed", "x"],
-            ["do you mean learning_rate?", "--seed: expected", "--student is missing"],
+            ["do you mean --learning-rate?", "--seed: expected", "--student is missing"],
         ),
         (["--batch-size"], ["expected one argument"]),
         (["stray"], ["unrecognized arguments: stray"]),

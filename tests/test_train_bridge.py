@@ -149,15 +149,21 @@ def test_the_third_loss_is_in_the_loss_and_needs_no_picture(settings, tmp_path):
 
 def test_it_goes_on_from_a_trained_bridge(settings, tmp_path):
     bridge(BridgeSettings(**settings | {"max_train_steps": 60}))
-    trained = str(settings["output_dir"] / "model")
-    on = {"bridge": trained, "output_dir": tmp_path / "on", "max_train_steps": 1, "hidden_size": 999}
-    bridge(BridgeSettings(**settings | on))
+    on = {"bridge": str(settings["output_dir"]), "output_dir": tmp_path / "on", "max_train_steps": 1}
+    kept = {name: value for name, value in settings.items() if name not in SIZES}
+    bridge(BridgeSettings(**kept | on))
     assert losses(tmp_path / "on")[0] < 0.5 * losses(settings["output_dir"])[0]
 
 
 def test_a_bridge_between_others_is_refused(settings):
-    with pytest.raises(InputError, match=r"--bridge mini has .*'output_width': 192.* need .*'output_width': 16"):
-        bridge(BridgeSettings(**settings | {"bridge": "mini"}))
+    kept = {name: value for name, value in settings.items() if name not in SIZES}
+    with pytest.raises(InputError, match=r"--bridge mini leads from width 192 to 192, and mini to .* is 192 to 16"):
+        bridge(BridgeSettings(**kept | {"bridge": "mini"}))
+
+
+def test_sizes_beside_a_trained_bridge_are_refused(settings):
+    with pytest.raises(InputError, match="keeps its own sizes: leave out --hidden-size, --num-layers"):
+        BridgeSettings(**settings | {"bridge": "mini"})
 
 
 def test_a_model_without_clip_is_refused(settings):
@@ -166,8 +172,8 @@ def test_a_model_without_clip_is_refused(settings):
 
 
 def test_heads_that_do_not_divide_the_width_are_refused(settings):
-    with pytest.raises(InputError, match="--num-attention-heads"):
-        bridge(BridgeSettings(**settings | {"num_attention_heads": 3}))
+    with pytest.raises(InputError, match="--num-attention-heads 3"):
+        BridgeSettings(**settings | {"num_attention_heads": 3})
 
 
 def test_validation_tells_each_languages_error(settings, texts):

@@ -1,6 +1,6 @@
 """AltDiffusion's own training: an SD UNet learns a new text encoder, which stays frozen (arXiv 2308.09991).
 
-    altdiffusion train align --model stable-diffusion-v1-5 --text-encoder BAAI/AltCLIP-m9 --trainable kv \
+    altdiffusion train align --model stable-diffusion-v1-5/stable-diffusion-v1-5 --text-encoder BAAI/AltCLIP-m9 --trainable kv \
         --train-data "pairs/{000..099}.tar" --resolution 256 --output-dir concept-alignment
     altdiffusion train align --model concept-alignment/model --trainable unet ...
 

@@ -25,6 +25,7 @@ class ArrowTable:
         self.path = path
         data = _load(path)
         text = [name for name, feature in data.features.items() if getattr(feature, "dtype", None) in _TEXT_TYPES]
+        self.present = tuple(data.column_names)
         self.columns = choose_columns(path, asked, data.column_names, text)
         self._picture = _picture_column(data.features) if images else None
         if images and self._picture is None:

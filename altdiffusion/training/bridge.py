@@ -1,7 +1,7 @@
 """The bridge: AltCLIP's token states become CLIP's, so that any Stable Diffusion reads every language of AltCLIP.
 
-    altdiffusion train bridge --text-encoder BAAI/AltCLIP-m9 --model stable-diffusion-v1-5 --train-data en-zh.tsv \
-        --output-dir bridge-sd15
+    altdiffusion train bridge --text-encoder BAAI/AltCLIP-m9 --model stable-diffusion-v1-5/stable-diffusion-v1-5 \
+        --train-data en-zh.tsv --output-dir bridge-sd15
 
 Text alone: input are AltCLIP's states of a text in any language, target are the states that Stable Diffusion's own text
 encoder gives for the English text, all 77 of them. Both encoders are frozen. Where asked for, the error counts as the frozen
@@ -243,23 +243,21 @@ def _begin(settings: BridgeSettings, encoder: Any, clip: ClipStates) -> Bridge:
         model = load_bridge(settings.bridge, torch.float32)
         found = {name: getattr(model.config, name) for name in widths}
         if found != widths:
+            has, needs = (" to ".join(map(str, filter(None, each.values()))) for each in (found, widths))
             raise InputError(
-                f"--bridge {settings.bridge} has {found}, {settings.text_encoder} and {settings.model} need {widths}: "
-                "expected a bridge between these two"
+                f"--bridge {settings.bridge} leads from width {has}, and {settings.text_encoder} to {settings.model} is "
+                f"{needs}: expected a bridge between these two, or none, to begin a new one"
             )
         return model.train()
     torch.manual_seed(settings.seed)
-    try:
-        config = BridgeConfig(
-            **widths,
-            hidden_size=settings.hidden_size,
-            num_layers=settings.num_layers,
-            num_attention_heads=settings.num_attention_heads,
-            intermediate_size=settings.intermediate_size,
-            target="penultimate" if clip.pooled_width else "last_hidden_state",
-        )
-    except ValueError as error:
-        raise InputError(f"--hidden-size, --num-attention-heads: {error}") from None
+    config = BridgeConfig(
+        **widths,
+        hidden_size=settings.hidden_size,
+        num_layers=settings.num_layers,
+        num_attention_heads=settings.num_attention_heads,
+        intermediate_size=settings.intermediate_size,
+        target="penultimate" if clip.pooled_width else "last_hidden_state",
+    )
     return Bridge(config)
 
 

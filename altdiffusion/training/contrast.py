@@ -22,6 +22,7 @@ from transformers import AltCLIPModel, CLIPImageProcessor, CLIPModel
 from altdiffusion import sources, weights
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.retrieval import recall_at_k
+from altdiffusion.similarity import EMBEDDED
 from altdiffusion.training.cache import FeatureCache, checksum, describe_tables
 from altdiffusion.training.clip_models import HUB_FILES, load_any_tokenizer, load_image_processor
 from altdiffusion.training.data import BadImage, ImageSource
@@ -156,6 +157,7 @@ def image_features(model: Any, pixel_values: Tensor) -> Tensor:
 def load_similarity(model: str | Path) -> tuple[Any, Any, CLIPImageProcessor]:
     """(AltCLIPModel or CLIPModel in float32, tokenizer, image processor)."""
     folder = sources.locate(model, HUB_FILES)
+    folder = folder / EMBEDDED if (folder / EMBEDDED).is_dir() else folder
     kind = weights.read_config_type(folder)
     if kind not in ("altclip", "clip"):
         raise InputError(f"{model} is of type {kind!r}: expected a full AltCLIP or CLIP, with both towers")

@@ -24,10 +24,12 @@ import glob
 import re
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from tqdm.auto import tqdm
 
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.sources import local_path
@@ -89,10 +91,10 @@ class Skipped:
             self._seen.add(where)
             self.counts[reason] += 1
             self._examples.setdefault(reason, where)
-            if len(self._seen) <= self.show:
-                print(f"skipped {where}: {reason}", file=sys.stderr)
+            if len(self._seen) <= self.show:  # by tqdm, which puts lines above the bars that are shown
+                tqdm.write(f"skipped {where}: {reason}", sys.stderr)
             elif len(self._seen) == self.show + 1:
-                print("skipped more, which are only counted", file=sys.stderr)
+                tqdm.write("skipped more, which are only counted", sys.stderr)
 
     def check(self, total: int) -> None:
         """Raise InputError if more than `limit` of `total` records, good and bad together, were skipped."""
@@ -111,6 +113,7 @@ class Table(Protocol):
 
     path: Path
     columns: tuple[str, ...]  # the text columns that every record has: those asked for, or all
+    present: tuple[str, ...]  # all columns that there are
 
     def __len__(self) -> int: ...
 
@@ -149,10 +152,16 @@ def open_tables(
         raise InputError(f"no data given: {READ}")
     missing = [column for column in columns or () if not any(column in table.columns for table in tables)]
     if missing:
-        found = sorted({column for table in tables for column in table.columns})
+        found = sorted({column for table in tables for column in table.present})
         raise InputError(f"no table has the column {', '.join(missing)}: found {', '.join(found)}")
     skipped.check(sum(map(len, tables)) + skipped.count - before)
     return tables
+
+
+def check_there(paths: Sequence[str | Path]) -> None:
+    """Raise InputError where one of these paths, patterns and braces stands for nothing."""
+    for name in paths:
+        deque(_expand(name), maxlen=0)
 
 
 def _open(path: Path, columns: Sequence[str] | None, *, images: bool, skipped: Skipped) -> Table:

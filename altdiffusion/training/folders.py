@@ -17,6 +17,7 @@ class PictureFolder:
     """
 
     columns: tuple[str, ...] = ()
+    present: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self.path = path

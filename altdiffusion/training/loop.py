@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from altdiffusion.errors import InputError, TrainingStopped, first_line
 from altdiffusion.files import new_folder
 from altdiffusion.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from altdiffusion.training.data import check_there
 from altdiffusion.training.log import Log
 from altdiffusion.training.settings import Settings
 
@@ -45,7 +46,12 @@ class Batches(Protocol):
 
 
 def start(settings: Settings) -> Accelerator:
-    """The accelerator of a training, and its output folder. Raises InputError where the folder holds another run."""
+    """The accelerator of a training, and its output folder.
+
+    Raises InputError where the folder holds another run, and for data that isn't there, before any model is loaded.
+    """
+    for name in ("train_data", "validation_data"):
+        check_there(getattr(settings, name, []))
     # accelerate keeps one state for the whole process, and a training before this one may have had other settings
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
@@ -64,12 +70,16 @@ def start(settings: Settings) -> Accelerator:
         )
     folder = settings.output_dir
     if not settings.resume and (has_checkpoint(folder / "checkpoints") or (folder / "model").exists()):
-        raise InputError(f"{folder} holds a training already: go on with --resume, or give another --output-dir")
+        raise InputError(
+            f"{folder} holds a training already: the same command with --resume goes on, another --output-dir begins anew"
+        )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
+        except FileExistsError:
+            raise InputError(f"--output-dir {folder} is a file: expected a folder") from None
         except OSError as error:
             raise InputError(f"--output-dir {folder} can't be written: {error.strerror}") from None
     return accelerator
@@ -270,7 +280,10 @@ def _check_same(about: dict[str, Any], found: dict[str, Any]) -> None:
         if name not in _NEUTRAL and now[name] != then.get(name)
     ]
     if changed:
-        raise InputError(f"--resume needs the settings and data it began with: {'; '.join(changed)}")
+        raise InputError(
+            f"--resume needs the settings and data it began with: {'; '.join(changed)}. To train on with others, begin "
+            "another --output-dir from the trained model"
+        )
 
 
 def _check_finite(figures: dict[str, float], step: int, folder: Path, scaled: bool) -> None:

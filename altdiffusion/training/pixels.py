@@ -77,8 +77,11 @@ class Pictures:
         raise InputError(f"none can be used of the pictures like {self.records.where(number)}: mend or remove them")
 
     def skip(self, number: int, reason: str) -> None:
-        """Count a record whose picture is bad. Raises InputError beyond the limit."""
-        self._skipped.add(self.records.where(number), reason)
+        """Count a record whose picture is bad, under its place and its file. Raises InputError beyond the limit."""
+        where, source = self.records.where(number), self.source(number)
+        if not source.member and str(source.path) != where:
+            where += f" ({source.path.name})"
+        self._skipped.add(where, reason)
         self._skipped.check(self._total)
 
 

@@ -86,6 +86,11 @@ class Settings:
         """What is wrong between settings that are each in their range."""
         return []
 
+    def changed(self, *names: str) -> str:
+        """Which of these settings are not their defaults, as flags; "" if none."""
+        defaults = {each.name: each.default for each in dataclasses.fields(self)}
+        return ", ".join(_as_flag(name) for name in names if getattr(self, name) != defaults[name])
+
     def save_as_json(self) -> str:
         """A JSON document of all settings."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, default=str) + "\n"
@@ -105,19 +110,20 @@ def read_settings(cls: type[S], flags: Mapping[str, Any], config: Path | None = 
     for name, value in _read_toml(config).items():
         given[name.replace("-", "_")], origin[name.replace("-", "_")] = value, f"{config}: {name}"
     for name, value in flags.items():
-        given[name], origin[name] = value, f"--{name.replace('_', '-')}"
+        given[name], origin[name] = value, _as_flag(name)
 
     values: dict[str, Any] = {}
     for name, value in given.items():
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
-            problems.append(f"{origin[name]} is no setting" + (f": do you mean {close[0]}?" if close else ""))
+            spelled = _as_flag if origin[name].startswith("--") else str
+            problems.append(f"{origin[name]} is no setting" + (f": do you mean {spelled(close[0])}?" if close else ""))
             continue
         values[name], wrong = _checked(known[name], hints[name], value, origin[name])
         problems += wrong
     for name, each in known.items():
         if name not in values and each.default is MISSING and each.default_factory is MISSING:
-            problems.append(f"--{name.replace('_', '-')} is missing: {each.metadata['help']}")
+            problems.append(f"{_as_flag(name)} is missing: {each.metadata['help']}")
     if problems:
         raise InputError("; ".join(problems))
     return cls(**values)
@@ -128,8 +134,14 @@ def _read_toml(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"--config {path} can't be read: {error}") from None
+    except OSError as error:
+        raise InputError(f"--config {path} can't be read: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"--config {path} is no TOML ({error}): expected lines such as learning_rate = 1e-4") from None
+
+
+def _as_flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _checked(each: dataclasses.Field[Any], hint: Any, value: Any, origin: str) -> tuple[Any, list[str]]:

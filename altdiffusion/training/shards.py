@@ -37,6 +37,7 @@ class TarTable:
     def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
         self.path = path
         self.columns: tuple[str, ...] = ()
+        self.present: tuple[str, ...] = ()
         self._images = images
         # For each sample six numbers: where its picture, text and JSON begin and how many bytes they have, -1 without.
         self._places = array("q")
@@ -49,6 +50,7 @@ class TarTable:
             raise InputError(f"{path} has no pictures: expected members .jpg, .jpeg, .png or .webp")
         if asked is not None:
             present, text = find_columns(self._readable(range(count)))
+            self.present = tuple(present)
             if present:
                 self.columns = choose_columns(path, asked, present, text)
         self._good = Numbering()

@@ -117,10 +117,13 @@ class AlignSettings(DiffusionSettings):
     text_cache: Path | None = setting(None, "folder for the text states, so that they are computed once")
 
     def problems(self) -> list[str]:
-        """Cached latents are of one view of each picture."""
+        """Cached latents are of one view of each picture; the LoRA's settings are for a LoRA."""
+        found = []
         if self.latent_cache is not None and self.random_flip:
-            return ["--random-flip needs pictures, --latent-cache keeps one view of each: choose one of them"]
-        return []
+            found.append("--random-flip needs pictures, --latent-cache keeps one view of each: choose one of them")
+        if self.trainable != "lora" and (given := self.changed("lora_rank", "lora_layers")):
+            found.append(f"{given} needs --trainable lora, got {self.trainable}")
+        return found
 
 
 @dataclass(kw_only=True)
@@ -153,11 +156,26 @@ class BridgeSettings(Settings):
     teacher_cache: Path | None = setting(None, "folder for CLIP's states, so that they are computed once")
     validation_data: list[str] = setting([], "texts to validate on, in the same columns")
 
+    def problems(self) -> list[str]:
+        """A trained bridge has its sizes; a new one's width is shared by its heads."""
+        sizes = ("hidden_size", "num_layers", "num_attention_heads", "intermediate_size")
+        if self.bridge is not None and (given := self.changed(*sizes)):
+            return [f"--bridge keeps its own sizes: leave out {given}"]
+        if self.bridge is None and self.hidden_size % self.num_attention_heads:
+            return [
+                f"--hidden-size {self.hidden_size}: expected a multiple of --num-attention-heads {self.num_attention_heads}"
+            ]
+        return []
+
 
 @dataclass(kw_only=True)
 class DreamBoothSettings(DiffusionSettings):
     """A subject from a few pictures of it."""
 
+    # FlagAI's DreamBooth of AltDiffusion, see pipelines/settings/dreambooth.toml
+    max_train_steps: int = setting(800, "optimizer steps", minimum=1)
+    batch_size: int = setting(4, "samples of one optimizer step, over all processes", minimum=1)
+    learning_rate: float = setting(5e-6, "the highest of the schedule; a LoRA wants more, such as 1e-4", minimum=0)
     instance_dir: Path = setting(..., "folder with pictures of the subject")
     instance_prompt: str = setting(..., "names the subject by a rare word and its class: 一只 <斑斑> 狗")
     lora_rank: int = setting(0, "train a LoRA of this rank; 0: the whole UNet", minimum=0, maximum=1024)
@@ -172,10 +190,15 @@ class DreamBoothSettings(DiffusionSettings):
     num_class_images: int = setting(100, "pictures of the class", minimum=1)
 
     def problems(self) -> list[str]:
-        """Prior preservation needs a class."""
+        """Prior preservation needs a class and a weight; the LoRA's layers need a rank."""
+        found = []
         if self.prior_weight and (self.class_dir is None or self.class_prompt is None):
-            return ["--prior-weight needs --class-dir and --class-prompt"]
-        return []
+            found.append("--prior-weight needs --class-dir and --class-prompt")
+        if not self.prior_weight and (given := self.changed("class_dir", "class_prompt")):
+            found.append(f"{given} needs --prior-weight, such as 1")
+        if not self.lora_rank and (given := self.changed("lora_layers")):
+            found.append(f"{given} needs --lora-rank, such as 16")
+        return found
 
 
 # name -> (its settings, the function that runs it)

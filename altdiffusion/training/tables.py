@@ -130,6 +130,7 @@ class LineTable:
         if images and self._picture is None and (present or asked is None):
             found = ", ".join(present) or "none"
             raise InputError(f"{path} has no pictures: expected a column image or file_name, got {found}")
+        self.present = tuple(present)
         self.columns = choose_columns(path, asked, present, text) if present else ()
         self._good = Numbering()
         for line in self._lines():
