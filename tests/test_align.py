@@ -283,6 +283,13 @@ def test_states_behind_a_bridge_are_cached_whole(published, pictures, tmp_path):
     torch.testing.assert_close(cached(cached.collate(captions)), plain(plain.collate(captions)), rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("name", ["mini", "sd-mini"])
+def test_the_models_inside_the_package_can_be_trained(name):
+    pipe = load_diffusion(name)
+    assert type(pipe.text_encoder).__name__ == {"mini": "AltCLIPTextModel", "sd-mini": "CLIPTextModel"}[name]
+    assert pipe.vae is not None
+
+
 @pytest.mark.parametrize("other", ["data", "vae", "resolution", "buckets"])
 def test_a_cache_of_latents_made_from_anything_else_is_refused(given, model, tmp_path, other):
     given |= {"latent_cache": tmp_path / "latents", "resolution": 2 * SIDE}

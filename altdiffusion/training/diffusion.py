@@ -85,7 +85,8 @@ def load_diffusion(model: str, text_encoder: str | None = None) -> Any:
     """
     root = sources.locate(model, ["model_index.json"])
     index = weights.read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
-    if (index.get("text_encoder") or [None])[-1] == "CLIPTextModel" and "text_encoder_2" not in index:
+    plain = (index.get("text_encoder") or [None])[-1] == "CLIPTextModel" and "text_encoder_2" not in index
+    if plain and model != sources.SD_MINI:
         if not sources.local_path(model).exists():
             download: Any = StableDiffusionPipeline.download  # of the files that are loaded alone
             root = Path(sources.on_hub(model, lambda name: download(name, use_safetensors=True)))
