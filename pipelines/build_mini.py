@@ -65,7 +65,7 @@ from altdiffusion.training.glyphs import (
 
 WIDTH = 192  # of the text towers' states, and of what the UNet attends to
 
-# Optimizer steps; with the batch sizes below about four hours of two CPU cores.
+# Optimizer steps; with the batch sizes below about eight hours of two CPU cores without AMX.
 STEPS = {
     "teacher": 600,
     "phase-1": 2200,
