@@ -287,7 +287,8 @@ def load_pipeline(
         swap_text_encoder(pipe, text_encoder, bridge=bridge, allow_pickle=allow_pickle)
     if lora is not None:
         try:
-            source = sources.result_of_training(sources.local_path(lora))
+            here = sources.local_path(lora)
+            source = sources.result_of_training(here) if here.exists() else lora
             pipe.load_lora_weights(str(source), use_safetensors=None if allow_pickle else True)
         except ImportError as error:
             raise InputError(f"LoRA files need the package peft: pip install peft ({error})") from None

@@ -13,6 +13,8 @@ from small_diffusion import SIDE, add_captions, assert_same, before_fit, save_di
 from altdiffusion import AltDiffusionPipeline
 from altdiffusion.errors import InputError
 from altdiffusion.training.align import align
+from altdiffusion.training.diffusion import load_diffusion
+from altdiffusion.training.lora import add_lora, lora_config, save_lora
 from altdiffusion.training.stages import AlignSettings
 
 
@@ -59,6 +61,20 @@ def test_the_lora_alone_is_saved_and_changes_what_the_untouched_model_draws(sett
     plain = draw(pipe)
     pipe.load_lora_weights(settings.output_dir / "model")
     assert not torch.equal(draw(pipe), plain)
+
+
+@pytest.mark.parametrize("layers", ["attention", "all"])
+def test_what_is_loaded_is_all_that_was_trained(layers, tmp_path):
+    trained, loaded = load_diffusion("sd-mini"), load_diffusion("sd-mini")
+    add_lora(trained.unet, lora_config(4, layers), seed=0)
+    for name, each in trained.unet.named_parameters():
+        if ".lora_B." in name:  # they begin at zero
+            torch.nn.init.normal_(each, std=0.05)
+    save_lora(trained.unet, tmp_path)
+    loaded.load_lora_weights(tmp_path)
+    given = (torch.randn(1, 4, 16, 16), 500, torch.randn(1, 77, 192))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.unet(*given).sample, trained.unet(*given).sample, rtol=1e-4, atol=1e-4)
 
 
 def test_without_peft_it_is_refused_before_anything_is_loaded(settings, monkeypatch):

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
 
 from altdiffusion.errors import InputError
 
@@ -40,8 +39,12 @@ def add_lora(unet: Any, config: Any, seed: int) -> None:
 
 
 def save_lora(unet: Any, folder: Path) -> None:
-    """folder/pytorch_lora_weights.safetensors, which `load_lora_weights` reads."""
+    """folder/pytorch_lora_weights.safetensors, which `load_lora_weights` reads.
+
+    The names stay PEFT's: `convert_state_dict_to_diffusers` renames attention's alone, and of a file in both forms
+    `load_lora_weights` drops one.
+    """
     from peft import get_peft_model_state_dict
 
     state = {name: each.detach().cpu().contiguous() for name, each in get_peft_model_state_dict(unet).items()}
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=convert_state_dict_to_diffusers(state))
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state)
