@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AltCLIPModel, CLIPImageProcessor, CLIPModel
 
-from altdiffusion import sources, weights
+from altdiffusion import weights
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.retrieval import recall_at_k
-from altdiffusion.similarity import EMBEDDED
+from altdiffusion.similarity import altclip_folder
 from altdiffusion.training.cache import FeatureCache, checksum, describe_tables
 from altdiffusion.training.clip_models import HUB_FILES, load_any_tokenizer, load_image_processor
 from altdiffusion.training.data import BadImage, ImageSource
@@ -156,8 +156,7 @@ def image_features(model: Any, pixel_values: Tensor) -> Tensor:
 
 def load_similarity(model: str | Path) -> tuple[Any, Any, CLIPImageProcessor]:
     """(AltCLIPModel or CLIPModel in float32, tokenizer, image processor)."""
-    folder = sources.locate(model, HUB_FILES)
-    folder = folder / EMBEDDED if (folder / EMBEDDED).is_dir() else folder
+    folder = altclip_folder(model, HUB_FILES)
     kind = weights.read_config_type(folder)
     if kind not in ("altclip", "clip"):
         raise InputError(f"{model} is of type {kind!r}: expected a full AltCLIP or CLIP, with both towers")
