@@ -113,21 +113,23 @@ def colours(path, size=(48, 48)):
 
 @pytest.fixture
 def gradios_own_page():
-    """The address of a page with one of each kind of component that ours has, and nothing behind them."""
+    """The address of a page of six tabs with one of each kind of component that ours has, and nothing behind them."""
     import gradio as gr
 
     kinds = (gr.Markdown, gr.Dropdown, gr.Radio, gr.Slider, gr.Number, gr.Button, gr.DownloadButton, gr.HTML, gr.Image)
-    with gr.Blocks(analytics_enabled=False) as page:
-        gr.Textbox(elem_id="prompt")
-        for kind in (*kinds, gr.Gallery, gr.ImageEditor, gr.File):
-            kind()
+    with gr.Blocks(analytics_enabled=False) as page, gr.Tabs():
+        for title in "abcdef":
+            with gr.Tab(title):
+                for kind in (*kinds, gr.Gallery, gr.ImageEditor, gr.File):
+                    kind()
+                gr.Textbox(elem_id="prompt")
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True)
     yield url
     page.close(verbose=False)
 
 
 def test_the_first_page_is_there_within_3_seconds(browser, url, gradios_own_page):
-    """Or, where the machine is too slow for that, in one and a half times what Gradio needs to show its components at all.
+    """Or, where the machine is too slow for that, about as soon as Gradio can show a page of the same components.
 
     Each visitor comes with an empty cache. The fastest of three: what else the machine does is not the page's time.
     """
@@ -139,7 +141,7 @@ def test_the_first_page_is_there_within_3_seconds(browser, url, gradios_own_page
         page.wait_for_selector("#prompt textarea")
         seconds[address].append(time.monotonic() - started)
         context.close()
-    assert min(seconds[url]) < max(3, 1.5 * min(seconds[gradios_own_page])), seconds
+    assert min(seconds[url]) < max(3, 1.25 * min(seconds[gradios_own_page])), seconds
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
