@@ -85,7 +85,7 @@ def add_evaluate(commands: Any) -> None:
         "generation", help="draw prompts in several languages, compare pictures and prompts"
     )
     generation.add_argument(
-        "prompts", metavar="PROMPTS", help="table with a column for each language: .tsv, .jsonl, .parquet"
+        "prompts", metavar="PROMPTS", help="table with a column for each language: .tsv, .csv, .jsonl, .parquet"
     )
     generation.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="for pictures, sheets and results.json"

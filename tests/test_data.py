@@ -1,5 +1,6 @@
 """Every format gives the same records, whatever can't be used is counted where it stands, and reading is random access."""
 
+import csv
 import io
 import json
 import struct
@@ -22,6 +23,12 @@ PAIRS = [("a cat", "一只猫"), ("two dogs\u2028in a boat", "两只狗"), ("the
 
 def tsv(path, header, *rows):
     path.write_text("\n".join("\t".join(row) for row in (header, *rows)) + "\n", encoding="utf-8")
+    return path
+
+
+def comma_separated(path, header, *rows):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows((header, *rows))
     return path
 
 
@@ -87,6 +94,7 @@ def pairs(tmp_path):
     return {
         "tsv": tsv(tmp_path / "pairs.tsv", ("en", "zh"), *PAIRS),
         "txt": tsv(tmp_path / "pairs.txt", ("en", "zh"), *PAIRS),
+        "csv": comma_separated(tmp_path / "pairs.csv", ("en", "zh"), *PAIRS),
         "jsonl": jsonl(tmp_path / "pairs.jsonl", *records),
         "parquet": parquet(tmp_path / "pairs.parquet", records),
         "saved": saved(tmp_path / "saved", records),
@@ -94,7 +102,7 @@ def pairs(tmp_path):
     }
 
 
-FORMS = ["tsv", "txt", "jsonl", "parquet", "saved", "tar"]
+FORMS = ["tsv", "txt", "csv", "jsonl", "parquet", "saved", "tar"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -105,11 +113,30 @@ def test_every_format_reads_the_same_records(pairs, form):
     assert skipped.count == 0
 
 
-@pytest.mark.parametrize("form", ["tsv", "jsonl"])
+@pytest.mark.parametrize("form", ["tsv", "csv", "jsonl"])
 def test_byte_order_mark_and_carriage_returns_change_nothing(tmp_path, pairs, form):
     path = tmp_path / f"windows.{form}"
     path.write_bytes(b"\xef\xbb\xbf" + pairs[form].read_bytes().replace(b"\n", b"\r\n").removesuffix(b"\r\n"))
     assert list(read(path)[0]) == list(read(pairs[form])[0])
+
+
+def test_a_csv_field_in_quotes_may_hold_commas_quotes_and_line_breaks(tmp_path):
+    rows = [('a "big", red cat', "大红猫"), ("a\ncat, sitting", "猫"), ("dog", "狗")]
+    path = comma_separated(tmp_path / "x.csv", ("en", "zh"), *rows)
+    table, skipped = read(path)
+    assert [(record["en"], record["zh"]) for record in table] == rows
+    assert [table.where(i) for i in range(3)] == [f"{path}:{line}" for line in (2, 3, 5)]
+    assert skipped.count == 0
+
+
+def test_a_csv_quote_that_never_closes_is_named_by_its_line(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text('en,zh\ncat,猫\n"dog,狗\nmoon,月亮\nsun,日\n', encoding="utf-8")
+    table, skipped = read(path)
+    assert [record["en"] for record in table] == ["cat"]
+    assert skipped.counts == {"a quote that doesn't close": 1}
+    with pytest.raises(InputError, match=r"a quote that doesn't close \(.*x\.csv:3\)"):
+        read(path, limit=0.01)
 
 
 def test_only_the_columns_asked_for_are_read_and_checked(tmp_path):
@@ -341,7 +368,7 @@ def test_without_datasets_the_error_says_what_to_install(pairs, monkeypatch):
 
 
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "utf-16-le"])
-@pytest.mark.parametrize("form", ["tsv", "jsonl"])
+@pytest.mark.parametrize("form", ["tsv", "csv", "jsonl"])
 def test_a_wrong_encoding_is_one_clear_line(tmp_path, pairs, form, encoding):
     path = tmp_path / f"other.{form}"
     path.write_text(pairs[form].read_text(encoding="utf-8"), encoding=encoding)
@@ -382,9 +409,9 @@ def test_tables_may_hold_different_columns(tmp_path):
     assert [table.columns for table in tables] == [("en", "zh"), ("en", "fr")]
 
 
-@pytest.mark.parametrize("name", ["no.tsv", "no*.tsv", "pairs.csv", ".", "{000..001}.tsv", "x" * 300])
+@pytest.mark.parametrize("name", ["no.tsv", "no*.tsv", "pairs.xls", ".", "{000..001}.tsv", "x" * 300])
 def test_what_is_not_there_or_of_no_known_format_says_what_is_read(tmp_path, pairs, name):
-    pairs["tsv"].rename(tmp_path / "pairs.csv")
+    pairs["tsv"].rename(tmp_path / "pairs.xls")
     tsv(tmp_path / "000.tsv", ("en",), ("cat",))
     with pytest.raises(InputError, match=r"^[^\n]*(\.jsonl|too long)[^\n]*$"):
         read(tmp_path / name)
@@ -426,6 +453,8 @@ def test_eight_threads_read_what_one_reads(tmp_path, form):
     path = tmp_path / f"x.{form}"
     if form in ("tsv", "txt"):
         tsv(path, ("en", "zh"), *[(caption, "x") for caption in captions])
+    elif form == "csv":
+        comma_separated(path, ("en", "zh"), *[(caption, "x\ny") for caption in captions])
     elif form == "tar":
         tar(path, {f"{i}.json": record for i, record in enumerate(records)})
     else:

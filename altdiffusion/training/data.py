@@ -7,10 +7,11 @@
 | read | is |
 |---|---|
 | `.tsv`, `.txt` | tab-separated text under a line of column names |
+| `.csv` | the same, comma-separated, with RFC 4180's quotes |
 | `.jsonl` | a JSON object a line |
 | `.parquet` | rows; pictures in a column `image` of bytes |
 | `.tar` | samples as WebDataset writes them, `.jpg`, `.txt` and `.json`, uncompressed |
-| a folder with `metadata.jsonl` or `metadata.tsv` | that file, its pictures beside it (column `file_name` or `image`) |
+| a folder with `metadata.jsonl`, `.csv` or `.tsv` | that file, its pictures beside it (column `file_name` or `image`) |
 | a folder by `datasets.save_to_disk` | its rows, or those of its split `train` |
 | another folder, where no text is wanted | its pictures |
 
@@ -50,13 +51,14 @@ __all__ = [
 ]
 
 READ = (
-    "what is read is .tsv, .txt, .jsonl, .parquet, .tar, and folders with metadata.jsonl or metadata.tsv or "
+    "what is read is .tsv, .txt, .csv, .jsonl, .parquet, .tar, and folders with metadata.jsonl, .csv or .tsv or "
     "by datasets.save_to_disk"
 )
-FOLDER_TABLES = ("metadata.jsonl", "metadata.tsv")
+FOLDER_TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 TABLES: dict[str, type[LineTable] | type[ArrowTable] | type[TarTable]] = {
     ".tsv": LineTable,
     ".txt": LineTable,
+    ".csv": LineTable,
     ".jsonl": LineTable,
     ".parquet": ArrowTable,
     ".tar": TarTable,

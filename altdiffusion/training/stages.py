@@ -8,11 +8,9 @@ from pathlib import Path
 
 from altdiffusion.training.settings import Settings, setting
 
-_TEXTS = (
-    "files of texts: .tsv, .jsonl, .parquet, folders of Hugging Face datasets (patterns and {000..012} are expanded)"
-)
+_TEXTS = "files of texts: .tsv, .csv, .jsonl, .parquet, folders of Hugging Face datasets (patterns and {000..012} are expanded)"
 _PICTURES = (
-    "pictures with captions: webdataset .tar, folders with metadata.jsonl or .tsv, .jsonl, .tsv, .parquet, "
+    "pictures with captions: webdataset .tar, folders with metadata.jsonl, .csv or .tsv, .jsonl, .csv, .tsv, .parquet, "
     "folders of Hugging Face datasets (patterns and {000..012} are expanded)"
 )
 _LANGUAGES = "columns of the data that are read, with weights: en zh=2 (default: all)"

@@ -1,4 +1,4 @@
-"""What all tables of training data share, and the tables of lines: tab-separated and JSON.
+"""What all tables of training data share, and the tables of lines: tab-separated, comma-separated and JSON.
 
 A table numbers its good records from 0. It is checked whole when it is opened, and never held in memory: a record is
 read when it is asked for.
@@ -6,6 +6,7 @@ read when it is asked for.
 
 from __future__ import annotations
 
+import csv
 import json
 import mmap
 import os
@@ -102,13 +103,17 @@ def _text(value: object, column: str) -> str:
 
 
 class LineTable:
-    """A record a line, in UTF-8: tab-separated under a header line, or JSON objects (`.jsonl`).
+    """A record a line, in UTF-8: tab-separated or, in `.csv`, comma-separated under a header line, or JSON (`.jsonl`).
+
+    In quotes, a CSV's field may go on over several lines.
 
     Raises InputError: empty, no UTF-8 in its header, none of the columns asked for, no column of pictures.
     """
 
     def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
         self.path = path
+        self._is_csv = path.suffix.lower() == ".csv"
+        self._breaks = array("q", [0])  # in a CSV: how many line breaks come before each record
         with path.open("rb") as file:
             start = file.read(3)
             if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -135,6 +140,8 @@ class LineTable:
         self._good = Numbering()
         for line in self._lines():
             self._starts.append(self._starts[-1] + len(line))
+            if self._is_csv:
+                self._breaks.append(self._breaks[-1] + line.count(b"\n"))
             try:
                 record = self._parse(line)
                 if asked is not None and not self.columns:
@@ -163,6 +170,8 @@ class LineTable:
         return self._where(self._good.position(index))
 
     def _where(self, position: int) -> str:
+        if self._is_csv:
+            position = self._breaks[position]
         return f"{self.path}:{position + (1 if self._names is None else 2)}"
 
     def _line(self, start: int) -> bytes:
@@ -172,14 +181,15 @@ class LineTable:
     def _lines(self) -> Iterator[bytes]:
         with self.path.open("rb") as file:  # faster than the map when all are read in turn
             file.seek(self._starts[0])
-            yield from file
+            yield from _whole_records(file) if self._is_csv else file
 
     def _header(self, line: bytes) -> list[str]:
         try:
-            names = [name.strip() for name in _decode(line).split("\t")]
+            names = [name.strip() for name in self._fields(_decode(line))]
         except BadRecord as reason:
+            between = "commas" if self._is_csv else "tabs"
             raise InputError(
-                f"{self.path} begins with no line of column names ({reason}): expected UTF-8 and tabs between them"
+                f"{self.path} begins with no line of column names ({reason}): expected UTF-8 and {between} between them"
             ) from None
         if not all(names) or len(set(names)) < len(names):
             raise InputError(f"{self.path} begins with column names that are empty or double: {', '.join(names)}")
@@ -201,10 +211,18 @@ class LineTable:
         content = _decode(line)
         if self._names is None:
             return parse_object(content)
-        fields = content.split("\t")
+        fields = self._fields(content)
         if len(fields) != len(self._names):
             raise BadRecord(f"{len(fields)} fields where the header has {len(self._names)}")
         return dict(zip(self._names, fields, strict=True))
+
+    def _fields(self, content: str) -> list[str]:
+        if not self._is_csv:
+            return content.split("\t")
+        try:
+            return next(csv.reader([content], strict=True))
+        except csv.Error:
+            raise BadRecord("a quote that doesn't close") from None
 
     def _picture_path(self, record: Mapping[str, Any]) -> Path:
         assert self._picture is not None
@@ -212,6 +230,20 @@ class LineTable:
 
     def _image(self, record: Mapping[str, Any]) -> ImageSource:
         return image_file(self._picture_path(record))
+
+
+def _whole_records(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The records of a CSV: lines, joined while a quote is open."""
+    record: list[bytes] = []
+    is_open = False
+    for line in lines:
+        record.append(line)
+        is_open ^= bool(line.count(b'"') % 2)
+        if not is_open:
+            yield b"".join(record)
+            record.clear()
+    if record:
+        yield b"".join(record)
 
 
 def _decode(line: bytes) -> str:
