@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -11,14 +12,18 @@ from typing import Any
 
 def hide_loading() -> None:
     """The libraries' bars and notices while they load; their bars while they draw and their warnings stay."""
-    import logging
-
     import diffusers
     import transformers
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("diffusers.utils.deprecation_utils").setLevel(logging.ERROR)
+    logging.getLogger("diffusers.loaders.lora_base").addFilter(_is_no_lora_of_the_unet_alone)
+
+
+def _is_no_lora_of_the_unet_alone(record: logging.LogRecord) -> bool:
+    """Most LoRAs have no half for the text encoder, which diffusers warns of."""
+    return not record.getMessage().startswith("No LoRA keys associated")
 
 
 def say(line: str) -> None:

@@ -1,6 +1,7 @@
 """The command as people run it: a process of its own, its streams, its exit status."""
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from altdiffusion.cli import main
+from altdiffusion.terminal import hide_loading
 
 COMMAND = [sys.executable, "-m", "altdiffusion.cli"]
 
@@ -152,3 +154,12 @@ def test_unwritable_folder_is_said_before_loading(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(signal, "signal", lambda *arguments: None)
     assert main(["generate", "a", "--out", str(tmp_path / "x")]) == 2
     assert "Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("message", "is_shown"), [("No LoRA keys associated to CLIPTextModel found", False), ("x", True)]
+)
+def test_a_lora_of_the_unet_alone_is_nothing_to_warn_of(message, is_shown):
+    hide_loading()
+    logger = logging.getLogger("diffusers.loaders.lora_base")
+    assert bool(logger.filter(logger.makeRecord(logger.name, logging.WARNING, "", 0, message, (), None))) == is_shown
