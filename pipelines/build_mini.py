@@ -14,7 +14,6 @@
     fine-tune  SD-mini drawing in a frame: what the bridge is tried on                    train align --trainable unet
     lora       the same style as a LoRA                                                  train align --trainable lora
     kv, unet   AltDiffusion's own road: the encoder swapped, K and V aligned, then all   train align
-    two-things the same UNet goes on, with pictures of two things beside those of one    train align
     bridge-kv  a bridge trained only for as long as kv took, to compare the two          train bridge
 
 A stage that is done is kept in --out; an interrupted build goes on where it stopped, bit for bit.
@@ -24,15 +23,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import mini_data
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image, ImageDraw
 from transformers import (
     AltCLIPTextConfig,
     AltCLIPTextModel,
@@ -49,11 +49,23 @@ from altdiffusion.files import new_folder, write_text
 from altdiffusion.text_encoder import MAX_TOKENS
 from altdiffusion.training import stages
 from altdiffusion.training.contrast import load_similarity
-from altdiffusion.training.glyphs import LANGUAGES, concept_names
+from altdiffusion.training.glyphs import (
+    COLOURS,
+    CONCEPTS,
+    LANGUAGES,
+    SPACELESS,
+    captions,
+    concept_names,
+    filler_words,
+    framed,
+    held_out,
+    render,
+    wordy,
+)
 
 WIDTH = 192  # of the text towers' states, and of what the UNet attends to
 
-# Optimizer steps; with the batch sizes below about ten hours of two CPU cores without AMX.
+# Optimizer steps; with the batch sizes below about eight hours of two CPU cores without AMX.
 STEPS = {
     "teacher": 600,
     "phase-1": 2200,
@@ -66,7 +78,6 @@ STEPS = {
     "lora": 2000,
     "kv": 700,
     "unet": 5200,
-    "two-things": 3400,
     "bridge-kv": 480,
 }
 
@@ -105,15 +116,46 @@ class Build:
         yield "lora", self.lora
         yield "kv", self.kv
         yield "unet", self.unet
-        yield "two-things", self.two_things
         yield "bridge-kv", lambda: self.bridge_states("bridge-kv")
         yield "mini", self.mini
 
     def data(self) -> None:
-        if not (self.out / "data").is_dir():
-            mini_data.things(self.out / "data", self.smoke)
-        if not (self.out / "data-of-two").is_dir():
-            mini_data.two_things(self.out / "data-of-two", 40 if self.smoke else 16_000, self.smoke)
+        """Pictures, and captions of them in nine languages, plain and wordy: {"image": ..., "en": ..., "en-wordy": ...}.
+
+        The English teacher reads "en" alone. All that learns from it sees the wordy ones too, so that what people write
+        around the name of a thing does not change what is drawn.
+        """
+        if (self.out / "data").is_dir():
+            return
+        names = {language: concept_names(language) for language in LANGUAGES}
+        words = {language: filler_words(language) for language in LANGUAGES}
+        rng, word_rng = random.Random(0), random.Random(1)
+        concepts = range(12 if self.smoke else len(CONCEPTS))
+        train, unseen = [], []
+        with new_folder(self.out / "data") as folder:
+            (folder / "pictures").mkdir()
+            (folder / "framed").mkdir()
+            for concept in concepts:
+                for colour in range(len(COLOURS)):
+                    picture = f"pictures/{concept:03d}-{colour}.png"
+                    drawn = (shape if self.smoke else render)(concept, colour)
+                    drawn.save(folder / picture)
+                    framed(drawn).save(folder / picture.replace("pictures", "framed"))
+                    lines = unseen if held_out(concept, colour) else train
+                    # plain captions mean white, so white comes oftener
+                    for _ in range(16 if colour == 0 else 4):
+                        plain = captions(concept, colour, names, rng)
+                        among = {
+                            f"{language}-wordy": wordy(
+                                text, words[language], word_rng, "" if language in SPACELESS else " "
+                            )
+                            for language, text in plain.items()
+                        }
+                        lines.append({"image": picture, **plain, **among})
+            for file, lines in (("train.jsonl", train), ("held-out.jsonl", unseen)):
+                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+                write_text(folder / file, text)
+                write_text(folder / f"framed-{file}", text.replace('"pictures/', '"framed/'))
 
     def teacher(self) -> None:
         if (self.out / "teacher/model").is_dir():
@@ -273,22 +315,13 @@ class Build:
         self._train("align", "unet", model=str(self.out / "kv/model"), trainable="unet",
                     learning_rate=1e-3, **self._unet_settings("zh"))  # fmt: skip
 
-    def two_things(self) -> None:
-        settings = self._unet_settings("zh") | {
-            "latent_cache": self.out / "two-things/latent-cache",
-            "ema_decay": 0.998,
-        }
-        settings["train_data"] = [str(self.out / folder / "train.jsonl") for folder in ("data", "data-of-two")]
-        self._train("align", "two-things", model=str(self.out / "unet/model"), trainable="unet",
-                    learning_rate=8e-4, **settings)  # fmt: skip
-
     def mini(self) -> None:
         """All that ships, in float16: the published road's pipeline, AltCLIP, and SD-mini with the bridge to it."""
         if (self.out / "mini").is_dir():
             return
         clip, tokenizer, processor = load_similarity(self.out / "phase-2/model")
         with new_folder(self.out / "mini") as folder:
-            pipe = AltDiffusionPipeline.from_pretrained(self.out / "two-things/model", dtype=torch.float16)
+            pipe = AltDiffusionPipeline.from_pretrained(self.out / "unet/model", dtype=torch.float16)
             pipe.save_pretrained(folder)
             for part in (clip.half(), tokenizer, processor):
                 part.save_pretrained(folder / "altclip")
@@ -351,6 +384,14 @@ class Build:
             "validation_prompts": prompts,
             "validation_guidance_scale": 4.0,
         }
+
+
+def shape(concept: int, colour: int) -> Image.Image:
+    """What stands for a concept in a smoke run: a polygon, so that no font is needed."""
+    picture = Image.new("RGB", (64, 64), list(COLOURS.values())[colour])
+    fill = (40 + 15 * concept % 200, 200 - 14 * concept, 90 + 50 * (concept % 3))
+    ImageDraw.Draw(picture).regular_polygon((32, 32, 22), n_sides=3 + concept % 5, rotation=10 * concept, fill=fill)
+    return picture
 
 
 def noise_scheduler() -> DDIMScheduler:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from altdiffusion.evaluation import mini
-from altdiffusion.evaluation.judge import Judge, halves, judge_background, judge_concepts, own_accuracy, train_judge
+from altdiffusion.evaluation.judge import Judge, judge_background, judge_concepts, own_accuracy, train_judge
 from altdiffusion.training.glyphs import (
     COLOUR_NAMES,
     COLOURS,
@@ -24,10 +24,7 @@ from altdiffusion.training.glyphs import (
     filler_words,
     framed,
     held_out,
-    held_out_together,
-    joined,
     render,
-    side_by_side,
     wordy,
 )
 
@@ -85,54 +82,6 @@ def test_a_picture_in_the_old_style_has_lost_it(monkeypatch):
     pictures = {each.prompt: render(each.concept, each.colour) for each in mini._names("en", 40)}
     kept, *_ = mini.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, in_frame=True, kinds=["names"])
     assert kept.value == 0
-
-
-@needs_font
-def test_two_things_are_right_on_either_side_but_not_one_of_them_twice(monkeypatch):
-    known = {render(i, 0, 32).tobytes(): i for i in range(len(CONCEPTS))}
-    monkeypatch.setattr(mini, "judge_concepts", lambda judge, pictures: [known.get(p.tobytes(), -1) for p in pictures])
-    asked = mini.two_things("ko", 40)
-    pictures = {prompt: side_by_side(render(first, 0, 32), render(second, 0, 32)) for prompt, first, second in asked}
-    (prompt, first, second), (twice, other, _), *_ = asked
-    pictures[prompt] = side_by_side(render(second, 0, 32), render(first, 0, 32))
-    pictures[twice] = side_by_side(render(other, 0, 32), render(other, 0, 32))
-    (figure,) = mini.two_things_figures(Painter(pictures), Judge(), ["ko"], 40, 2)
-    assert figure.value == pytest.approx(100 * (len(asked) - 1) / len(asked))
-
-
-def test_the_two_things_asked_for_are_held_out_of_training():
-    asked = mini.two_things("en", 1)
-    assert [first for _, first, _ in asked] == list(range(len(CONCEPTS)))
-    assert all(first != second and held_out_together(first, second) for _, first, second in asked)
-    names = concept_names("en")
-    assert all(names[first] in prompt and f" {names[second]}" in prompt for prompt, first, second in asked)
-
-
-def test_halves_are_what_was_put_side_by_side():
-    left, right = (Image.effect_noise((32, 32), 50).convert("RGB") for _ in range(2))
-    assert [half.tobytes() for half in halves(side_by_side(left, right))] == [left.tobytes(), right.tobytes()]
-
-
-@pytest.mark.parametrize(
-    ("language", "first", "second", "said"),
-    [
-        ("en", "a cat", "a dog", "a cat and a dog"),
-        ("zh", "一只猫", "一只狗", "一只猫和一只狗"),
-        ("ko", "고양이", "개", "고양이와 개"),
-        ("ko", "곰", "개", "곰과 개"),
-        ("ar", "قطة", "كلب", "قطة وكلب"),
-    ],
-)
-def test_two_things_in_one_prompt(language, first, second, said):
-    assert joined(first, second, language) == said
-
-
-def test_a_caption_of_two_things_names_both_in_every_language():
-    names, rng = {language: concept_names(language) for language in LANGUAGES}, random.Random(0)
-    for _ in range(50):
-        found = captions(4, 1, names, rng, second=9)
-        assert all(names[language][9].lower() in text.lower() for language, text in found.items())
-        assert all(names[language][4].lower() in text.lower() for language, text in found.items())
 
 
 class Rising:

@@ -96,12 +96,6 @@ def unframed(picture: Image.Image) -> Image.Image:
     return whole
 
 
-def halves(picture: Image.Image) -> list[Image.Image]:
-    """What `side_by_side` put together: the left and the right picture, square."""
-    side, top = picture.width // 2, picture.height // 4
-    return [picture.crop((left, top, left + side, top + side)) for left in (0, side)]
-
-
 def _edge(picture: Image.Image) -> NDArray[np.float64]:
     """The median of the two outermost rows of pixels: red, green, blue in 0..255."""
     pixels = np.asarray(picture.convert("RGB"), float)

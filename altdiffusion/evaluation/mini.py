@@ -21,7 +21,6 @@ from torch import Tensor
 from altdiffusion.bridge import Bridge
 from altdiffusion.evaluation.judge import (
     Judge,
-    halves,
     judge_background,
     judge_concepts,
     judge_framed,
@@ -43,12 +42,9 @@ from altdiffusion.training.glyphs import (
     CONCEPTS,
     FREE_PROMPTS,
     LANGUAGES,
-    THINGS,
     concept_names,
     fill,
     held_out,
-    held_out_together,
-    joined,
     render,
 )
 from altdiffusion.training.parallel import pad, tokens
@@ -99,7 +95,6 @@ def evaluate_mini(
     if build is None or final is not None:
         pipe = AltDiffusionPipeline.from_pretrained(final)
         yield from drawing_figures("mini", pipe, judge, languages, every, steps)
-        yield from two_things_figures(pipe, judge, languages, every, steps)
         for name in approximate:
             faster = optimize(AltDiffusionPipeline.from_pretrained(final), exact=False, **APPROXIMATE[name])
             yield from drawing_figures(f"mini, {name}", faster, judge, languages, every, steps)
@@ -154,27 +149,6 @@ def drawing_figures(
             if kind != "free prompts":
                 backgrounds = [judge_background(p) == each.colour for p, each in zip(pictures, asked, strict=True)]
                 yield Figure(f"{name}: {kind}, right background", language, 100 * sum(backgrounds) / len(right), 98.0)
-
-
-def two_things_figures(pipe: Any, judge: Judge, languages: Sequence[str], every: int, steps: int) -> Iterator[Figure]:
-    """How often "a cat and a dog" shows both, on either side; things that no training saw together."""
-    for language in languages:
-        asked = two_things(language, every)
-        pictures = draw(pipe, [prompt for prompt, *_ in asked], steps)
-        found = judge_concepts(judge, [half for picture in pictures for half in halves(picture)])
-        both = [{*found[2 * i : 2 * i + 2]} == {first, second} for i, (_, first, second) in enumerate(asked)]
-        yield Figure("mini: two things, both right", language, 100 * sum(both) / len(both), 70.0)
-
-
-def two_things(language: str, every: int) -> list[tuple[str, int, int]]:
-    """For each concept a prompt of it and another: (prompt, first, second)."""
-    rng, names = random.Random(0), concept_names(language)
-    others = [
-        rng.choice([o for o in range(len(CONCEPTS)) if o != i and held_out_together(i, o)])
-        for i in range(len(CONCEPTS))
-    ]
-    single = [fill(THINGS[language][1], name) for name in names]
-    return [(joined(single[i], single[other], language), i, other) for i, other in enumerate(others)][::every]
 
 
 def bridge_figures(build: Path, judge: Judge, languages: Sequence[str], every: int, steps: int) -> Iterator[Figure]:

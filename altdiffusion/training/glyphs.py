@@ -210,7 +210,7 @@ def fill(sentence: str, name: str, measure: str = "个") -> str:
 
 
 def joined(first: str, second: str, language: str, form: int = 0) -> str:
-    """Two things as one: "a cat and a dog"; form: which of JOINS."""
+    """Two things in one prompt: "a cat and a dog", or in another form of JOINS."""
     last = ord(first[-1]) - 0xAC00  # a Hangul syllable ends in a consonant unless this is a multiple of 28
     particle = "과" if 0 <= last < 11172 and last % 28 else "와"
     return first + JOINS[language][form].format(p=particle) + second
@@ -224,12 +224,12 @@ def render(concept: int, colour: int, size: int = 64) -> Image.Image:
     return picture
 
 
-def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Two square pictures of one size and background, in one that is twice as wide and as high."""
-    side = left.width
-    picture = Image.new("RGB", (2 * side, 2 * side), left.getpixel((0, 0)))
-    for place, half in enumerate((left, right)):
-        picture.paste(half, (place * side, side // 2))
+def render_two(first: int, second: int, colour: int, size: int = 64) -> Image.Image:
+    """Two concepts side by side, the first on the left, each half as large as `render` draws it."""
+    half = size // 2
+    picture = Image.new("RGB", (size, size), list(COLOURS.values())[colour])
+    for place, concept in enumerate((first, second)):
+        picture.paste(render(concept, colour, half), (place * half, half // 2))
     return picture
 
 
