@@ -163,7 +163,12 @@ def _add_stage(stages: Any, name: str, settings: type[Settings]) -> None:
     """A flag for every setting. They are read as text: `read_settings` names all that is wrong at once."""
     summary = (settings.__doc__ or "").strip()
     stage = stages.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-    stage.add_argument("--config", type=Path, metavar="F.toml", help="file of settings; flags win over it")
+    stage.add_argument(
+        "--config",
+        type=Path,
+        metavar="F",
+        help="file of settings: TOML, or the settings.json of a training; flags win over it",
+    )
     for each in dataclasses.fields(settings):
         about = each.metadata["help"]
         default = [] if each.default_factory is not dataclasses.MISSING else each.default

@@ -100,6 +100,28 @@ def test_a_file_that_is_no_toml_is_named(tmp_path, text):
     assert problems(NEEDED, Path("nowhere.toml")) == "--config nowhere.toml can't be read: No such file or directory"
 
 
+@pytest.mark.parametrize(
+    ("cls", "flags"),
+    [
+        (DistillSettings, NEEDED),
+        (AlignSettings, {"output_dir": "o", "model": "m", "train_data": ["d"], "ema_decay": "0.5"}),
+    ],
+)
+def test_a_training_is_begun_again_from_its_settings_json(tmp_path, cls, flags):
+    settings = read_settings(cls, flags | {"languages": ["en", "zh=2"], "learning_rate": "1"})
+    path = tmp_path / "settings.json"
+    path.write_text(settings.save_as_json(), encoding="utf-8")
+    assert read_settings(cls, {}, path) == settings
+    assert read_settings(cls, {"resume": "true"}, path).resume
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "[]", "\udcff"])
+def test_a_file_that_holds_no_json_of_settings_is_named(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    assert re.search(r"x\.json (is no JSON|holds no settings)", problems(NEEDED, path))
+
+
 def test_python_gets_the_same_checks_and_conversions():
     settings = DistillSettings(output_dir="out", teacher="t", student="s", train_data="one.tsv")
     assert (settings.output_dir, settings.train_data) == (Path("out"), ["one.tsv"])

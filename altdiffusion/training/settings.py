@@ -1,4 +1,4 @@
-"""Settings of a training: a flat dataclass, filled from flags, from a TOML file or in Python, all errors at once.
+"""Settings of a training: a flat dataclass, filled from flags, from a TOML or JSON file or in Python, all errors at once.
 
 Light on purpose: the command line reads these classes for `--help`, without torch.
 """
@@ -97,9 +97,10 @@ class Settings:
 
 
 def read_settings(cls: type[S], flags: Mapping[str, Any], config: Path | None = None) -> S:
-    """Settings from a TOML file and from flags, which win.
+    """Settings from a file and from flags, which win.
 
-    flags: name -> strings as typed (a list, or "true" for a bare switch). config: TOML with the settings' names as keys.
+    flags: name -> strings as typed (a list, or "true" for a bare switch). config: TOML with the settings' names as keys, or
+        the settings.json of an earlier training.
     Raises InputError with everything that is wrong: unknown names, types, ranges, what is missing.
     """
     given: dict[str, Any] = {}
@@ -107,7 +108,7 @@ def read_settings(cls: type[S], flags: Mapping[str, Any], config: Path | None = 
     problems: list[str] = []
     known = {each.name: each for each in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
-    for name, value in _read_toml(config).items():
+    for name, value in _read_config(config).items():
         given[name.replace("-", "_")], origin[name.replace("-", "_")] = value, f"{config}: {name}"
     for name, value in flags.items():
         given[name], origin[name] = value, _as_flag(name)
@@ -129,15 +130,24 @@ def read_settings(cls: type[S], flags: Mapping[str, Any], config: Path | None = 
     return cls(**values)
 
 
-def _read_toml(path: Path | None) -> dict[str, Any]:
+def _read_config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
+    is_json = path.suffix.lower() == ".json"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if is_json else tomllib.loads(text)
     except OSError as error:
         raise InputError(f"--config {path} can't be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"--config {path} is no TOML ({error}): expected lines such as learning_rate = 1e-4") from None
+    except (ValueError, RecursionError) as error:
+        form = "JSON" if is_json else "TOML"
+        expected = (
+            'an object of settings, as {"learning_rate": 1e-4}' if is_json else "lines such as learning_rate = 1e-4"
+        )
+        raise InputError(f"--config {path} is no {form} ({error}): expected {expected}") from None
+    if not isinstance(found, dict):
+        raise InputError(f'--config {path} holds no settings: expected an object, as {{"learning_rate": 1e-4}}')
+    return found
 
 
 def _as_flag(name: str) -> str:
