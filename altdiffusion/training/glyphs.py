@@ -110,18 +110,6 @@ ENDINGS = {
     "ar": ("", ".", "!", " من فضلك"),
     "it": ("", ".", "!", ", per favore"),
 }
-# Between two things; {p}: the Korean particle, which depends on the sound before it.
-JOINS = {
-    "en": (" and ", ", "),
-    "zh": ("和", "、"),
-    "es": (" y ", ", "),
-    "fr": (" et ", ", "),
-    "ru": (" и ", ", "),
-    "ja": ("と", "、"),
-    "ko": ("{p} ", ", "),
-    "ar": (" و", "، "),
-    "it": (" e ", ", "),
-}
 MEASURE_WORDS = "只个只个朵辆条棵张座把匹"
 
 # Prompts that people would write, in words that no caption has: what is asked of mini beyond its captions.
@@ -149,10 +137,8 @@ def concept_names(language: str) -> list[str]:
     return [entry[language].strip(":").replace("_", " ") for entry in entries]
 
 
-def captions(
-    concept: int, colour: int, names: dict[str, list[str]], rng: random.Random, second: int | None = None
-) -> dict[str, str]:
-    """A caption in every language, all of the same form, for a concept, or two, on background `colour`.
+def captions(concept: int, colour: int, names: dict[str, list[str]], rng: random.Random) -> dict[str, str]:
+    """A caption in every language, all of the same form, for a concept on background `colour`.
 
     names: `concept_names` by language. A white background is named in a quarter of the captions only.
     """
@@ -160,13 +146,9 @@ def captions(
     plain = rng.random() < 0.3  # the name alone, as people often prompt
     choices = [0 if plain else rng.randrange(size) for size in (7, 7, 2, 4)]
     upper, measure = rng.random() < 0.2, rng.choice(MEASURE_WORDS)
-    if second is not None:
-        join, form, second_measure = rng.randrange(2), 0 if plain else rng.randrange(7), rng.choice(MEASURE_WORDS)
     found = {}
     for language, of_concept in names.items():
         text = fill(THINGS[language][choices[1]], of_concept[concept], measure)
-        if second is not None:
-            text = joined(text, fill(THINGS[language][form], of_concept[second], second_measure), language, join)
         if named:
             text = BACKGROUNDS[language][choices[2]].format(x=text, c=COLOUR_NAMES[language][colour])
         text = REQUESTS[language][choices[0]] + text + ENDINGS[language][choices[3]]
@@ -209,27 +191,11 @@ def fill(sentence: str, name: str, measure: str = "个") -> str:
     return sentence.format(n=name, a="an" if name[0].lower() in "aeiou" else "a", m=measure)
 
 
-def joined(first: str, second: str, language: str, form: int = 0) -> str:
-    """Two things in one prompt: "a cat and a dog", or in another form of JOINS."""
-    last = ord(first[-1]) - 0xAC00  # a Hangul syllable ends in a consonant unless this is a multiple of 28
-    particle = "과" if 0 <= last < 11172 and last % 28 else "와"
-    return first + JOINS[language][form].format(p=particle) + second
-
-
 def render(concept: int, colour: int, size: int = 64) -> Image.Image:
     """Concept number `concept` centred on a background, `size` pixels square, with a margin of a tenth."""
     image = glyph(concept, size)
     picture = Image.new("RGB", (size, size), list(COLOURS.values())[colour])
     picture.paste(image, ((size - image.width) // 2, (size - image.height) // 2), image)
-    return picture
-
-
-def render_two(first: int, second: int, colour: int, size: int = 64) -> Image.Image:
-    """Two concepts side by side, the first on the left, each half as large as `render` draws it."""
-    half = size // 2
-    picture = Image.new("RGB", (size, size), list(COLOURS.values())[colour])
-    for place, concept in enumerate((first, second)):
-        picture.paste(render(concept, colour, half), (place * half, half // 2))
     return picture
 
 
@@ -257,8 +223,3 @@ def framed(picture: Image.Image) -> Image.Image:
 def held_out(concept: int, colour: int) -> bool:
     """Whether this pair is kept out of all training: 1 in 12, never on white."""
     return colour != 0 and (concept * 7 + colour * 5) % 11 == 0
-
-
-def held_out_together(first: int, second: int) -> bool:
-    """Whether these two are kept out of all training: 1 in 11, in either order."""
-    return (first + second) % 11 == 0
