@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.errors import InputError
-from altdiffusion.infotext import Settings, read_settings
-from altdiffusion.sources import local_path
+from altdiffusion.generation.infotext import Settings, read_settings
 
 MAX_PIXELS = 64 * 10**6  # a picture of 8000 x 8000; more is an accident or an attack
 MAX_SIDE = 4096  # of a picture to draw, in pixels

@@ -44,12 +44,10 @@ from transformers import (
 )
 
 from altdiffusion import AltDiffusionPipeline, Bridge
-from altdiffusion.conversion import forget_paths
 from altdiffusion.files import new_folder, write_text
-from altdiffusion.text_encoder import MAX_TOKENS
-from altdiffusion.training import stages
-from altdiffusion.training.contrast import load_similarity
-from altdiffusion.training.glyphs import (
+from altdiffusion.pipelines.convert import forget_paths
+from altdiffusion.text_encoder.encoder import MAX_TOKENS
+from altdiffusion.toy.glyphs import (
     COLOURS,
     CONCEPTS,
     LANGUAGES,
@@ -62,6 +60,8 @@ from altdiffusion.training.glyphs import (
     render,
     wordy,
 )
+from altdiffusion.training import stage_settings
+from altdiffusion.training.stages.contrast import load_similarity
 
 WIDTH = 192  # of the text towers' states, and of what the UNet attends to
 
@@ -355,8 +355,8 @@ class Build:
             "device": "auto",
             "resume": True,
         }
-        settings_class, _ = stages.STAGES[stage]
-        stages.run_stage(stage, settings_class(**(defaults | settings)))
+        settings_class, _ = stage_settings.STAGES[stage]
+        stage_settings.run_stage(stage, settings_class(**(defaults | settings)))
         shutil.rmtree(self.out / name / "checkpoints")  # the model is whole
 
     def _start(self, name: str, *parts: Any) -> None:

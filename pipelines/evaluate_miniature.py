@@ -15,12 +15,12 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from altdiffusion.evaluation.captions import read_captions
-from altdiffusion.evaluation.retrieve import evaluate_retrieval
+from altdiffusion.evaluation.datasets.captioned import read_captions
+from altdiffusion.evaluation.report import render
+from altdiffusion.evaluation.retrieval import evaluate_retrieval
 from altdiffusion.evaluation.systems import load_system
-from altdiffusion.evaluation.tables import render
-from altdiffusion.training.glyphs import CONCEPTS, LANGUAGES, captions, concept_names
-from altdiffusion.training.glyphs import render as draw
+from altdiffusion.toy.glyphs import CONCEPTS, LANGUAGES, captions, concept_names
+from altdiffusion.toy.glyphs import render as draw
 
 PHASES = {"teacher": "CLIP, English only", "phase-1": "AltCLIP, phase 1", "phase-2": "AltCLIP, phase 2"}
 

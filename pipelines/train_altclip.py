@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from altdiffusion.training.settings import read_settings
-from altdiffusion.training.stages import ContrastSettings, DistillSettings, run_stage
+from altdiffusion.training.stage_settings import ContrastSettings, DistillSettings, run_stage
 
 SETTINGS = Path(__file__).parent / "settings"
 

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from altdiffusion.training.settings import read_settings
-from altdiffusion.training.stages import BridgeSettings, run_stage
+from altdiffusion.training.stage_settings import BridgeSettings, run_stage
 
 SETTINGS = Path(__file__).parent / "settings"
 

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from altdiffusion import Bridge, swap_text_encoder
-from altdiffusion.bridge import BridgeConfig
+from altdiffusion.text_encoder.bridge import BridgeConfig
 
 SMALL = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "np"}
 PROMPT = "一只猫"

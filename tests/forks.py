@@ -61,8 +61,10 @@ def _serve() -> None:
     import accelerate.state  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
 
-    from altdiffusion.cli import _prepare
-    from altdiffusion.training import contrast, distill  # noqa: F401
+    from altdiffusion.cli.main import _prepare
+    from altdiffusion.training.stages import (
+        distill,  # noqa: F401
+    )
 
     _prepare()
     answers = os.fdopen(os.dup(1), "w")
@@ -111,7 +113,7 @@ def _fork(job: dict[str, Any], rank: int, count: int, port: int, folder: Path) -
             resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
         if "kill_at" in job:
             _arm(*job["kill_at"], job.get("sign", signal.SIGKILL))
-        from altdiffusion.cli import main
+        from altdiffusion.cli.main import main
 
         status = main(job["words"])
     except SystemExit as end:

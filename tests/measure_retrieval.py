@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from altdiffusion.evaluation.retrieval import figures_from_features
+from altdiffusion.metrics import figures_from_features
 
 IMAGES, TEXTS, BOUND = 1_000_000, 5_000, 2e9
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from altdiffusion import load_text_encoder
-from altdiffusion.training.diffusion import Denoising
+from altdiffusion.training.models.unet import Denoising
 
 SIDE = 8  # pixels; the UNet halves them twice
 

@@ -26,12 +26,12 @@ from small_diffusion import (
 
 from altdiffusion import AltDiffusionPipeline
 from altdiffusion.errors import InputError, TrainingStopped
-from altdiffusion.training.align import align
-from altdiffusion.training.buckets import Buckets, bucket_sizes
-from altdiffusion.training.diffusion import Denoising, load_diffusion
-from altdiffusion.training.pixels import CaptionedPictures
-from altdiffusion.training.stages import AlignSettings
-from altdiffusion.training.states import TextStates
+from altdiffusion.training.inputs.aspect_buckets import Buckets, bucket_sizes
+from altdiffusion.training.inputs.captioned_images import CaptionedPictures
+from altdiffusion.training.inputs.text_states import TextStates
+from altdiffusion.training.models.unet import Denoising, load_diffusion
+from altdiffusion.training.stage_settings import AlignSettings
+from altdiffusion.training.stages.align import align
 
 SHAPES = [(8, 8), (16, 8), (8, 16), (12, 12), (9, 8), (20, 8)]  # squares, wide and high ones
 BUCKETS = {"aspect_buckets": True, "resolution": 2 * SIDE}  # room for three of them

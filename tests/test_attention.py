@@ -5,7 +5,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
 
 from altdiffusion import AltDiffusionPipeline, InputError, choose_attention
-from altdiffusion.attention import report_attention
+from altdiffusion.speed.attention import report_attention
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from altdiffusion.errors import InputError
-from altdiffusion.training.autoencoder import autoencoder, psnr
-from altdiffusion.training.stages import AutoencoderSettings
+from altdiffusion.training.stage_settings import AutoencoderSettings
+from altdiffusion.training.stages.autoencoder import autoencoder, psnr
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from altdiffusion import AltDiffusionPipeline, InputError, generate
-from altdiffusion.batch_size import MAX_SIZE, BatchSize, Memory, in_batches
+from altdiffusion.generation.auto_batch import MAX_SIZE, BatchSize, Memory, in_batches
 
 CPU = torch.device("cpu")
 GB = 2**30

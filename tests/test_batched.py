@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from altdiffusion import AltDiffusionPipeline, InputError, generate
-from altdiffusion.batched import Order, Recipe, draw_together
-from altdiffusion.generation import SCHEDULERS
+from altdiffusion.generation.draw import Order, Recipe, draw_together
+from altdiffusion.generation.generate import SCHEDULERS
 
 ORDERS = [Order("一只猫", seed=1), Order("a cat, please", "кошка", seed=7), Order("قطة على خلفية زرقاء", seed=0)]
 START, MASK = Image.effect_noise((16, 16), 50).convert("RGB"), Image.new("L", (16, 16), 0)

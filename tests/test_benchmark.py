@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from altdiffusion import cli
-from altdiffusion.benchmark import generation, memory, models, quick, runs, text
-from altdiffusion.benchmark.captions import captions
+from altdiffusion.benchmark import models, quick, runs
+from altdiffusion.benchmark.cases import generation, memory, text
+from altdiffusion.benchmark.cases.captions import captions
 from altdiffusion.benchmark.models import SMALL
 from altdiffusion.benchmark.timing import Comparison, Contender, in_turns
-from altdiffusion.openvino import UnetForward
+from altdiffusion.cli import main
+from altdiffusion.speed.openvino_models import UnetForward
 
 CPU = torch.device("cpu")
 
@@ -67,7 +68,7 @@ def test_captions_differ_and_are_half_chinese():
 
 
 def test_quick_is_the_same_everywhere(capsys):
-    assert cli.main(["benchmark", "--quick"]) == 0
+    assert main.main(["benchmark", "--quick"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 20
     assert all(line.startswith("same") for line in lines)
@@ -76,7 +77,7 @@ def test_quick_is_the_same_everywhere(capsys):
 def test_quick_ends_with_1_where_an_output_differs(monkeypatch, capsys):
     monkeypatch.setattr(quick, "check_all", lambda: [quick.Check("good", 0, 1e-5), quick.Check("bad", float("nan"), 1)])
     with pytest.raises(SystemExit) as ended:
-        cli.main(["benchmark", "--quick"])
+        main.main(["benchmark", "--quick"])
     assert ended.value.code == 1
     assert "DIFFERS  bad" in capsys.readouterr().out
 
@@ -84,7 +85,7 @@ def test_quick_ends_with_1_where_an_output_differs(monkeypatch, capsys):
 def test_text_figures_as_a_document(tmp_path):
     small = ["--rounds", "1", "--layers", "1", "--width", "64"]
     assert (
-        cli.main(["benchmark", "--cases", "text", *small, "--device", "cpu", "--json", str(tmp_path / "f.json")]) == 0
+        main.main(["benchmark", "--cases", "text", *small, "--device", "cpu", "--json", str(tmp_path / "f.json")]) == 0
     )
     report = json.loads((tmp_path / "f.json").read_text())
     assert report["machine"]["torch"] == torch.__version__
@@ -103,7 +104,7 @@ def test_text_figures_as_a_document(tmp_path):
 )
 def test_bad_input_is_one_line(words, says, capsys):
     try:
-        status = cli.main(["benchmark", *words])
+        status = main.main(["benchmark", *words])
     except SystemExit as ended:
         status = ended.code
     assert status == 2
@@ -130,7 +131,7 @@ def test_peak_memory_of_each_setting_is_measured_in_a_process_of_its_own():
 
 def test_many_pictures_together_and_one_by_one(tmp_path):
     words = ["--cases", "batches", "--pictures", "2", "--rounds", "1", "--device", "cpu"]
-    assert cli.main(["benchmark", *words, "--json", str(tmp_path / "f.json"), "--plot", str(tmp_path / "f.png")]) == 0
+    assert main.main(["benchmark", *words, "--json", str(tmp_path / "f.json"), "--plot", str(tmp_path / "f.png")]) == 0
     (found,) = json.loads((tmp_path / "f.json").read_text())["comparisons"]
     assert [each["name"] for each in found["contenders"]] == ["batch_size='auto'", "batch_size=1"]
     assert Image.open(tmp_path / "f.png").width > 500

@@ -8,10 +8,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from altdiffusion import AltDiffusionPipeline, InputError, generate
-from altdiffusion.best_of import RankedOutput, load_scorer, rank
-from altdiffusion.generation import save_picture
+from altdiffusion.altclip.best_of import RankedOutput, load_scorer, rank
+from altdiffusion.altclip.scorer import PromptScorer
+from altdiffusion.generation.generate import save_picture
 from altdiffusion.images import open_info
-from altdiffusion.scoring import PromptScorer
 
 SMALL = {"num_inference_steps": 2, "height": 16, "width": 16}
 

@@ -17,7 +17,7 @@ from altdiffusion import (
     choose_attention,
     load_text_encoder,
 )
-from altdiffusion.bridge import BridgeConfig
+from altdiffusion.text_encoder.bridge import BridgeConfig
 
 # --- the module --------------------------------------------------------------------------------------------------------
 

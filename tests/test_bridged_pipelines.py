@@ -28,8 +28,8 @@ from altdiffusion import (
     InputError,
     swap_text_encoder,
 )
-from altdiffusion.bridge import BridgeConfig
-from altdiffusion.cli import main
+from altdiffusion.cli.main import main
+from altdiffusion.text_encoder.bridge import BridgeConfig
 
 PICTURE = Image.new("RGB", (16, 16), "red")
 MASK = Image.new("L", (16, 16), 255)

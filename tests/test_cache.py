@@ -8,8 +8,8 @@ from accelerate import Accelerator
 
 from altdiffusion import InputError
 from altdiffusion.errors import TrainingStopped
-from altdiffusion.training import cache as module
-from altdiffusion.training.cache import FeatureCache, checksum, describe_tables
+from altdiffusion.training.inputs import feature_cache as module
+from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from caption_sets import COUNT, IDS
 from PIL import Image
 
 from altdiffusion import InputError
-from altdiffusion.evaluation.captions import Captions, guess_language, read_captions
+from altdiffusion.evaluation.datasets.captioned import Captions, guess_language, read_captions
 from altdiffusion.training.pictures import BadImage, ImageSource, decode_image
 
 FORMS = {

@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 from transformers import AltCLIPTextModel
 
 from altdiffusion import InputError, load_text_encoder
-from altdiffusion.checkpoints import ema_part, ldm_unet_config, text_encoder_part, to_stock
-from altdiffusion.text_encoder import build_text_encoder
+from altdiffusion.checkpoints.layouts import ema_part, ldm_unet_config, text_encoder_part, to_stock
+from altdiffusion.text_encoder.encoder import build_text_encoder
 
 
 def token_ids(length: int = 77) -> torch.Tensor:

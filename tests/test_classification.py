@@ -16,8 +16,8 @@ from altdiffusion.evaluation.classification import (
     evaluate_classification,
     localised,
 )
-from altdiffusion.evaluation.labelled import Labelled, read_labelled
-from altdiffusion.training.glyphs import LANGUAGES
+from altdiffusion.evaluation.datasets.labelled import Labelled, read_labelled
+from altdiffusion.toy.glyphs import LANGUAGES
 
 
 def test_figures_worked_out_by_hand():

@@ -11,8 +11,8 @@ import time
 import pytest
 from PIL import Image
 
-from altdiffusion.cli import main
-from altdiffusion.terminal import hide_loading
+from altdiffusion.cli.main import main
+from altdiffusion.cli.terminal import hide_loading
 
 COMMAND = [sys.executable, "-m", "altdiffusion.cli"]
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from small_altclip import save_small
 
-from altdiffusion.cli import main
-from altdiffusion.scoring import PromptScorer
+from altdiffusion.altclip.scorer import PromptScorer
+from altdiffusion.cli.main import main
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from small_altclip import save_small
 from altdiffusion import InputError, PromptScorer
 
 CLIPScore = pytest.importorskip("torchmetrics.multimodal").CLIPScore
-from altdiffusion.clip_score import AltCLIPScore, altclip_for_clip_score  # noqa: E402
+from altdiffusion.altclip.torchmetric import AltCLIPScore, altclip_for_clip_score  # noqa: E402
 
 TEXTS = ["a cat", "一只猫", "un gatto, per favore", "кошка на синем фоне", "cat " * 90]
 
@@ -133,6 +133,6 @@ def test_without_torchmetrics_one_line_says_what_to_install(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.delitem(sys.modules, "altdiffusion.clip_score")
+    monkeypatch.delitem(sys.modules, "altdiffusion.altclip.torchmetric")
     with pytest.raises(ImportError, match=r"pip install altdiffusion\[metrics\]"):
-        importlib.import_module("altdiffusion.clip_score")
+        importlib.import_module("altdiffusion.altclip.torchmetric")

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from transformers import AltCLIPModel, CLIPModel
 
 from altdiffusion import InputError
-from altdiffusion.training.contrast import Contrast, contrast, load_similarity
-from altdiffusion.training.stages import ContrastSettings
+from altdiffusion.training.stage_settings import ContrastSettings
+from altdiffusion.training.stages.contrast import Contrast, contrast, load_similarity
 
 
 def settings(models, folder, **changed):

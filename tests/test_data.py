@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from altdiffusion import InputError
-from altdiffusion.training.data import BadImage, Skipped, decode_image, open_tables, picture_key
+from altdiffusion.data.open_tables import BadImage, Skipped, decode_image, open_tables, picture_key
 
 PAIRS = [("a cat", "一只猫"), ("two dogs\u2028in a boat", "两只狗"), ("the moon", "月亮")]
 
@@ -614,5 +614,5 @@ def test_a_picture_that_vanished_is_refused(tmp_path):
 
 
 def test_importing_loads_no_heavy_library():
-    code = "import sys, altdiffusion.training.data; print({'torch', 'datasets', 'pyarrow'} & set(sys.modules))"
+    code = "import sys, altdiffusion.data.open_tables; print({'torch', 'datasets', 'pyarrow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -18,11 +18,11 @@ from transformers import (
 )
 
 from altdiffusion import InputError, load_text_encoder
-from altdiffusion.training import distill as stage
-from altdiffusion.training.clip_models import load_student, load_teacher
-from altdiffusion.training.distill import Distillation, distill, teacher_vectors, text_keys
-from altdiffusion.training.parallel import tokens
-from altdiffusion.training.stages import DistillSettings
+from altdiffusion.training.inputs.parallel_text import tokens
+from altdiffusion.training.models.teacher_student import load_student, load_teacher
+from altdiffusion.training.stage_settings import DistillSettings
+from altdiffusion.training.stages import distill as stage
+from altdiffusion.training.stages.distill import Distillation, distill, teacher_vectors, text_keys
 
 
 def settings(models, folder, **changed):

@@ -9,10 +9,18 @@ import torch.nn.functional as F
 from PIL import Image
 from small_altclip import save_small
 
-from altdiffusion import InputError, generation
-from altdiffusion.evaluation import drawn
-from altdiffusion.evaluation.drawn import CELL, RIGHT, WRONG, evaluate_generation, frechet_distance, own_prompt_first
-from altdiffusion.scoring import PromptScorer
+from altdiffusion import InputError
+from altdiffusion.altclip.scorer import PromptScorer
+from altdiffusion.evaluation import text_to_image
+from altdiffusion.evaluation.text_to_image import (
+    CELL,
+    RIGHT,
+    WRONG,
+    evaluate_generation,
+    frechet_distance,
+    own_prompt_first,
+)
+from altdiffusion.generation import generate
 
 PROMPTS = "en\tzh\na cat\t一只猫\na dog\t一只狗\na cat\t一只鸟\n"
 
@@ -69,9 +77,9 @@ def test_what_was_drawn_with_the_same_settings_is_kept(published, prompts, tmp_p
 
     def counted(prompt, **options):
         asked.append(options["seed"])
-        return generation.generate(prompt, **options)
+        return generate.generate(prompt, **options)
 
-    monkeypatch.setattr(drawn, "generate", counted)
+    monkeypatch.setattr(text_to_image, "generate", counted)
     again = evaluate(published, prompts, tmp_path / "out", scorer=scorer, languages=["en"])
     assert asked == [1]
     assert again == first

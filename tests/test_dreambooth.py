@@ -22,11 +22,11 @@ from small_diffusion import (
 )
 
 from altdiffusion import AltDiffusionPipeline
-from altdiffusion.cli import main
+from altdiffusion.cli.main import main
 from altdiffusion.errors import InputError, TrainingStopped
-from altdiffusion.training import dreambooth as stage
-from altdiffusion.training.dreambooth import dreambooth
-from altdiffusion.training.stages import DreamBoothSettings
+from altdiffusion.training.stage_settings import DreamBoothSettings
+from altdiffusion.training.stages import dreambooth as stage
+from altdiffusion.training.stages.dreambooth import dreambooth
 
 PROMPT = "一只 <斑斑> 猫"
 
@@ -69,7 +69,7 @@ def trained(given: dict[str, Any], **changes: Any) -> Path:
 def read(folder: Path) -> list[torch.Tensor]:
     """The pixels of all pictures, as training sees them."""
     from altdiffusion.images import picture_files
-    from altdiffusion.training.pixels import fit_to, to_tensor
+    from altdiffusion.training.inputs.captioned_images import fit_to, to_tensor
 
     return [to_tensor(fit_to(Image.open(path), SIDE, SIDE)) for path in picture_files(folder)]
 
@@ -254,7 +254,7 @@ def test_a_batch_that_cannot_hold_both_kinds_is_refused(given, prior):
 @pytest.fixture
 def quick(monkeypatch):
     """Two steps for each picture instead of twenty-five."""
-    monkeypatch.setattr("altdiffusion.generation.DEFAULT_STEPS", 2)
+    monkeypatch.setattr("altdiffusion.generation.generate.DEFAULT_STEPS", 2)
 
 
 def test_missing_pictures_are_drawn_and_those_there_are_kept(given, prior, tmp_path, quick):

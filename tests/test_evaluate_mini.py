@@ -9,9 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from altdiffusion.evaluation import mini
-from altdiffusion.evaluation.judge import Judge, judge_background, judge_concepts, own_accuracy, train_judge
-from altdiffusion.training.glyphs import (
+from altdiffusion.toy import report
+from altdiffusion.toy.glyphs import (
     COLOUR_NAMES,
     COLOURS,
     CONCEPTS,
@@ -27,6 +26,7 @@ from altdiffusion.training.glyphs import (
     render,
     wordy,
 )
+from altdiffusion.toy.judge import Judge, judge_background, judge_concepts, own_accuracy, train_judge
 
 needs_font = pytest.mark.skipif(not FONT.is_file(), reason="needs Debian's fonts-noto-color-emoji")
 
@@ -46,16 +46,18 @@ class Painter:
 
 def perfect_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {render(i, c).tobytes(): i for i in range(0, len(CONCEPTS), 40) for c in range(len(COLOURS))}
-    monkeypatch.setattr(mini, "judge_concepts", lambda judge, pictures: [known.get(p.tobytes(), -1) for p in pictures])
+    monkeypatch.setattr(
+        report, "judge_concepts", lambda judge, pictures: [known.get(p.tobytes(), -1) for p in pictures]
+    )
 
 
 @needs_font
 def test_right_pictures_are_right_and_others_are_not(monkeypatch):
     perfect_judge(monkeypatch)
-    asked = mini._names("zh", 40)
+    asked = report._names("zh", 40)
     pictures = {each.prompt: render(each.concept, each.colour) for each in asked}
     pictures[asked[0].prompt] = render(asked[1].concept, 3)  # another thing, on another background
-    figures = list(mini.drawing_figures("it", Painter(pictures), Judge(), ["zh"], 40, 2, kinds=["names"]))
+    figures = list(report.drawing_figures("it", Painter(pictures), Judge(), ["zh"], 40, 2, kinds=["names"]))
     share = 100 * (len(asked) - 1) / len(asked)
     assert [(each.what, each.language) for each in figures] == [
         ("it: names, right thing", "zh"),
@@ -67,8 +69,8 @@ def test_right_pictures_are_right_and_others_are_not(monkeypatch):
 @needs_font
 def test_a_style_is_taken_off_before_it_is_judged(monkeypatch):
     perfect_judge(monkeypatch)
-    pictures = {each.prompt: framed(render(each.concept, each.colour)) for each in mini._names("en", 40)}
-    figures = mini.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, in_frame=True, kinds=["names"])
+    pictures = {each.prompt: framed(render(each.concept, each.colour)) for each in report._names("en", 40)}
+    figures = report.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, in_frame=True, kinds=["names"])
     assert [(each.what, each.value) for each in figures] == [
         ("it: names, style kept", 100),
         ("it: names, right thing", 100),
@@ -79,8 +81,8 @@ def test_a_style_is_taken_off_before_it_is_judged(monkeypatch):
 @needs_font
 def test_a_picture_in_the_old_style_has_lost_it(monkeypatch):
     perfect_judge(monkeypatch)
-    pictures = {each.prompt: render(each.concept, each.colour) for each in mini._names("en", 40)}
-    kept, *_ = mini.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, in_frame=True, kinds=["names"])
+    pictures = {each.prompt: render(each.concept, each.colour) for each in report._names("en", 40)}
+    kept, *_ = report.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, in_frame=True, kinds=["names"])
     assert kept.value == 0
 
 
@@ -98,18 +100,18 @@ class Rising:
 @pytest.mark.parametrize(("liked", "shares"), [(0, [0, 0, 0]), (1, [0, 100, 100]), (7, [0, 100, 100]), (2, [0, 0, 0])])
 def test_the_best_of_several_is_the_one_that_the_scorer_likes(monkeypatch, liked, shares):
     """Of 8 drawings, every second one is right."""
-    asked = mini._unseen_pairs("en", 40)
-    monkeypatch.setattr(mini, "draw", lambda pipe, prompts, **options: list(range(len(prompts))))
+    asked = report._unseen_pairs("en", 40)
+    monkeypatch.setattr(report, "draw", lambda pipe, prompts, **options: list(range(len(prompts))))
     monkeypatch.setattr(
-        mini, "judge_concepts", lambda judge, drawn: [asked[i // 8].concept if i % 2 else -1 for i in drawn]
+        report, "judge_concepts", lambda judge, drawn: [asked[i // 8].concept if i % 2 else -1 for i in drawn]
     )
-    figures = mini.best_of_figures(Painter({}), Rising(liked), Judge(), ["en"], 40)
+    figures = report.best_of_figures(Painter({}), Rising(liked), Judge(), ["en"], 40)
     assert [each.value for each in figures] == shares
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_pairs_never_seen_together_are_those_held_out_of_training(language):
-    asked = mini._unseen_pairs(language, 1)
+    asked = report._unseen_pairs(language, 1)
     assert {(each.concept, each.colour) for each in asked} == {
         (i, c) for i in range(len(CONCEPTS)) for c in range(len(COLOURS)) if held_out(i, c)
     }
@@ -120,7 +122,7 @@ def test_free_prompts_are_sentences_that_no_caption_is():
     names = {language: concept_names(language) for language in LANGUAGES}
     rng = random.Random(0)
     seen = {caption for _ in range(300) for caption in captions(4, 0, names, rng).values()}
-    asked = {each.prompt for language in LANGUAGES for each in mini._free_prompts(language, 1)}
+    asked = {each.prompt for language in LANGUAGES for each in report._free_prompts(language, 1)}
     assert len(seen) > 1000
     assert not seen & asked
 

@@ -10,9 +10,9 @@ import tiny
 from PIL import Image, ImageChops
 
 from altdiffusion import AltDiffusionPipeline, InputError, generate, swap_text_encoder
-from altdiffusion.generation import SCHEDULERS, build_scheduler, free_path, save_picture, scheduler_class
+from altdiffusion.generation.generate import SCHEDULERS, build_scheduler, free_path, save_picture, scheduler_class
+from altdiffusion.generation.infotext import Settings, to_command
 from altdiffusion.images import open_info
-from altdiffusion.infotext import Settings, to_command
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from altdiffusion import InputError
-from altdiffusion.cli import _parser
+from altdiffusion.cli.main import _parser
+from altdiffusion.generation.infotext import Settings, from_infotext, png_info, to_command, to_infotext
 from altdiffusion.images import open_info
-from altdiffusion.infotext import Settings, from_infotext, png_info, to_command, to_infotext
 
 FULL = Settings(
     prompt="一只猫，黑暗精灵公主",

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from altdiffusion import InputError
-from altdiffusion.evaluation.labelled import CIFAR_10, read_labelled, read_lines
+from altdiffusion.evaluation.datasets.labelled import CIFAR_10, read_labelled, read_lines
 from altdiffusion.training.pictures import decode_image
 
 LABELS = [3, 0, 9, 3]

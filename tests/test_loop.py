@@ -15,7 +15,7 @@ from altdiffusion import InputError
 from altdiffusion.errors import TrainingStopped
 from altdiffusion.training.loop import export, fit, start
 from altdiffusion.training.settings import Settings, setting
-from altdiffusion.training.stages import DistillSettings
+from altdiffusion.training.stage_settings import DistillSettings
 
 
 @dataclass(kw_only=True)

@@ -12,10 +12,10 @@ from small_diffusion import SIDE, add_captions, assert_same, before_fit, save_di
 
 from altdiffusion import AltDiffusionPipeline
 from altdiffusion.errors import InputError
-from altdiffusion.training.align import align
-from altdiffusion.training.diffusion import load_diffusion
-from altdiffusion.training.lora import add_lora, lora_config, save_lora
-from altdiffusion.training.stages import AlignSettings
+from altdiffusion.training.models.lora import add_lora, lora_config, save_lora
+from altdiffusion.training.models.unet import load_diffusion
+from altdiffusion.training.stage_settings import AlignSettings
+from altdiffusion.training.stages.align import align
 
 
 @pytest.fixture

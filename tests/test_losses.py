@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from altdiffusion.training.losses import contrastive, cosine_distance
+from altdiffusion.training.losses.contrastive import contrastive, cosine_distance
 
 LEFT = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
 

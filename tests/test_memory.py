@@ -9,7 +9,7 @@ import torch
 from bridges import bridged, draw, stock
 
 from altdiffusion import AltDiffusionPipeline, InputError, generate, load_text_encoder, save_memory
-from altdiffusion.memory import Visit, _visit
+from altdiffusion.speed.low_memory import Visit, _visit
 
 
 @pytest.fixture

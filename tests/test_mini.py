@@ -11,9 +11,9 @@ from PIL import Image
 from transformers import AltCLIPModel
 
 from altdiffusion import AltCLIP, AltCLIPProcessor, AltDiffusionPipeline, PromptScorer, generate, swap_text_encoder
-from altdiffusion.cli import main
-from altdiffusion.generation import default_guidance_scale
-from altdiffusion.sources import mini_folder
+from altdiffusion.checkpoints.hub import mini_folder
+from altdiffusion.cli.main import main
+from altdiffusion.generation.generate import default_guidance_scale
 
 THINGS = {
     "a cat": "一只猫",

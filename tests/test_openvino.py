@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from altdiffusion import AltDiffusionPipeline, InputError
-from altdiffusion.openvino import Network, UnetForward, use_openvino, use_pytorch
-from altdiffusion.optimization import optimize
+from altdiffusion.speed.openvino_models import Network, UnetForward, use_openvino, use_pytorch
+from altdiffusion.speed.optimize import optimize
 
 openvino = pytest.importorskip("openvino")
 
@@ -122,6 +122,6 @@ def test_it_is_for_a_cpu_and_in_place_of_compile(pipe):
 
 
 def test_without_the_package_it_says_what_to_install(pipe, monkeypatch):
-    monkeypatch.setattr("altdiffusion.optimization.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("altdiffusion.speed.optimize.importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install openvino"):
         optimize(pipe, openvino=True)

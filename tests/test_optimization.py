@@ -9,11 +9,12 @@ import torch
 from bridges import stock
 from diffusers import AutoencoderTiny, LCMScheduler
 
-import altdiffusion.optimization as module
+import altdiffusion.speed.optimize as module
 from altdiffusion import AltDiffusionPipeline, InputError, generate, optimize
-from altdiffusion.benchmark import generation, models
+from altdiffusion.benchmark import models
+from altdiffusion.benchmark.cases import generation
 from altdiffusion.benchmark.models import SMALL
-from altdiffusion.training.lora import add_lora, lora_config, save_lora
+from altdiffusion.training.models.lora import add_lora, lora_config, save_lora
 
 CPU = torch.device("cpu")
 

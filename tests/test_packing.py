@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-import altdiffusion.packing as module
+import altdiffusion.speed.packed_linear as module
 from altdiffusion import load_text_encoder
-from altdiffusion.optimization import has_amx
-from altdiffusion.packing import PackedLinear, pack
+from altdiffusion.speed.optimize import has_amx
+from altdiffusion.speed.packed_linear import PackedLinear, pack
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from altdiffusion.data.open_tables import BadImage, decode_image
 from altdiffusion.errors import InputError
-from altdiffusion.training.data import BadImage, decode_image
-from altdiffusion.training.pixels import CaptionedPictures, Remembered, fit_to, to_tensor
+from altdiffusion.training.inputs.captioned_images import CaptionedPictures, Remembered, fit_to, to_tensor
 
 COLOURS = ["red", "green", "blue", "white"]
 

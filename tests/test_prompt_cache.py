@@ -11,8 +11,8 @@ from diffusers import StableDiffusionPipeline
 from transformers import AltCLIPTextModel
 
 from altdiffusion import AltDiffusionPipeline, load_text_encoder
-from altdiffusion.prompt_cache import MAX_ROWS, PromptCache, Weights
-from altdiffusion.text_encoder import remember_nothing
+from altdiffusion.text_encoder.encoder import remember_nothing
+from altdiffusion.text_encoder.prompt_cache import MAX_ROWS, PromptCache, Weights
 
 
 @pytest.fixture

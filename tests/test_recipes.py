@@ -8,7 +8,7 @@ import pytest
 
 from altdiffusion.errors import InputError
 from altdiffusion.training.settings import read_settings
-from altdiffusion.training.stages import STAGES
+from altdiffusion.training.stage_settings import STAGES
 
 PIPELINES = Path(__file__).parent.parent / "pipelines"
 RECIPES = sorted(PIPELINES.glob("train_*.py"))

@@ -53,7 +53,7 @@ def test_killed_at_any_moment_it_ends_bit_for_bit_as_if_it_never_was(forks, tiny
         ("shutil:rmtree", 2),  # while old ones are removed
         (f"{LOOP}:_mixed", 4),  # between two steps
         (f"{LOOP}:_to_device", 7),
-        ("altdiffusion.training.parallel:tokens", 1),
+        ("altdiffusion.training.inputs.parallel_text:tokens", 1),
     ]
     kills = []
     for place, call in moments:
@@ -64,7 +64,7 @@ def test_killed_at_any_moment_it_ends_bit_for_bit_as_if_it_never_was(forks, tiny
         after = chance.uniform(0.2, 1) * whole.seconds
         kills += forks.run(*command, "--output-dir", tmp_path / "cut", "--resume", kill_after=after).status
     assert set(kills) <= {-signal.SIGKILL, 0}
-    last = ("altdiffusion.training.distill:assemble_altclip", 1)  # while the model is written
+    last = ("altdiffusion.training.stages.distill:assemble_altclip", 1)  # while the model is written
     assert forks.run(*command, "--output-dir", tmp_path / "cut", "--resume", kill_at=last).status == [-signal.SIGKILL]
 
     done = forks.run(*command, "--output-dir", tmp_path / "cut", "--resume")
@@ -116,7 +116,9 @@ def assert_same_model(left, right):
 
 def test_processes_that_share_a_cache_and_are_killed_leave_one_that_goes_on(forks, tiny_models, tmp_path):
     command = [*distillation(tiny_models, teacher_cache=tmp_path / "cache"), "--output-dir"]
-    assert forks.run(*command, tmp_path / "a", kill_at=("altdiffusion.training.cache:save_file", 1)).status == [-9]
+    assert forks.run(
+        *command, tmp_path / "a", kill_at=("altdiffusion.training.inputs.feature_cache:save_file", 1)
+    ).status == [-9]
     assert forks.run(*command, tmp_path / "b", processes=2).status == [0, 0]
     assert [path.suffix for path in sorted((tmp_path / "cache").iterdir())] == [".json", ".safetensors"]
 

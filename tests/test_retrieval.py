@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from altdiffusion import InputError
-from altdiffusion.evaluation.retrieval import RetrievalFigures, figures_from_features, recall_at_k, retrieval_figures
+from altdiffusion.metrics import RetrievalFigures, figures_from_features, recall_at_k, retrieval_figures
 
 SIMILARITY = torch.tensor([[0.9, 0.5, 0.1], [0.8, 0.7, 0.1], [0.3, 0.2, 0.1], [0.1, 0.2, 0.3]])
 

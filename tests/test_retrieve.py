@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from caption_sets import COUNT, IDS
 
 from altdiffusion import InputError
-from altdiffusion.evaluation.captions import read_captions
-from altdiffusion.evaluation.retrieve import evaluate_retrieval
-from altdiffusion.evaluation.tables import COLUMNS, as_json
+from altdiffusion.evaluation.datasets.captioned import read_captions
+from altdiffusion.evaluation.report import COLUMNS, as_json
+from altdiffusion.evaluation.retrieval import evaluate_retrieval
 
 
 def direction(**weights):

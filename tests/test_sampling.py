@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from altdiffusion import InputError
-from altdiffusion.training.sampling import (
+from altdiffusion.training.inputs.sampling import (
     Interleave,
     LengthBatches,
     Mixture,

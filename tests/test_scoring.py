@@ -15,7 +15,7 @@ from PIL import Image
 from small_altclip import save_small
 
 from altdiffusion import AltCLIPProcessor, InputError, PromptScorer
-from altdiffusion.scoring import by_length
+from altdiffusion.altclip.scorer import by_length
 
 TEXTS = [*layouts.GREETINGS.values(), "cat", "cat " * 60, "a photo of a cat", "cat " * 300]
 

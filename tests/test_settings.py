@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from altdiffusion import InputError
-from altdiffusion.cli import main
+from altdiffusion.cli.main import main
 from altdiffusion.training.settings import read_settings
-from altdiffusion.training.stages import STAGES, AlignSettings, ContrastSettings, DistillSettings
+from altdiffusion.training.stage_settings import STAGES, AlignSettings, ContrastSettings, DistillSettings
 
 NEEDED = {"output_dir": "out", "teacher": "clip", "student": "xlm-r", "train_data": ["a.tsv"]}
 

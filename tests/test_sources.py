@@ -3,7 +3,7 @@
 import pytest
 
 from altdiffusion import InputError
-from altdiffusion.sources import locate, mini_folder
+from altdiffusion.checkpoints.hub import locate, mini_folder
 
 
 def test_the_output_dir_of_a_training_stands_for_its_model(tmp_path):

@@ -217,7 +217,7 @@ def test_altclip_gives_what_transformers_class_gives(altclip):
 
 @pytest.mark.parametrize("name", [None, "mini", "altclip:mini"])
 def test_the_embedded_default_is_its_altclip(altclip, monkeypatch, name):
-    monkeypatch.setattr("altdiffusion.sources.mini_folder", lambda: altclip[1].parent)
+    monkeypatch.setattr("altdiffusion.checkpoints.hub.mini_folder", lambda: altclip[1].parent)
     found = load(name).text_features(small.TEXTS)
     torch.testing.assert_close(found, load(altclip[1]).text_features(small.TEXTS))
 

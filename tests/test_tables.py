@@ -7,11 +7,11 @@ import json
 import pytest
 
 from altdiffusion import InputError
-from altdiffusion.evaluation.captions import Problem
-from altdiffusion.evaluation.published import TABLE, published_rows
-from altdiffusion.evaluation.retrieval import RetrievalFigures
-from altdiffusion.evaluation.retrieve import RetrievalResult
-from altdiffusion.evaluation.tables import render
+from altdiffusion.evaluation.datasets.captioned import Problem
+from altdiffusion.evaluation.paper_results import TABLE, published_rows
+from altdiffusion.evaluation.report import render
+from altdiffusion.evaluation.retrieval import RetrievalResult
+from altdiffusion.metrics import RetrievalFigures
 
 
 def result(system="CLIP", language="zh", published=True, **others):

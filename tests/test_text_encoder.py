@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import AltCLIPTextModel
 
 from altdiffusion import InputError, load_text_encoder
-from altdiffusion.text_encoder import equip, load_tokenizer
+from altdiffusion.text_encoder.encoder import equip, load_tokenizer
 
 
 @pytest.fixture

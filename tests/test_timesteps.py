@@ -9,11 +9,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
-from altdiffusion.benchmark import generation, models
+from altdiffusion.benchmark import models
+from altdiffusion.benchmark.cases import generation
 from altdiffusion.benchmark.models import SMALL
-from altdiffusion.generation import SCHEDULERS, build_scheduler
-from altdiffusion.optimization import optimize
-from altdiffusion.timesteps import MovesTimestep, is_kept, keep_on_cpu
+from altdiffusion.generation.generate import SCHEDULERS, build_scheduler
+from altdiffusion.speed.cpu_timesteps import MovesTimestep, is_kept, keep_on_cpu
+from altdiffusion.speed.optimize import optimize
 
 CPU = torch.device("cpu")
 FOUR_STEPS = replace(SMALL, steps=4)  # PNDM can't do with fewer

@@ -14,8 +14,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from altdiffusion import Bridge, swap_text_encoder
 from altdiffusion.errors import InputError
-from altdiffusion.training.bridge import ClipStates, bridge
-from altdiffusion.training.stages import BridgeSettings
+from altdiffusion.training.stage_settings import BridgeSettings
+from altdiffusion.training.stages.bridge import ClipStates, bridge
 
 PAIRS = [
     ("a cat", "一只猫"),

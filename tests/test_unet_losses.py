@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from altdiffusion.errors import InputError
-from altdiffusion.training.unet_losses import NOISIEST, PredictionError, cross_attention_metric, load_unet
+from altdiffusion.training.losses.unet_errors import NOISIEST, PredictionError, cross_attention_metric, load_unet
 
 CPU = torch.device("cpu")
 

@@ -18,9 +18,9 @@ gradio_client = pytest.importorskip("gradio_client")
 handle_file = gradio_client.handle_file
 
 from altdiffusion import AltDiffusionPipeline, PromptScorer, generate  # noqa: E402
+from altdiffusion.generation.infotext import from_infotext  # noqa: E402
 from altdiffusion.images import open_info  # noqa: E402
-from altdiffusion.infotext import from_infotext  # noqa: E402
-from altdiffusion.web import drawing  # noqa: E402
+from altdiffusion.web import draw_queue  # noqa: E402
 
 QUICK = {"steps": web_server.STEPS, "width": 32, "height": 32}
 
@@ -129,8 +129,8 @@ def test_settings_come_back_from_a_drawn_picture(client):
 def test_a_cancelled_wish_frees_the_machine_within_a_step(client, monkeypatch):
     endless = {"steps": 100, "width": 256, "height": 256}
     steps = []
-    after_step = drawing._Progress.after_step
-    monkeypatch.setattr(drawing._Progress, "after_step", lambda *given: steps.append(0) or after_step(*given))
+    after_step = draw_queue._Progress.after_step
+    monkeypatch.setattr(draw_queue._Progress, "after_step", lambda *given: steps.append(0) or after_step(*given))
     job = client.submit("一只猫", **endless, api_name="/draw")
     while len(steps) < 3:
         time.sleep(0.05)

@@ -11,7 +11,7 @@ import web_server
 from PIL import Image
 
 from altdiffusion.images import open_info
-from altdiffusion.web.texts import TEXTS
+from altdiffusion.web.translations import TEXTS
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 pytest.importorskip("gradio", reason="the demo needs gradio: pip install altdiffusion[demo]")

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from altdiffusion.batched import Order, Recipe, Step
-from altdiffusion.generation import Picture
-from altdiffusion.infotext import Settings
-from altdiffusion.web import drawing
-from altdiffusion.web.drawing import Drawing, DrawingQueue, Drawn, Job, Loading, Waiting
-from altdiffusion.web.texts import Refused
+from altdiffusion.generation.draw import Order, Recipe, Step
+from altdiffusion.generation.generate import Picture
+from altdiffusion.generation.infotext import Settings
+from altdiffusion.web import draw_queue
+from altdiffusion.web.draw_queue import Drawing, DrawingQueue, Drawn, Job, Loading, Waiting
+from altdiffusion.web.translations import Refused
 
 RECIPE = Recipe(64, 64, steps=3)
 
@@ -59,7 +59,7 @@ class NoModels:
 @pytest.fixture
 def machine(monkeypatch):
     machine = Machine()
-    monkeypatch.setattr(drawing, "draw_together", machine)
+    monkeypatch.setattr(draw_queue, "draw_together", machine)
     return machine
 
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import altdiffusion.web
-from altdiffusion.infotext import Settings, png_info
+from altdiffusion.generation.infotext import Settings, png_info
 from altdiffusion.web import limits as limit
 from altdiffusion.web.limits import Limits, Wish
-from altdiffusion.web.texts import TEXTS, Refused, say
+from altdiffusion.web.translations import TEXTS, Refused, say
 
 LIMITS = Limits()
 

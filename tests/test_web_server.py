@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from altdiffusion import InputError
-from altdiffusion.cli import _parse
-from altdiffusion.web import markup
-from altdiffusion.web.drawing import Drawing, Loading, Waiting
+from altdiffusion.cli.main import _parse
+from altdiffusion.web import html_parts
+from altdiffusion.web.draw_queue import Drawing, Loading, Waiting
 from altdiffusion.web.guard import MAX_JSON, Guard
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.server import Serving, running, sweep
@@ -124,11 +124,11 @@ class Found(HTMLParser):
 @pytest.mark.parametrize(
     "html",
     [
-        markup.line(HOSTILE),
-        markup.refusal(HOSTILE),
-        markup.heat_map([HOSTILE], [HOSTILE], [[0.5]], HOSTILE),
-        markup.bars([HOSTILE], [HOSTILE], [[0.5]], HOSTILE),
-        markup.found_settings([(HOSTILE, HOSTILE)], HOSTILE),
+        html_parts.line(HOSTILE),
+        html_parts.refusal(HOSTILE),
+        html_parts.heat_map([HOSTILE], [HOSTILE], [[0.5]], HOSTILE),
+        html_parts.bars([HOSTILE], [HOSTILE], [[0.5]], HOSTILE),
+        html_parts.found_settings([(HOSTILE, HOSTILE)], HOSTILE),
     ],
     ids=["line", "refusal", "heat map", "bars", "settings"],
 )
@@ -139,7 +139,7 @@ def test_what_visitors_write_is_text_never_html(html):
 
 
 def test_the_heat_maps_best_of_each_column_is_bold():
-    html = markup.heat_map(["one", "two"], ["a", "b"], [[0.1, 0.9], [0.5, 0.2]], "x")
+    html = html_parts.heat_map(["one", "two"], ["a", "b"], [[0.1, 0.9], [0.5, 0.2]], "x")
     assert html.count("<b>") == 2
     assert "<b>0.500</b>" in html
     assert "<b>0.900</b>" in html
@@ -148,14 +148,14 @@ def test_the_heat_maps_best_of_each_column_is_bold():
 
 
 def test_equal_scores_have_a_map_too():
-    assert "--warmth:50%" in markup.heat_map(["one"], ["a"], [[0.5]], "x")
-    assert "--length:0%" in markup.bars(["one"], ["a"], [[-0.5]], "x")
+    assert "--warmth:50%" in html_parts.heat_map(["one"], ["a"], [[0.5]], "x")
+    assert "--length:0%" in html_parts.bars(["one"], ["a"], [[-0.5]], "x")
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_what_happens_is_said_and_shown(language):
-    html = markup.status(Drawing(5, 25, 3.2, Image.new("RGB", (8, 8))), language)
+    html = html_parts.status(Drawing(5, 25, 3.2, Image.new("RGB", (8, 8))), language)
     assert 'value="5" max="25"' in html
     assert ("第 5 步" if language == "zh" else "Step 5 of 25") in html
     for news in (Waiting(2), Loading()):
-        assert 'role="status"' in markup.status(news, language)
+        assert 'role="status"' in html_parts.status(news, language)

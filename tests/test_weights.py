@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from altdiffusion import InputError
-from altdiffusion.weights import read_tensors, weight_files
+from altdiffusion.checkpoints.tensor_files import read_tensors, weight_files
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import nn
 from transformers import AltCLIPConfig, AltCLIPModel, AltCLIPTextConfig, AltCLIPTextModel, CLIPImageProcessor
 
-from altdiffusion import sources
-from altdiffusion.similarity import AltCLIPProcessor
-from altdiffusion.text_encoder import equip, load_tokenizer
+from altdiffusion.altclip.model import AltCLIPProcessor
+from altdiffusion.checkpoints import hub
+from altdiffusion.text_encoder.encoder import equip, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _sharing(model_class: Any, config: Any, stock: nn.Module, state: dict[str, A
 
 def tokenizer() -> Any:
     """mini's, which is at hand: which words get which number costs nothing."""
-    return load_tokenizer(sources.MINI)
+    return load_tokenizer(hub.MINI)
 
 
 def altclip(sizes: Sizes, device: torch.device) -> tuple[AltCLIPModel, AltCLIPProcessor]:

@@ -13,11 +13,11 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from altdiffusion.altclip.zero_shot import ensemble, fill
 from altdiffusion.errors import InputError
-from altdiffusion.evaluation.labelled import CIFAR_10, Labelled
-from altdiffusion.evaluation.system import System
+from altdiffusion.evaluation.datasets.labelled import CIFAR_10, Labelled
+from altdiffusion.evaluation.systems.base import System
 from altdiffusion.training.pictures import BadImage, decode_image
-from altdiffusion.zero_shot import ensemble, fill
 
 # What CLIP's authors ask CIFAR with, and FlagAI after them: nine sentences, with "a" and with "the".
 CIFAR_TEMPLATES = tuple(

@@ -22,10 +22,10 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from altdiffusion.data.open_tables import check_there
 from altdiffusion.errors import InputError, TrainingStopped, first_line
 from altdiffusion.files import new_folder
 from altdiffusion.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from altdiffusion.training.data import check_there
 from altdiffusion.training.log import Log
 from altdiffusion.training.settings import Settings
 

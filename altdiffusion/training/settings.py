@@ -17,8 +17,8 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.errors import InputError
-from altdiffusion.sources import local_path
 
 if sys.version_info >= (3, 11):
     import tomllib

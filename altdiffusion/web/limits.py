@@ -12,10 +12,10 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from altdiffusion.errors import InputError
-from altdiffusion.generation import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, SCHEDULERS, scheduler_class
+from altdiffusion.generation.generate import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, SCHEDULERS, scheduler_class
+from altdiffusion.generation.infotext import Settings
 from altdiffusion.images import FORMATS, MAX_SIDE, as_rgb
-from altdiffusion.infotext import Settings
-from altdiffusion.web.texts import Refused
+from altdiffusion.web.translations import Refused
 
 # LMS needs scipy
 OFFERED_SCHEDULERS = [name for name in SCHEDULERS if name != "lms" or importlib.util.find_spec("scipy")]

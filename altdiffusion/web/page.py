@@ -8,23 +8,13 @@ from typing import Any
 import gradio as gr
 
 from altdiffusion.web import limits as limit
-from altdiffusion.web import tab_score
-from altdiffusion.web.controls import (
-    I18N,
-    PRIVATE,
-    Controls,
-    Entry,
-    as_gallery,
-    cancels,
-    controls,
-    follow,
-    stage,
-)
-from altdiffusion.web.endpoints import add_endpoints
+from altdiffusion.web.api import add_endpoints
 from altdiffusion.web.limits import Wish
-from altdiffusion.web.studio import Studio
-from altdiffusion.web.tab_compare import compare_tab
-from altdiffusion.web.texts import LANGUAGES, say
+from altdiffusion.web.service import Studio
+from altdiffusion.web.tabs import score
+from altdiffusion.web.tabs.compare import compare_tab
+from altdiffusion.web.tabs.controls import I18N, PRIVATE, Controls, Entry, as_gallery, cancels, controls, follow, stage
+from altdiffusion.web.translations import LANGUAGES, say
 
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 JS = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
@@ -67,7 +57,7 @@ def build_page(studio: Studio) -> gr.Blocks:
             with gr.Tab(I18N("tab_compare"), id="compare", elem_id="tab_compare"):
                 compare_tab(studio, model, language, history)
             with gr.Tab(I18N("tab_score"), id="score", elem_id="tab_score"):
-                tab_score.score_tab(studio, model, language)
+                score.score_tab(studio, model, language)
             with gr.Tab(I18N("tab_read"), id="read", elem_id="tab_read"):
                 _read_tab(studio, language, tabs, prompt, negative, settings)
             with gr.Tab(I18N("tab_history"), id="history", elem_id="tab_history"):
@@ -178,7 +168,7 @@ def _read_tab(
     def read(path: str | None, language: str) -> tuple[str, Any]:
         if not path:
             return "", None
-        return tab_score.told(lambda: tab_score.settings_found(studio, path, language), language, None)
+        return score.told(lambda: score.settings_found(studio, path, language), language, None)
 
     def send_to_draw(sent: Any) -> list[Any]:
         if sent is None:

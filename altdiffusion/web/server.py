@@ -63,9 +63,9 @@ def running(serving: Serving) -> Iterator[str]:
     try:
         middleware = _gradio()
         from altdiffusion.web.guard import Guard
-        from altdiffusion.web.models import Models, offered
+        from altdiffusion.web.model_pool import Models, offered
         from altdiffusion.web.page import build_page, look
-        from altdiffusion.web.studio import Studio
+        from altdiffusion.web.service import Studio
 
         # Gradio decodes what is painted over before our own checks see it; Pillow refuses twice this number.
         Image.MAX_IMAGE_PIXELS = serving.limits.upload_pixels // 2

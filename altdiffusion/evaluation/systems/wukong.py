@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, layer_norm
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from altdiffusion import checkpoints, sources, weights
+from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.dual_encoder import Options, in_batches
 from altdiffusion.evaluation.systems.loading import (
@@ -140,8 +140,8 @@ def load_wukong(name: str, options: Options) -> Wukong:
     32 tokens that the checkpoint has positions for.
     """
     file_name, vocabulary = split_name(name)
-    path = sources.local_path(file_name)
-    state = to_stock(weights.read_tensors(path, allow_pickle=options.allow_pickle), f"the Wukong in {path}")
+    path = hub.local_path(file_name)
+    state = to_stock(tensor_files.read_tensors(path, allow_pickle=options.allow_pickle), f"the Wukong in {path}")
     rows = len(state["text." + _TEXT_SHAPES[0]])
     return Wukong(state, load_vocabulary(path, vocabulary, rows), f"the Wukong in {path}", options)
 
@@ -192,7 +192,7 @@ def to_stock(state: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
         "reduction.feat_conv.weight": (width, width // groups, 1, 1),
     }
     own = {name: stock[name] for name in _OWN}
-    checkpoints.check_names(own, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, what)
+    layouts.check_names(own, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, what)
     return stock
 
 

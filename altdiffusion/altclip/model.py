@@ -1,0 +1,136 @@
+"""The full AltCLIP, both towers: how well a picture fits a text in any of its languages.
+
+    model, processor = AltCLIP.from_pretrained("BAAI/AltCLIP"), AltCLIPProcessor.from_pretrained("BAAI/AltCLIP")
+    inputs = processor(text=["一只猫", "a dog"], images=image, return_tensors="pt", padding=True)
+    probabilities = model(**inputs).logits_per_image.softmax(dim=1)
+
+Stock transformers classes, loaded from every layout that was published; what they save is stock again.
+`PromptScorer` (scoring.py) is the quicker and easier way to scores.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AltCLIPConfig, AltCLIPModel, AltCLIPVisionConfig, XLMRobertaTokenizer
+
+from altdiffusion.checkpoints import layouts, tensor_files
+from altdiffusion.errors import InputError
+from altdiffusion.text_encoder.encoder import equip, hub_files, load_tokenizer
+from altdiffusion.training.models.teacher_student import load_image_processor
+
+
+class AltCLIP(AltCLIPModel):
+    """transformers' AltCLIPModel that reads every layout, and whose features are tensors, as before transformers 5.
+
+    Padding is trimmed before it is computed; outputs stay the same.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device_map: Any = None,
+        allow_pickle: bool = False,
+        variant: str | None = None,
+        use_safetensors: bool | None = None,
+        **hub: Any,
+    ) -> AltCLIP:
+        """Load a full AltCLIP, in eval mode.
+
+        model: None or "mini" (the embedded default), an id on the hub, or a folder: AltCLIP, -m9, -m18, or what
+            `save_pretrained` and the trainers wrote.
+        dtype: of the weights; None means float32. device_map: as in transformers.
+        allow_pickle: read .bin files (with torch's weights_only).
+        variant, use_safetensors: which files of the folder, as in diffusers. hub: revision, token, cache_dir, ...
+        Raises InputError for what can't be found or read, for another architecture, and for tensors that are missing
+        or left over.
+        """
+        folder = altclip_folder(model, hub_files(allow_pickle), **hub)
+        files = tensor_files.weight_files(folder, variant, use_safetensors)
+        state = tensor_files.read_files(files, allow_pickle=allow_pickle, dtype=dtype or torch.float32)
+        config, stock = _fitting(state, folder)
+        loaded = super().from_pretrained(
+            None, config=config, state_dict=stock, dtype=dtype or torch.float32, device_map=device_map
+        )
+        equip(loaded.text_model)
+        return loaded.eval()
+
+    def get_text_features(self, *args: Any, **kwargs: Any) -> Tensor:
+        """float (texts, projection_dim), not normalised. Takes what AltCLIPModel takes: input_ids, attention_mask, ..."""
+        return super().get_text_features(*args, **{**kwargs, "return_dict": True}).pooler_output
+
+    def get_image_features(self, *args: Any, **kwargs: Any) -> Tensor:
+        """float (images, projection_dim), not normalised. Takes what AltCLIPModel takes: pixel_values, ..."""
+        return super().get_image_features(*args, **{**kwargs, "return_dict": True}).pooler_output
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """As in transformers. The folder names AltCLIPModel as its class: it needs nothing of ours."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        self.config.architectures = [AltCLIPModel.__name__]
+        if kwargs.get("is_main_process", True):
+            self.config.save_pretrained(save_directory)
+
+
+class AltCLIPProcessor(transformers.AltCLIPProcessor):
+    """transformers' AltCLIPProcessor, which cuts texts at the 77 tokens that AltCLIP was trained with."""
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path | None = None, *, tokenizer: str | Path | XLMRobertaTokenizer | None = None, **hub: Any
+    ) -> AltCLIPProcessor:
+        """Tokenizer and image processor of an AltCLIP; `model` and `hub` as in `AltCLIP.from_pretrained`.
+
+        tokenizer: where to take it from instead. Raises InputError where one of the two is missing or damaged.
+        """
+        folder = altclip_folder(model, _PROCESSOR_FILES, **hub)
+        return cls(load_image_processor(folder), load_tokenizer(tokenizer if tokenizer is not None else folder))
+
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
+        """Tokens and pixels, as in transformers. Texts are cut at 77 tokens unless `truncation` says otherwise."""
+        if "truncation" not in kwargs.get("text_kwargs", {}):
+            kwargs = {"truncation": True} | kwargs
+        return super().__call__(images=images, text=text, **kwargs)
+
+
+_PROCESSOR_FILES = ["*.json", "*.model", "tokenizer/*.json", "tokenizer/*.model"]
+EMBEDDED = "altclip"  # the embedded default's folder in mini, where the text encoder's is the text tower alone
+
+
+def altclip_folder(model: str | Path | None, hub_patterns: list[str], **hub: Any) -> Path:
+    """The folder of a full AltCLIP. Raises InputError where there is none."""
+    folder = hub.locate(model, hub_patterns, **hub)
+    if (folder / EMBEDDED).is_dir():
+        return folder / EMBEDDED
+    if (folder / "model_index.json").is_file():
+        raise InputError(
+            f"{folder} is a Stable Diffusion, of AltCLIP it has no more than the text tower: "
+            "expected a full AltCLIP, such as 'BAAI/AltCLIP-m9'"
+        )
+    if not (folder / "config.json").is_file():
+        raise InputError(f"no full AltCLIP in {folder}: expected a folder with config.json and its weights")
+    return folder
+
+
+def _fitting(state: layouts.State, folder: Path) -> tuple[AltCLIPConfig, dict[str, Tensor]]:
+    """The stock config and state dict of a full AltCLIP in any layout, if its tensors are exactly the ones needed."""
+    given = tensor_files.read_json(folder / "config.json")
+    settings, stock = layouts.altclip_to_stock(state, tensor_files.read_config(folder))
+    vision = given.get("vision_config") or given.get("vision_config_dict") or {}
+    config = AltCLIPConfig(
+        text_config=settings,
+        # What configs of 2022 hold besides describes text generation, or a class that is gone.
+        vision_config={name: vision[name] for name in AltCLIPVisionConfig.__annotations__ if name in vision},
+        projection_dim=given.get("projection_dim", AltCLIPConfig.projection_dim),
+        logit_scale_init_value=given.get("logit_scale_init_value", AltCLIPConfig.logit_scale_init_value),
+    )
+    with torch.device("meta"):
+        expected = AltCLIPModel(config).state_dict()
+    layouts.check_names(stock, expected, f"the AltCLIP in {folder}")
+    return config, stock

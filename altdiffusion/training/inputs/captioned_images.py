@@ -1,0 +1,132 @@
+"""Pictures with captions, and pictures as tensors: read, cut to a size, kept in memory where all of them fit."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from itertools import accumulate, chain
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from altdiffusion.data.open_tables import BadImage, ImageSource, Skipped, Table, decode_image, open_tables, picture_key
+from altdiffusion.errors import InputError
+from altdiffusion.training.inputs.sampling import Records, language_weights
+
+
+class Pictures:
+    """The records of tables that have pictures; bad pictures are counted when their turn comes.
+
+    skipped: what it counted when the tables were opened goes on counting.
+    """
+
+    def __init__(self, tables: Sequence[Table], skipped: Skipped) -> None:
+        self.records = Records(tables)
+        self._ends = list(accumulate(map(len, tables)))
+        self._skipped = skipped
+        self._total = len(self.records) + skipped.count  # good and bad together
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def source(self, number: int) -> ImageSource:
+        """The picture, not read yet."""
+        found: ImageSource = self.records[number]["image"]
+        return found
+
+    def identity(self, number: int) -> int:
+        """Equal for two records of the same picture: 64 bits of a hash."""
+        key = picture_key(self.source(number)).encode()
+        return int.from_bytes(blake2b(key, digest_size=8).digest(), "little", signed=True)
+
+    def picture(self, number: int, read: Callable[[ImageSource], Tensor]) -> tuple[int, Tensor]:
+        """(its number, its picture): this record's, or the next one's whose picture can be read.
+
+        Raises InputError when there are more bad pictures than the user puts up with.
+        """
+        return self.first_good(number, lambda each: read(self.source(each)))
+
+    def first_good(
+        self, number: int, get: Callable[[int], Tensor], alike: Callable[[int], bool] = lambda number: True
+    ) -> tuple[int, Tensor]:
+        """(record, what `get` makes of it): of this record, or of the next one for which it raises no BadImage.
+
+        The next one is of the same table, so that it has the same columns, and one for which `alike` is true; the table's
+        end is followed by its beginning. Raises InputError as `skip`, and where there is no such record.
+        """
+        table = bisect_right(self._ends, number)
+        start, end = self._ends[table - 1] if table else 0, self._ends[table]
+        for each in filter(alike, chain(range(number, end), range(start, number))):
+            try:
+                return each, get(each)
+            except BadImage as error:
+                self.skip(each, str(error))
+        raise InputError(f"none can be used of the pictures like {self.records.where(number)}: mend or remove them")
+
+    def skip(self, number: int, reason: str) -> None:
+        """Count a record whose picture is bad, under its place and its file. Raises InputError beyond the limit."""
+        where, source = self.records.where(number), self.source(number)
+        if not source.member and str(source.path) != where:
+            where += f" ({source.path.name})"
+        self._skipped.add(where, reason)
+        self._skipped.check(self._total)
+
+
+class CaptionedPictures(Pictures):
+    """Pictures with texts in some languages, from files.
+
+    languages: as `language_weights` takes them; None: pictures alone, with or without texts.
+    """
+
+    def __init__(self, paths: Sequence[str], languages: Sequence[str] | None, max_skipped: float) -> None:
+        skipped = Skipped(max_skipped)
+        asked = None if languages is None else [each.partition("=")[0] for each in languages]
+        super().__init__(open_tables(paths, asked, images=True, skipped=skipped), skipped)
+        self.languages = {} if languages is None else language_weights(self.records.tables, languages)
+
+    def caption(self, number: int, language: str) -> str:
+        return str(self.records[number][language])
+
+
+class Remembered:
+    """Pictures after `prepare`, kept in memory while there is room: a small set is decoded once only.
+
+    prepare: takes a picture, and maybe how to prepare it, which `__call__` hands on.
+    """
+
+    def __init__(self, prepare: Callable[..., Tensor], room: int = 512 * 2**20) -> None:
+        self._prepare, self._room = prepare, room
+        self._kept: dict[Any, Tensor] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, source: ImageSource, *how: Any) -> Tensor:
+        """Raises BadImage."""
+        key = (picture_key(source), *how)
+        found = self._kept.get(key)
+        if found is None:
+            found = self._prepare(decode_image(source), *how)
+            with self._lock:
+                if key not in self._kept and self._room >= found.nbytes:
+                    self._room -= found.nbytes
+                    self._kept[key] = found
+        return found
+
+
+def fit_to(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Scaled to cover (width, height) pixels and cut at the centre."""
+    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """uint8 (3, height, width)."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 -1..1, as diffusion models take pictures."""
+    return pixels.float() / 127.5 - 1
