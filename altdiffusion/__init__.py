@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from altdiffusion.pipelines.alt_diffusion import AltDiffusionImg2ImgPipeline as AltDiffusionImg2ImgPipeline
     from altdiffusion.pipelines.alt_diffusion import AltDiffusionInpaintPipeline as AltDiffusionInpaintPipeline
     from altdiffusion.pipelines.alt_diffusion import AltDiffusionPipeline as AltDiffusionPipeline
-    from altdiffusion.pipelines.alt_diffusion import swap_text_encoder as swap_text_encoder
     from altdiffusion.pipelines.convert import convert as convert
+    from altdiffusion.pipelines.swap import swap_text_encoder as swap_text_encoder
     from altdiffusion.speed.attention import choose_attention as choose_attention
     from altdiffusion.speed.low_memory import save_memory as save_memory
     from altdiffusion.speed.optimize import optimize as optimize

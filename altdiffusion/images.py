@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.errors import InputError
-from altdiffusion.generation.infotext import Settings, read_settings
 
 MAX_PIXELS = 64 * 10**6  # a picture of 8000 x 8000; more is an accident or an attack
 MAX_SIDE = 4096  # of a picture to draw, in pixels
@@ -25,7 +27,7 @@ def open_image(path: str | Path, mode: str = "RGB") -> Image.Image:
 
     mode: "RGB", or "L" for masks. Raises InputError: no file, no picture, truncated, more than 64 million pixels.
     """
-    with _opened(local_path(path)) as file:
+    with opened_image(local_path(path)) as file:
         image = ImageOps.exif_transpose(file)
     return as_rgb(image) if mode == "RGB" else _eight_bits(image).convert(mode)
 
@@ -51,12 +53,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return image.convert("I").point(lambda value: value * (1 / 257)).convert("L") if image.mode[0] == "I" else image
 
 
-def open_info(path: str | Path) -> Settings:
-    """Prompt and settings inside a picture. Raises InputError as `open_image`, and where there are none."""
-    with _opened(local_path(path)) as file:
-        return read_settings(file)
-
-
 def picture_files(folder: Path) -> list[Path]:
     """The pictures in a folder, sorted by name; hidden files and subfolders are left alone. [] where there is no folder."""
     found = folder.iterdir() if folder.is_dir() else ()
@@ -64,7 +60,7 @@ def picture_files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened_image(path: Path) -> Iterator[Image.Image]:
     """An image file, decoded, whose every defect is an InputError."""
     if not path.is_file():
         raise InputError(f"no such picture: {path}")
@@ -94,3 +90,64 @@ def fit(image: Image.Image, native: int, multiple: int = 8) -> Image.Image:
     width, height = (round(side * scale / multiple) * multiple for side in image.size)
     width, height = (min(MAX_SIDE, max(multiple, side)) for side in (width, height))
     return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def grid(pictures: list[Image.Image], columns: int = 8) -> Image.Image:
+    """Pictures of one size in rows."""
+    columns = min(columns, len(pictures))
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (number % columns * width, number // columns * height))
+    return sheet
+
+
+class BadImage(ValueError):
+    """A picture can't be used. Its text is the reason, the same for every picture with the same defect."""
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """A picture that isn't read yet."""
+
+    path: Path  # the file that holds it, or the folder of the data set
+    member: str  # its name or row in there; "" if the file is the picture
+    read: Callable[[], bytes]  # the encoded picture; raises OSError or BadImage
+
+
+def image_file(path: Path) -> ImageSource:
+    """The picture that is a file of its own."""
+    return ImageSource(path, "", path.read_bytes)
+
+
+def picture_key(source: ImageSource) -> str:
+    """What identifies a picture on this machine, from run to run: its file, and its member or row there.
+
+    The same for a file that two records name, however they spell its path.
+    """
+    path = os.path.realpath(source.path)
+    return f"{path}:{source.member}" if source.member else path
+
+
+def decode_image(source: ImageSource) -> Image.Image:
+    """Read a picture in RGB as the eye would see it: turned as its EXIF says, transparency on white, first frame.
+
+    Raises BadImage: not there, no picture, damaged, cut off, more than 64 million pixels. Safe to call from threads.
+    """
+    try:
+        content = source.read()
+    except OSError:
+        raise BadImage("the picture can't be read from its file") from None
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise BadImage(f"more than {MAX_PIXELS:,} pixels")
+            return as_rgb(ImageOps.exif_transpose(file))
+    except (BadImage, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadImage(f"more than {MAX_PIXELS:,} pixels") from None
+    except UnidentifiedImageError:
+        raise BadImage("no picture that can be read: expected JPEG, PNG, WebP or the like") from None
+    except Exception as error:  # on damaged files, decoders raise whatever they stumble over
+        raise BadImage("the picture is damaged or cut off") from error

@@ -7,7 +7,7 @@ equally similar items the one that comes first in the data counts as more simila
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
@@ -190,3 +190,35 @@ def _spans(count: int, step: int) -> list[slice]:
 
 def _dot(texts: Tensor, images: Tensor) -> Tensor:
     return texts @ images.T
+
+
+def classification_figures(scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """Top-1, top-5 and mean per-class recall, 0 to 1; the last is the mean over classes that occur.
+
+    scores: float (images, classes). labels: int (images,). Of equal scores the first class counts.
+    Raises InputError where scores are not numbers.
+    """
+    if scores.isnan().any():
+        raise InputError("some similarities are not numbers (NaN): the model's weights or its dtype are at fault")
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    hits = order == labels[:, None]
+    recalls = [hits[labels == label, 0].double().mean() for label in torch.unique(labels)]
+    return {
+        "top1": hits[:, 0].double().mean().item(),
+        "top5": hits[:, :5].any(1).double().mean().item(),
+        "mean_per_class_recall": torch.stack(recalls).mean().item(),
+    }
+
+
+ROUNDING = 1e-6  # of a score: what the same picture and words can differ by from batch to batch
+
+
+def own_prompt_first(scores: Tensor, prompts: Sequence[str]) -> list[bool]:
+    """For each picture, whether its own prompt fits it better than all others; scores: (pictures, prompts), in one order.
+
+    A tie is lost: a scorer that can't tell the prompts apart must not look perfect. The same prompt elsewhere is no other.
+    """
+    number = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+    which = torch.tensor([number[prompt] for prompt in prompts])
+    others = scores.masked_fill(which[:, None] == which, -torch.inf).max(1).values
+    return (scores.diagonal() > others + ROUNDING).tolist()

@@ -44,9 +44,10 @@ from transformers import (
 )
 
 from altdiffusion import AltDiffusionPipeline, Bridge
+from altdiffusion.altclip.model import load_similarity
 from altdiffusion.files import new_folder, write_text
 from altdiffusion.pipelines.convert import forget_paths
-from altdiffusion.text_encoder.encoder import MAX_TOKENS
+from altdiffusion.text_encoder.tokenizer import MAX_TOKENS
 from altdiffusion.toy.glyphs import (
     COLOURS,
     CONCEPTS,
@@ -61,7 +62,6 @@ from altdiffusion.toy.glyphs import (
     wordy,
 )
 from altdiffusion.training import stage_settings
-from altdiffusion.training.stages.contrast import load_similarity
 
 WIDTH = 192  # of the text towers' states, and of what the UNet attends to
 

@@ -40,9 +40,8 @@ from transformers import (
 )
 
 from altdiffusion import load_text_encoder
-from altdiffusion.text_encoder.encoder import load_tokenizer
-from altdiffusion.training.inputs.captioned_images import fit_to, to_tensor, to_unit
-from altdiffusion.training.models.teacher_student import load_any_tokenizer
+from altdiffusion.text_encoder.tokenizer import load_any_tokenizer, load_tokenizer
+from altdiffusion.training.inputs.image_tensors import fit_to, to_tensor, to_unit
 from altdiffusion.training.stage_settings import STAGES, run_stage
 
 TOWER = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, vocab_size=250002)

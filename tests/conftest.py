@@ -12,11 +12,10 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import layouts
 import pytest
-import tiny
 import torch
-from forks import Forks
+from helpers import layouts, tiny
+from helpers.forks import Forks
 
 # Processes in the background of a script ignore SIGINT, and hand that on to those that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

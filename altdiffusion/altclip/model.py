@@ -16,12 +16,19 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import AltCLIPConfig, AltCLIPModel, AltCLIPVisionConfig, XLMRobertaTokenizer
+from transformers import (
+    AltCLIPConfig,
+    AltCLIPModel,
+    AltCLIPVisionConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    XLMRobertaTokenizer,
+)
 
-from altdiffusion.checkpoints import layouts, tensor_files
+from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.errors import InputError
-from altdiffusion.text_encoder.encoder import equip, hub_files, load_tokenizer
-from altdiffusion.training.models.teacher_student import load_image_processor
+from altdiffusion.text_encoder.forward import equip
+from altdiffusion.text_encoder.tokenizer import hub_files, load_any_tokenizer, load_tokenizer
 
 
 class AltCLIP(AltCLIPModel):
@@ -40,7 +47,7 @@ class AltCLIP(AltCLIPModel):
         allow_pickle: bool = False,
         variant: str | None = None,
         use_safetensors: bool | None = None,
-        **hub: Any,
+        **hub_options: Any,
     ) -> AltCLIP:
         """Load a full AltCLIP, in eval mode.
 
@@ -52,7 +59,7 @@ class AltCLIP(AltCLIPModel):
         Raises InputError for what can't be found or read, for another architecture, and for tensors that are missing
         or left over.
         """
-        folder = altclip_folder(model, hub_files(allow_pickle), **hub)
+        folder = altclip_folder(model, hub_files(allow_pickle), **hub_options)
         files = tensor_files.weight_files(folder, variant, use_safetensors)
         state = tensor_files.read_files(files, allow_pickle=allow_pickle, dtype=dtype or torch.float32)
         config, stock = _fitting(state, folder)
@@ -83,13 +90,17 @@ class AltCLIPProcessor(transformers.AltCLIPProcessor):
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path | None = None, *, tokenizer: str | Path | XLMRobertaTokenizer | None = None, **hub: Any
+        cls,
+        model: str | Path | None = None,
+        *,
+        tokenizer: str | Path | XLMRobertaTokenizer | None = None,
+        **hub_options: Any,
     ) -> AltCLIPProcessor:
         """Tokenizer and image processor of an AltCLIP; `model` and `hub` as in `AltCLIP.from_pretrained`.
 
         tokenizer: where to take it from instead. Raises InputError where one of the two is missing or damaged.
         """
-        folder = altclip_folder(model, _PROCESSOR_FILES, **hub)
+        folder = altclip_folder(model, _PROCESSOR_FILES, **hub_options)
         return cls(load_image_processor(folder), load_tokenizer(tokenizer if tokenizer is not None else folder))
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
@@ -103,9 +114,9 @@ _PROCESSOR_FILES = ["*.json", "*.model", "tokenizer/*.json", "tokenizer/*.model"
 EMBEDDED = "altclip"  # the embedded default's folder in mini, where the text encoder's is the text tower alone
 
 
-def altclip_folder(model: str | Path | None, hub_patterns: list[str], **hub: Any) -> Path:
+def altclip_folder(model: str | Path | None, hub_patterns: list[str], **hub_options: Any) -> Path:
     """The folder of a full AltCLIP. Raises InputError where there is none."""
-    folder = hub.locate(model, hub_patterns, **hub)
+    folder = hub.locate(model, hub_patterns, **hub_options)
     if (folder / EMBEDDED).is_dir():
         return folder / EMBEDDED
     if (folder / "model_index.json").is_file():
@@ -134,3 +145,35 @@ def _fitting(state: layouts.State, folder: Path) -> tuple[AltCLIPConfig, dict[st
         expected = AltCLIPModel(config).state_dict()
     layouts.check_names(stock, expected, f"the AltCLIP in {folder}")
     return config, stock
+
+
+# A repository's files that are needed of a CLIP, an XLM-R, an AltCLIP; of a Stable Diffusion, its text encoder alone.
+HUB_FILES = [*hub_files(allow_pickle=False), "*.txt"]
+
+
+def load_image_processor(folder: Path) -> CLIPImageProcessor:
+    """How the vision tower in a folder wants its pictures. Raises InputError where the folder doesn't say."""
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise InputError(f"no preprocessor_config.json in {folder}: it says how the vision tower wants its pictures")
+    processor: CLIPImageProcessor = CLIPImageProcessor.from_pretrained(folder)
+    return processor
+
+
+def text_features(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """(batch, projection_dim), not normalized, of a CLIPModel or an AltCLIPModel."""
+    return model.text_projection(model.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output)
+
+
+def image_features(model: Any, pixel_values: Tensor) -> Tensor:
+    """(batch, projection_dim), not normalized."""
+    return model.visual_projection(model.vision_model(pixel_values=pixel_values).pooler_output)
+
+
+def load_similarity(model: str | Path) -> tuple[Any, Any, CLIPImageProcessor]:
+    """(AltCLIPModel or CLIPModel in float32, tokenizer, image processor)."""
+    folder = altclip_folder(model, HUB_FILES)
+    kind = tensor_files.read_config_type(folder)
+    if kind not in ("altclip", "clip"):
+        raise InputError(f"{model} is of type {kind!r}: expected a full AltCLIP or CLIP, with both towers")
+    loaded = tensor_files.load_strict(AltCLIPModel if kind == "altclip" else CLIPModel, folder)
+    return loaded, load_any_tokenizer(folder), load_image_processor(folder)

@@ -16,11 +16,10 @@ import logging
 import math
 import os
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +30,8 @@ from altdiffusion.altclip.image_inputs import AnyImage, AnyImages, as_list, as_p
 from altdiffusion.altclip.model import AltCLIP, AltCLIPProcessor
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
-from altdiffusion.text_encoder.encoder import MAX_TOKENS
-from altdiffusion.training.inputs.parallel_text import pad, tokens
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from altdiffusion.prefetch import in_threads
+from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad, tokens
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +161,7 @@ class PromptScorer:
                     self._images.put(key, row)
                 waiting.clear()
 
-        for index, found in enumerate(_ahead(self._read, given, self._workers, 2 * self.batch_size)):
+        for index, found in enumerate(in_threads(self._read, given, self._workers, 2 * self.batch_size)):
             if isinstance(found, InputError):
                 _report(bad, index, "image", str(found))
                 continue
@@ -270,22 +266,6 @@ def _report(bad: dict[int, str] | None, index: int, kind: str, defect: str) -> N
     if bad is None:
         raise InputError(f"{kind} {index}: {defect}")
     bad[index] = defect
-
-
-def _ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int, window: int) -> Iterator[Result]:
-    """`function` of each item, in order, computed in threads while the caller works, at most `window` items ahead."""
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= window:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # the caller may have stopped halfway
-            for each in waiting:
-                each.cancel()
 
 
 class _Remembered:

@@ -12,7 +12,8 @@ from transformers import AltCLIPConfig, AltCLIPModel, AltCLIPTextConfig, AltCLIP
 
 from altdiffusion.altclip.model import AltCLIPProcessor
 from altdiffusion.checkpoints import hub
-from altdiffusion.text_encoder.encoder import equip, load_tokenizer
+from altdiffusion.text_encoder.forward import equip
+from altdiffusion.text_encoder.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from altdiffusion import __version__
 from altdiffusion.benchmark.cases import batches, captions, generation, imports, memory, scoring, text
 from altdiffusion.benchmark.models import Sizes
 from altdiffusion.benchmark.timing import Comparison
-from altdiffusion.cli.terminal import aligned
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
 from altdiffusion.speed.optimize import has_amx
+from altdiffusion.text_table import aligned
 
 CASES: dict[str, Callable[[Sizes, torch.device], Iterator[Comparison]]] = {
     "text": text.measure,

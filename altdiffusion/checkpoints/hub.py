@@ -101,3 +101,6 @@ def on_hub(name: str, download: Callable[[str], Any]) -> Any:
             f"{name!r} can't be downloaded: {first_line(error)} "
             "(if it holds .bin files alone: --allow-pickle, allow_pickle=True)"
         ) from None
+
+
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")

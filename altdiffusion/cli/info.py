@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import platform
 from dataclasses import asdict
 from typing import Any
 
 from altdiffusion.checkpoints import hub
+from altdiffusion.cli.terminal import hide_loading, print_json
 from altdiffusion.devices import available_devices, choose_device, choose_dtype
 from altdiffusion.speed.attention import choose_attention
 
@@ -35,3 +37,28 @@ def describe() -> dict[str, Any]:
         **{f"attention_{part}": kernel for part, kernel in attention.items()},
         "default_model": f"{hub.MINI} ({hub.mini_folder()})",
     }
+
+
+def _info(options: argparse.Namespace) -> None:
+    if options.picture is not None:
+        from altdiffusion.generation.infotext import open_info, to_command
+
+        settings = open_info(options.picture)
+        if options.json:
+            print_json({**asdict(settings), "command": to_command(settings)})
+        else:
+            for name, value in asdict(settings).items():
+                if value not in (None, ""):
+                    print(f"{name.replace('_', ' ')}: {value}")
+            print(f"\n{to_command(settings)}")
+        return
+    from altdiffusion.cli.info import describe
+
+    hide_loading()
+    facts = describe()
+    if options.json:
+        print_json(facts)
+    else:
+        width = max(len(name) for name in facts)
+        for name, value in facts.items():
+            print(f"{name.replace('_', ' '):{width}}  {', '.join(value) if isinstance(value, list) else value}")

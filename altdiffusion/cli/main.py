@@ -7,28 +7,21 @@ torch is imported by the commands alone, so that --help answers at once.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import signal
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from altdiffusion import __version__
-from altdiffusion.cli import benchmark, demo, evaluate
-from altdiffusion.cli.terminal import hide_loading, print_json, say
+from altdiffusion.cli import benchmark, demo, evaluate, score
+from altdiffusion.cli.convert import _convert
+from altdiffusion.cli.generate import _batch_size, _generate, _size
+from altdiffusion.cli.info import _info
+from altdiffusion.cli.train import _add_stage
 from altdiffusion.errors import InputError, TrainingStopped
-from altdiffusion.training.settings import Settings, read_settings
-from altdiffusion.training.stage_settings import STAGES, run_stage
-
-MINI_NOTE = (
-    "mini: the model inside this package draws small pictures of 316 things, from nine languages; "
-    "for a large one: --model BAAI/AltDiffusion-m9"
-)
+from altdiffusion.training.stage_settings import STAGES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, (settings, _) in STAGES.items():
         _add_stage(stages, name, settings)
 
-    evaluate.add_score(commands)
+    score.add_score(commands)
     evaluate.add_evaluate(commands)
     demo.add_demo(commands)
     benchmark.add_benchmark(commands)
@@ -158,187 +151,6 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="print one JSON document on standard output")
     info.set_defaults(run=_info)
     return parser
-
-
-def _add_stage(stages: Any, name: str, settings: type[Settings]) -> None:
-    """A flag for every setting. They are read as text: `read_settings` names all that is wrong at once."""
-    summary = (settings.__doc__ or "").strip()
-    stage = stages.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-    stage.add_argument(
-        "--config",
-        type=Path,
-        metavar="F",
-        help="file of settings: TOML, or the settings.json of a training; flags win over it",
-    )
-    for each in dataclasses.fields(settings):
-        about = each.metadata["help"]
-        default = [] if each.default_factory is not dataclasses.MISSING else each.default
-        if default is dataclasses.MISSING:
-            about += " (must be given)"
-        elif default is not None and default is not False and default != []:
-            about += f" (default: {default})"
-        name_of = "--" + each.name.replace("_", "-")
-        options: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS, "help": about.replace("%", "%%")}
-        if default is False:
-            stage.add_argument(name_of, nargs="?", const="true", metavar="true|false", **options)
-        else:
-            metavar = "|".join(each.metadata["choices"]) or each.name.split("_")[-1].upper()
-            several = {"nargs": "+", "action": "extend"} if str(each.type).startswith("list") else {}
-            stage.add_argument(name_of, metavar=metavar, **several, **options)
-    stage.set_defaults(run=_train, stage=name)
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(side) for side in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected WIDTHxHEIGHT, such as 512x512") from None
-    return width, height
-
-
-def _batch_size(text: str) -> int | str:
-    if text != "auto" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of pictures, or auto")
-    return text if text == "auto" else int(text)
-
-
-def _generate(options: argparse.Namespace) -> None:
-    single = options.out.suffix.lower() == ".png"
-    if single and len(options.prompts) * options.num_images != 1:
-        raise InputError(f"--out {options.out} is one file, but several pictures are asked for: give a folder")
-    _check_writable(options.out)
-    say("loading ...")
-    started = time.monotonic()
-    from altdiffusion.generation.generate import free_path, generate, save_picture
-
-    hide_loading()
-    drawn = generate(
-        options.prompts,
-        model=options.model,
-        negative_prompt=options.negative_prompt,
-        seed=options.seed,
-        steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        size=options.size,
-        num_images=options.num_images,
-        batch_size=options.batch_size,
-        best_of=options.best_of,
-        scorer=options.scorer,
-        init_image=options.init_image,
-        strength=options.strength,
-        mask=options.mask,
-        scheduler=options.scheduler,
-        lora=options.lora,
-        text_encoder=options.text_encoder,
-        bridge=options.bridge,
-        device=options.device,
-        dtype=options.dtype,
-        low_memory=options.low_memory,
-        optimize=options.optimize,
-        allow_pickle=options.allow_pickle,
-    )
-    results: list[dict[str, Any]] = []
-    for picture in drawn:
-        if not results and options.model in (None, "mini"):
-            say(MINI_NOTE)
-        elif not results and options.model.startswith("BAAI/"):
-            say("BAAI's weights are under CreativeML OpenRAIL-M, whose use restrictions bind you")
-        path = options.out if single else free_path(options.out, picture.settings)
-        save_picture(picture, path)
-        results.append({"path": str(path), "filtered": picture.filtered, **asdict(picture.settings)})
-        if picture.filtered:
-            say(f"{path} is black: the safety checker found something in the picture")
-        if not options.json:
-            score = "" if picture.settings.score is None else f"  {picture.settings.score:.4f}"
-            print(f"{path}{score}", flush=True)
-    if options.json:
-        print_json({"pictures": results, "seconds": round(time.monotonic() - started, 2)})
-
-
-def _convert(options: argparse.Namespace) -> None:
-    say("loading ...")
-    import torch
-
-    from altdiffusion.devices import choose_dtype
-    from altdiffusion.pipelines.convert import convert
-
-    hide_loading()
-    dtype = choose_dtype(options.dtype, torch.device("cpu")) if options.dtype else None
-    folder = convert(
-        options.source,
-        options.destination,
-        allow_pickle=options.allow_pickle,
-        ema=options.ema,
-        tokenizer=options.tokenizer,
-        dtype=dtype,
-    )
-    if options.json:
-        print_json({"path": str(folder)})
-    else:
-        print(folder)
-    say("plain diffusers loads it; weights that BAAI published stay under their licence, CreativeML OpenRAIL-M")
-
-
-def _train(options: argparse.Namespace) -> None:
-    flags = {name: value for name, value in vars(options).items() if name not in ("run", "stage", "config", "unknown")}
-    flags |= {name.replace("-", "_"): "" for name in options.unknown}
-    settings = read_settings(STAGES[options.stage][0], flags, options.config)
-    say("loading ...")
-    hide_loading()
-    from altdiffusion.training.checkpoint import has_checkpoint
-
-    try:
-        run_stage(options.stage, settings)
-    except KeyboardInterrupt:
-        if has_checkpoint(settings.output_dir / "checkpoints"):
-            say(f"{settings.output_dir} keeps the checkpoints: the same command with --resume goes on from the last")
-        else:
-            say(
-                f"no checkpoint was due yet (--checkpointing-steps {settings.checkpointing_steps}): nothing to go on from"
-            )
-        raise
-    if os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
-        print(settings.output_dir / "model")
-
-
-def _info(options: argparse.Namespace) -> None:
-    if options.picture is not None:
-        from altdiffusion.generation.infotext import to_command
-        from altdiffusion.images import open_info
-
-        settings = open_info(options.picture)
-        if options.json:
-            print_json({**asdict(settings), "command": to_command(settings)})
-        else:
-            for name, value in asdict(settings).items():
-                if value not in (None, ""):
-                    print(f"{name.replace('_', ' ')}: {value}")
-            print(f"\n{to_command(settings)}")
-        return
-    from altdiffusion.cli.info import describe
-
-    hide_loading()
-    facts = describe()
-    if options.json:
-        print_json(facts)
-    else:
-        width = max(len(name) for name in facts)
-        for name, value in facts.items():
-            print(f"{name.replace('_', ' '):{width}}  {', '.join(value) if isinstance(value, list) else value}")
-
-
-def _check_writable(out: Path) -> None:
-    """Say before anything is loaded that pictures could not be written."""
-    from altdiffusion.checkpoints.hub import local_path
-
-    folder = local_path(out.parent if out.suffix.lower() == ".png" else out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {folder} is a file: expected a folder")
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    try:
-        tempfile.TemporaryFile(dir=there).close()
-    except OSError as error:
-        raise InputError(f"--out {folder} can't be written ({there}: {error.strerror}): pick another folder") from None
 
 
 def _prepare() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from altdiffusion.data.text_lines import BadRecord, Numbering, Skip, choose_columns, texts
+from altdiffusion.data.table import BadRecord, Numbering, Skip, choose_columns, texts
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.training.pictures import ImageSource, image_file
+from altdiffusion.images import ImageSource, image_file
 
 _PICTURE_COLUMNS = ("image", "jpg", "png", "webp")  # of plain bytes; with the feature Image, any name will do
 _TEXT_TYPES = ("string", "large_string", "string_view")

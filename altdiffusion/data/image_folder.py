@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from altdiffusion.errors import InputError
-from altdiffusion.images import ENDINGS, picture_files
-from altdiffusion.training.pictures import image_file
+from altdiffusion.images import ENDINGS, image_file, picture_files
 
 
 class PictureFolder:

@@ -23,22 +23,18 @@ from __future__ import annotations
 
 import glob
 import re
-import sys
-import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-from tqdm.auto import tqdm
 
 from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.data.arrow_tables import ArrowTable
 from altdiffusion.data.image_folder import PictureFolder
+from altdiffusion.data.table import Skipped, Table
 from altdiffusion.data.tar_shards import TarTable
 from altdiffusion.data.text_lines import LineTable
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.training.pictures import BadImage, ImageSource, decode_image, picture_key
+from altdiffusion.images import BadImage, ImageSource, decode_image, picture_key
 
 __all__ = [
     "BadImage",
@@ -64,68 +60,6 @@ TABLES: dict[str, type[LineTable] | type[ArrowTable] | type[TarTable]] = {
     ".tar": TarTable,
 }
 COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
-
-
-class Skipped:
-    """Records that can't be used: counted, shown with file and line, and fatal beyond a limit.
-
-    limit: the share of all records that may be skipped, 0 to 1. show: how many are printed on standard error.
-    """
-
-    def __init__(self, limit: float = 0.01, show: int = 10) -> None:
-        self.limit = limit
-        self.show = show
-        self.counts: Counter[str] = Counter()  # by reason
-        self._examples: dict[str, str] = {}  # reason -> the first record with it
-        self._seen: set[str] = set()
-        self._lock = threading.Lock()
-
-    @property
-    def count(self) -> int:
-        """How many different records were skipped."""
-        return len(self._seen)
-
-    def add(self, where: str, reason: str) -> None:
-        """Count a record; the same one counts once, however often it is met. Safe to call from threads."""
-        with self._lock:
-            if where in self._seen:
-                return
-            self._seen.add(where)
-            self.counts[reason] += 1
-            self._examples.setdefault(reason, where)
-            if len(self._seen) <= self.show:  # by tqdm, which puts lines above the bars that are shown
-                tqdm.write(f"skipped {where}: {reason}", sys.stderr)
-            elif len(self._seen) == self.show + 1:
-                tqdm.write("skipped more, which are only counted", sys.stderr)
-
-    def check(self, total: int) -> None:
-        """Raise InputError if more than `limit` of `total` records, good and bad together, were skipped."""
-        with self._lock:
-            if not self._seen or self.count / max(total, 1) <= self.limit:
-                return
-            ((reason, _),) = self.counts.most_common(1)
-            raise InputError(
-                f"{self.count} of {total} records can't be used, more than {100 * self.limit:g} %; the commonest reason: "
-                f"{reason} ({self._examples[reason]}). Mend the data, or allow a larger share: --max-skipped"
-            )
-
-
-class Table(Protocol):
-    """Good records, numbered from 0. Safe to read from threads; `for record in table` works too."""
-
-    path: Path
-    columns: tuple[str, ...]  # the text columns that every record has: those asked for, or all
-    present: tuple[str, ...]  # all columns that there are
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Each column's text, trimmed; under "image" an ImageSource if opened with images. Raises IndexError."""
-        ...
-
-    def where(self, index: int) -> str:
-        """The record's place as a person would look for it: "captions.tsv:17"."""
-        ...
 
 
 def open_tables(

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from altdiffusion.data.text_lines import (
+from altdiffusion.data.table import (
     BadRecord,
     Numbering,
     Skip,
@@ -20,7 +20,7 @@ from altdiffusion.data.text_lines import (
     texts,
 )
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.training.pictures import ImageSource
+from altdiffusion.images import ImageSource
 
 _PICTURE, _TEXT, _JSON = range(3)  # the parts of a sample that are read
 _PARTS = {"jpg": _PICTURE, "jpeg": _PICTURE, "png": _PICTURE, "webp": _PICTURE, "txt": _TEXT, "json": _JSON}

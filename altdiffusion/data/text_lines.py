@@ -7,99 +7,27 @@ read when it is asked for.
 from __future__ import annotations
 
 import csv
-import json
 import mmap
 import os
 from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from altdiffusion.data.table import (
+    PICTURE_COLUMNS,
+    BadRecord,
+    Numbering,
+    Skip,
+    _text,
+    choose_columns,
+    decode_text,
+    find_columns,
+    parse_object,
+    texts,
+)
 from altdiffusion.errors import InputError
-from altdiffusion.training.pictures import ImageSource, image_file
-
-Skip = Callable[[str, str], None]  # told where a bad record is and what is wrong with it
-
-PICTURE_COLUMNS = ("image", "file_name")  # hold a picture's path; the second is the imagefolder convention
-
-
-class BadRecord(ValueError):
-    """A record can't be used. Its text is the reason, the same for every record with the same defect."""
-
-
-class Numbering:
-    """Numbers the good records of a source, in order; memory grows with the bad ones only."""
-
-    def __init__(self) -> None:
-        self._good = 0
-        self._gaps = array("q")  # for every bad record, the number of the next good one
-
-    def __len__(self) -> int:
-        return self._good
-
-    def add(self, good: bool) -> None:
-        """Take the next record of the source."""
-        if good:
-            self._good += 1
-        else:
-            self._gaps.append(self._good)
-
-    def position(self, index: int) -> int:
-        """Where in the source, counted from 0 and with the bad ones, good record `index` is. Raises IndexError."""
-        if not 0 <= index < self._good:
-            raise IndexError(f"record {index} of {self._good}")
-        return index + bisect_right(self._gaps, index)
-
-
-def choose_columns(
-    path: Path, asked: Sequence[str] | None, present: Iterable[str], text: Iterable[str]
-) -> tuple[str, ...]:
-    """The columns to read: those asked for that are present, or all with text if none is asked for.
-
-    asked: None means that no text is wanted. Raises InputError where one is, and none is left.
-    """
-    if asked is None:
-        return ()
-    present = tuple(present)
-    chosen = tuple(column for column in asked if column in present) if asked else tuple(text)
-    if not chosen:
-        wanted = f"column {' or '.join(asked)}" if asked else "column of text"
-        raise InputError(f"{path} has no {wanted}: its columns are {', '.join(present) or 'none'}")
-    return chosen
-
-
-def find_columns(records: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
-    """All columns, and those that hold text, of the first record that has any text."""
-    present: list[str] = []
-    for record in records:
-        text = [name for name, value in record.items() if isinstance(value, str) and name not in PICTURE_COLUMNS]
-        if text:
-            return list(record), text
-        present = present or list(record)
-    return present, []
-
-
-def texts(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
-    """The text of each column, without white space around it. Raises BadRecord."""
-    return {column: _text(record.get(column), column) for column in columns}
-
-
-def _text(value: object, column: str) -> str:
-    if value is None:
-        raise BadRecord(f"no {column}")
-    if not isinstance(value, str):
-        raise BadRecord(f"{column} is no text")
-    value = value.strip()
-    if not value:
-        raise BadRecord(f"{column} is empty")
-    if "\0" in value:
-        raise BadRecord(f"a NUL in {column}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # JSON can spell half a character: "\ud83d"
-        raise BadRecord(f"half a character in {column}") from None
-    return value
+from altdiffusion.images import ImageSource, image_file
 
 
 class LineTable:
@@ -251,24 +179,3 @@ def _decode(line: bytes) -> str:
     if not line.strip():
         raise BadRecord("an empty line")
     return decode_text(line)
-
-
-def decode_text(content: bytes) -> str:
-    """UTF-8, with or without a byte order mark. Raises BadRecord."""
-    if b"\0" in content:
-        raise BadRecord("a NUL byte, no UTF-8 text")
-    try:
-        return content.decode("utf-8-sig" if content.startswith(b"\xef\xbb\xbf") else "utf-8")
-    except UnicodeDecodeError:
-        raise BadRecord("not UTF-8") from None
-
-
-def parse_object(content: str) -> dict[str, Any]:
-    """A JSON object. Raises BadRecord for anything else."""
-    try:
-        record = json.loads(content)
-    except (ValueError, RecursionError):
-        raise BadRecord("not valid JSON") from None
-    if not isinstance(record, dict):
-        raise BadRecord("JSON, but no object")
-    return record

@@ -8,11 +8,11 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from altdiffusion.cli.terminal import width
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.paper_results import SOURCE, Published
 from altdiffusion.evaluation.retrieval import RetrievalResult
 from altdiffusion.metrics import KS
+from altdiffusion.text_table import width
 
 COLUMNS = [f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in KS] + ["mr"]
 _HEADS = [f"{direction} R@{k}" for direction in ("T2I", "I2T") for k in KS] + ["MR"]

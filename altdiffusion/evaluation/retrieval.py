@@ -21,13 +21,13 @@ from PIL.Image import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from altdiffusion.data.open_tables import Skipped
+from altdiffusion.data.table import Skipped
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.datasets.captioned import Captions, Problem
 from altdiffusion.evaluation.paper_results import Published, published_rows
 from altdiffusion.evaluation.systems.base import System
+from altdiffusion.images import BadImage, ImageSource, decode_image
 from altdiffusion.metrics import RetrievalFigures, figures_from_features
-from altdiffusion.training.pictures import BadImage, ImageSource, decode_image
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,18 @@ from altdiffusion import files
 from altdiffusion.altclip.best_of import load_scorer
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.checkpoints.hub import local_path
-from altdiffusion.data.open_tables import Skipped, open_tables
+from altdiffusion.data.open_tables import open_tables
+from altdiffusion.data.table import Skipped
 from altdiffusion.errors import InputError
-from altdiffusion.generation.generate import generate, load_pipeline, save_picture
-from altdiffusion.generation.infotext import Settings
-from altdiffusion.images import ENDINGS, open_image, open_info
+from altdiffusion.generation.generate import generate
+from altdiffusion.generation.infotext import open_info
+from altdiffusion.generation.load import load_pipeline
+from altdiffusion.generation.result import save_picture
+from altdiffusion.generation.settings import Settings
+from altdiffusion.images import ENDINGS, open_image
+from altdiffusion.metrics import own_prompt_first
 
 CELL = 128  # pixels of a picture on the sheet
-ROUNDING = 1e-6  # of a score: what the same picture and words can differ by from batch to batch
 RIGHT, WRONG = (39, 160, 84), (214, 48, 49)
 
 
@@ -126,17 +130,6 @@ def evaluate_generation(
         results.append({**asdict(result), **drawn_with, "pictures": each})
         files.write_text(out / "results.json", json.dumps(results, ensure_ascii=False, indent=2) + "\n")
         yield result
-
-
-def own_prompt_first(scores: Tensor, prompts: Sequence[str]) -> list[bool]:
-    """For each picture, whether its own prompt fits it better than all others; scores: (pictures, prompts), in one order.
-
-    A tie is lost: a scorer that can't tell the prompts apart must not look perfect. The same prompt elsewhere is no other.
-    """
-    number = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
-    which = torch.tensor([number[prompt] for prompt in prompts])
-    others = scores.masked_fill(which[:, None] == which, -torch.inf).max(1).values
-    return (scores.diagonal() > others + ROUNDING).tolist()
 
 
 def frechet_distance(

@@ -18,17 +18,12 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
+from altdiffusion.devices import dtype_name
 from altdiffusion.errors import InputError
-from altdiffusion.generation.generate import (
-    DEFAULT_GUIDANCE_SCALE,
-    DEFAULT_STEPS,
-    Picture,
-    _dtype_name,
-    _of_kind,
-    build_scheduler,
-    scheduler_class,
-)
-from altdiffusion.generation.infotext import Settings
+from altdiffusion.generation.load import pipeline_of_kind
+from altdiffusion.generation.result import Picture
+from altdiffusion.generation.schedulers import build_scheduler, scheduler_class
+from altdiffusion.generation.settings import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, Settings
 
 SKETCH_SIDE = 16  # of the latents that a sketch is decoded from; a whole picture of 512 pixels has 64
 
@@ -91,7 +86,7 @@ def draw_together(
     (has_image, has_mask) = kinds.pop()
     if has_image != (recipe.strength is not None):
         raise InputError("strength is for orders with an image, and these need it")
-    pipe = _of_kind(pipe, has_image, has_mask)
+    pipe = pipeline_of_kind(pipe, has_image, has_mask)
     own = pipe.scheduler
     scheduler = own if recipe.scheduler is None else build_scheduler(scheduler_class(recipe.scheduler), pipe)
     generators = [torch.Generator().manual_seed(order.seed) for order in orders]
@@ -208,5 +203,5 @@ def _settings(order: Order, recipe: Recipe, scheduler: str, pipe: Any) -> Settin
         strength=recipe.strength,
         init_image=None if order.image is None else "(in memory)",
         mask=None if order.mask is None else "(in memory)",
-        dtype=None if pipe.unet.dtype == torch.float32 else _dtype_name(pipe.unet.dtype),
+        dtype=None if pipe.unet.dtype == torch.float32 else dtype_name(pipe.unet.dtype),
     )

@@ -14,38 +14,18 @@ import json
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.errors import InputError
+from altdiffusion.generation.settings import Settings
+from altdiffusion.images import opened_image
 
 KEY = "parameters"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that a picture is drawn from. None: not used, or not known (pictures of other programs)."""
-
-    prompt: str
-    negative_prompt: str = ""
-    steps: int | None = None
-    scheduler: str | None = None
-    guidance_scale: float | None = None
-    seed: int | None = None
-    width: int | None = None
-    height: int | None = None
-    model: str | None = None
-    strength: float | None = None
-    init_image: str | None = None
-    mask: str | None = None
-    lora: str | None = None
-    text_encoder: str | None = None
-    bridge: str | None = None
-    dtype: str | None = None
-    allow_pickle: bool | None = None
-    score: float | None = None  # what AltCLIP gave it, where the best of several was asked for
 
 
 # Settings' fields and their infotext names, in the order they are written. Size is apart: it is two fields.
@@ -166,3 +146,9 @@ def to_command(settings: Settings) -> str:
     if settings.allow_pickle:
         flags.append("--allow-pickle")
     return shlex.join(words[:2] + flags + words[2:])
+
+
+def open_info(path: str | Path) -> Settings:
+    """Prompt and settings inside a picture. Raises InputError as `open_image`, and where there are none."""
+    with opened_image(local_path(path)) as file:
+        return read_settings(file)

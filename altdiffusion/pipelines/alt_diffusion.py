@@ -23,10 +23,11 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.pipelines import auto_pipeline
-from transformers import AltCLIPTextModel, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import AltCLIPTextModel
 
 from altdiffusion.altclip.best_of import with_best_of
 from altdiffusion.checkpoints import hub, tensor_files
+from altdiffusion.checkpoints.hub import HUB_OPTIONS
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.files import write_text
 from altdiffusion.pipelines import adapters, legacy_import
@@ -34,8 +35,10 @@ from altdiffusion.pipelines.model_card import write_model_card
 from altdiffusion.pipelines.single_file import load_single_file
 from altdiffusion.speed.low_memory import save_memory
 from altdiffusion.speed.optimize import optimize
-from altdiffusion.text_encoder.bridge import Bridge, BridgedTextEncoder, check_bridge, load_bridge
-from altdiffusion.text_encoder.encoder import check_text_encoder, equip, load_text_encoder, load_tokenizer
+from altdiffusion.text_encoder.bridge import BridgedTextEncoder
+from altdiffusion.text_encoder.encoder import check_text_encoder
+from altdiffusion.text_encoder.forward import equip
+from altdiffusion.text_encoder.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
 legacy_import.install()
 
 
-class _AltDiffusion(DiffusionPipeline):
+class AltDiffusionMixin(DiffusionPipeline):
     """What the three pipelines add to their stock counterparts."""
 
     @classmethod
@@ -100,7 +103,7 @@ class _AltDiffusion(DiffusionPipeline):
     def _from_file(cls, path: Path, **kwargs: Any) -> Self:
         """A pipeline from a single file; components that are passed take the place of the file's."""
         given = {name: kwargs.pop(name) for name in inspect.signature(cls.__init__).parameters if name in kwargs}
-        known = {"ema", "allow_pickle", "dtype", "torch_dtype", "use_safetensors", "low_cpu_mem_usage", *_HUB_OPTIONS}
+        known = {"ema", "allow_pickle", "dtype", "torch_dtype", "use_safetensors", "low_cpu_mem_usage", *HUB_OPTIONS}
         if unknown := sorted(set(kwargs) - known):
             raise InputError(f"{unknown[0]}= can't be used with a single file: convert it to a folder first")
         tokenizer = given.pop("tokenizer", None)
@@ -114,8 +117,8 @@ class _AltDiffusion(DiffusionPipeline):
     @classmethod
     def _folder(cls, model: str | Path, allow_pickle: bool, kwargs: dict[str, Any]) -> Path:
         """Where the pipeline's folder is, downloaded if need be; says early what can't be loaded."""
-        hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
-        folder = hub.locate(model, ["model_index.json", "config.json"], **hub)
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        folder = hub.locate(model, ["model_index.json", "config.json"], **hub_options)
         if not (folder / "model_index.json").is_file():
             advice = "its text encoder alone goes into a pipeline by swap_text_encoder(pipe, model)"
             found = "AltCLIP or a text encoder" if (folder / "config.json").is_file() else "no model"
@@ -125,8 +128,8 @@ class _AltDiffusion(DiffusionPipeline):
             kind = index.get("_class_name")
             raise InputError(f"{model} is a {kind}: load it with diffusers' {kind}, after `import altdiffusion`")
         if model not in _EMBEDDED and not hub.local_path(model).exists():
-            hub |= {name: kwargs[name] for name in ("use_safetensors", "variant") if name in kwargs}
-            folder = Path(hub.on_hub(str(model), lambda name: cls.download(name, **hub)))
+            hub_options |= {name: kwargs[name] for name in ("use_safetensors", "variant") if name in kwargs}
+            folder = Path(hub.on_hub(str(model), lambda name: cls.download(name, **hub_options)))
         if not allow_pickle:
             for part in sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in kwargs):
                 tensor_files.refuse_pickles(part)
@@ -171,19 +174,19 @@ class _AltDiffusion(DiffusionPipeline):
     load_lora_into_text_encoder = staticmethod(adapters.load_lora_into_text_encoder)
 
 
-class AltDiffusionPipeline(_AltDiffusion, StableDiffusionPipeline):
+class AltDiffusionPipeline(AltDiffusionMixin, StableDiffusionPipeline):
     """Text to image: a `StableDiffusionPipeline` whose prompts are read by AltCLIP, in any of its languages."""
 
     __call__ = with_best_of(StableDiffusionPipeline.__call__)
 
 
-class AltDiffusionImg2ImgPipeline(_AltDiffusion, StableDiffusionImg2ImgPipeline):
+class AltDiffusionImg2ImgPipeline(AltDiffusionMixin, StableDiffusionImg2ImgPipeline):
     """Image to image: a `StableDiffusionImg2ImgPipeline` whose prompts are read by AltCLIP."""
 
     __call__ = with_best_of(StableDiffusionImg2ImgPipeline.__call__)
 
 
-class AltDiffusionInpaintPipeline(_AltDiffusion, StableDiffusionInpaintPipeline):
+class AltDiffusionInpaintPipeline(AltDiffusionMixin, StableDiffusionInpaintPipeline):
     """Inpainting: a `StableDiffusionInpaintPipeline` whose prompts are read by AltCLIP."""
 
     __call__ = with_best_of(StableDiffusionInpaintPipeline.__call__)
@@ -195,88 +198,7 @@ auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusion
 auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusionInpaintPipeline
 
 
-def swap_text_encoder(
-    pipe: DiffusionPipeline,
-    model: str | Path | None = None,
-    *,
-    bridge: str | Path | Bridge | None = None,
-    **kwargs: Any,
-) -> DiffusionPipeline:
-    """Replace the text encoder and tokenizer of a Stable Diffusion pipeline by AltCLIP's, in place.
-
-    Without a bridge the UNet should be one that was trained for this encoder, as AltDiffusion's are: another one draws
-    nothing sensible. With one, any UNet of Stable Diffusion 1.x, 2.x or XL that was trained with CLIP will do.
-    pipe: any diffusers pipeline with CLIP's text encoder and a UNet. The new encoder takes the old one's device and the
-        UNet's dtype. XL's two encoders become one, `text_encoder_2`, which reads `prompt`; `prompt_2` is not read.
-    bridge: a folder, an id on the hub, "mini" (from mini's AltCLIP to "sd-mini"), or a `Bridge`, of which the pipeline
-        gets a copy.
-    model, kwargs: as in `load_text_encoder`.
-    Returns the same pipeline. Raises InputError where the widths don't fit, before anything is changed.
-    """
-    unet: Any = getattr(pipe, "unet", None)
-    wanted = getattr(getattr(unet, "config", None), "cross_attention_dim", None)
-    there = hasattr(pipe, "text_encoder")
-    xl = there and hasattr(pipe, "text_encoder_2") and "text_encoder" in pipe._optional_components
-    old: Any = getattr(pipe, "text_encoder_2" if xl else "text_encoder", None)
-    clip = CLIPTextModelWithProjection if xl else CLIPTextModel
-    fits = xl or (there and not hasattr(pipe, "text_encoder_2"))
-    if wanted is None or not fits or not isinstance(old, clip | AltCLIPTextModel | BridgedTextEncoder | None):
-        raise InputError(
-            f"{type(pipe).__name__} is not a Stable Diffusion 1.x, 2.x or XL pipeline: expected one CLIP text encoder, "
-            "or XL's two, and a UNet that attends to its states"
-        )
-    if xl and bridge is None:
-        raise InputError(
-            f"{type(pipe).__name__} has a UNet trained with two CLIPs: AltCLIP fits it by a bridge, bridge="
-        )
-    if any(hasattr(getattr(pipe, name, None), "_hf_hook") for name in ("text_encoder", "text_encoder_2")):
-        raise InputError(
-            "this pipeline offloads its parts already: swap the text encoder first, then enable the offload"
-        )
-    if "dtype" not in kwargs:
-        kwargs["dtype"] = unet.dtype
-    if bridge is not None:
-        hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs and name != "revision"}
-        bridge = load_bridge(bridge, dtype=kwargs["dtype"], **hub)
-        check_bridge(bridge, unet, aesthetics=bool(pipe.config.get("requires_aesthetics_score")))
-    encoder: Any
-    encoder, tokenizer = load_text_encoder(model, **kwargs)
-    if bridge is not None:
-        encoder = BridgedTextEncoder.of(encoder, bridge.to(encoder.device))
-    elif wanted != encoder.config.project_dim:
-        raise InputError(
-            f"the UNet attends to text states of width {wanted}, this encoder gives {encoder.config.project_dim}: "
-            "768 belongs to Stable Diffusion 1.x (AltDiffusion, -m9, AltCLIP), 1024 to 2.x (AltDiffusion-m18); "
-            "between a UNet trained with CLIP and any AltCLIP stands a bridge, bridge="
-        )
-    if kwargs.get("device_map") is None:
-        encoder.to((unet if old is None else old).device)
-    if xl:
-        pipe.register_modules(text_encoder=None, tokenizer=None, text_encoder_2=encoder, tokenizer_2=tokenizer)
-    else:
-        pipe.register_modules(text_encoder=encoder, tokenizer=tokenizer)
-    if hasattr(pipe, "empty_text_embedding"):  # Marigold keeps the states of "", which were the old encoder's
-        pipe.empty_text_embedding = None
-    if not isinstance(pipe, _AltDiffusion):  # on this instance alone: its class stays stock
-        pipe.load_lora_into_text_encoder = adapters.load_lora_into_text_encoder
-        if hasattr(type(pipe), "load_textual_inversion"):
-            pipe.load_textual_inversion = _Checked(pipe, encoder)
-    return pipe
-
-
-class _Checked:
-    """A pipeline's own `load_textual_inversion`, behind a check that the embeddings fit the encoder."""
-
-    def __init__(self, pipe: Any, encoder: AltCLIPTextModel | BridgedTextEncoder) -> None:
-        self.pipe, self.encoder = pipe, encoder
-
-    def __call__(self, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> None:
-        adapters.check_textual_inversion(pretrained_model_name_or_path, self.encoder, **kwargs)
-        type(self.pipe).load_textual_inversion(self.pipe, pretrained_model_name_or_path, *args, **kwargs)
-
-
 _EMBEDDED = (hub.MINI, hub.SD_MINI)
-_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
 # What the libraries raise for files that are damaged or not what they seem.

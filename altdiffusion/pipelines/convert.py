@@ -16,7 +16,8 @@ from altdiffusion.checkpoints.layouts import is_single_file
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.pipelines.alt_diffusion import AltDiffusionPipeline
 from altdiffusion.pipelines.model_card import write_model_card
-from altdiffusion.text_encoder.encoder import hub_files, load_text_encoder
+from altdiffusion.text_encoder.encoder import load_text_encoder
+from altdiffusion.text_encoder.tokenizer import hub_files
 
 
 def convert(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AltCLIPTextModel
 
-from altdiffusion.checkpoints import tensor_files
+from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.text_encoder.encoder import build_text_encoder
 
 
@@ -32,9 +32,9 @@ class RobertaSeriesModelWithTransformation(AltCLIPTextModel):
         **kwargs: Any,
     ) -> AltCLIPTextModel:
         """Takes the arguments of transformers' method. As there, pickles are read unless use_safetensors is True."""
-        hub = {"revision": revision, "token": token, "cache_dir": cache_dir}
+        hub_options = {"revision": revision, "token": token, "cache_dir": cache_dir}
         patterns = [f"{subfolder}/*" if subfolder else "*"]
-        folder = hub.locate(pretrained_model_name_or_path, patterns, **hub) / subfolder
+        folder = hub.locate(pretrained_model_name_or_path, patterns, **hub_options) / subfolder
         files = tensor_files.weight_files(folder, variant, use_safetensors)
         state = tensor_files.read_files(files, allow_pickle=True, dtype=dtype or torch_dtype or torch.float32)
         return build_text_encoder(

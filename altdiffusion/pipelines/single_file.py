@@ -13,7 +13,8 @@ from transformers import XLMRobertaTokenizer
 
 from altdiffusion.checkpoints import layouts, tensor_files
 from altdiffusion.errors import InputError
-from altdiffusion.text_encoder.encoder import build_text_encoder, load_tokenizer
+from altdiffusion.text_encoder.encoder import build_text_encoder
+from altdiffusion.text_encoder.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

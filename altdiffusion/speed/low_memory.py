@@ -20,7 +20,7 @@ from transformers import AltCLIPTextModel
 
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
-from altdiffusion.text_encoder.encoder import Reading, equip
+from altdiffusion.text_encoder.forward import Reading, equip
 
 logger = logging.getLogger(__name__)
 

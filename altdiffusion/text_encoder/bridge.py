@@ -20,9 +20,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 from transformers.utils import ModelOutput
 
-from altdiffusion.checkpoints import tensor_files
+from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.text_encoder.encoder import equip
+from altdiffusion.text_encoder.forward import equip
 
 
 class BridgeConfig(PreTrainedConfig):
@@ -278,14 +278,14 @@ class _Penultimate(tuple[Tensor, ...]):
         return super().__getitem__(index)
 
 
-def load_bridge(source: str | Path | Bridge, dtype: torch.dtype, **hub: Any) -> Bridge:
+def load_bridge(source: str | Path | Bridge, dtype: torch.dtype, **hub_options: Any) -> Bridge:
     """A bridge from a folder or an id on the hub, "mini"'s, or a copy of the one that is given. Raises InputError."""
     if isinstance(source, Bridge):
         return copy.deepcopy(source).to(dtype)
     if source == hub.MINI:
         folder = hub.mini_folder() / "bridge"
     else:
-        folder = hub.locate(source, ["config.json", "model.safetensors"], **hub)
+        folder = hub.locate(source, ["config.json", "model.safetensors"], **hub_options)
     if not (folder / "config.json").is_file():
         raise InputError(f"no bridge in {folder}: expected a folder with config.json and model.safetensors")
     kind = tensor_files.read_json(folder / "config.json").get("model_type")

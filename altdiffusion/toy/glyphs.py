@@ -124,8 +124,6 @@ FREE_PROMPTS = {
     "ar": ("هل يمكنك تصميم {n} لي؟", "{n} المفضل عندي", "{n} كرتوني"),
     "it": ("puoi dipingermi un {n}?", "il mio amato {n}", "un {n} dei cartoni animati"),
 }
-
-
 SPACELESS = ("zh", "ja")
 
 

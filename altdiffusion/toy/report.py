@@ -18,12 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from altdiffusion.altclip.model import image_features, load_similarity, text_features
 from altdiffusion.altclip.scorer import PromptScorer
-from altdiffusion.generation.generate import MINI_GUIDANCE_SCALE
+from altdiffusion.generation.settings import MINI_GUIDANCE_SCALE
 from altdiffusion.metrics import recall_at_k
-from altdiffusion.pipelines.alt_diffusion import AltDiffusionPipeline, swap_text_encoder
+from altdiffusion.pipelines.alt_diffusion import AltDiffusionPipeline
+from altdiffusion.pipelines.load import load_diffusion
+from altdiffusion.pipelines.swap import swap_text_encoder
 from altdiffusion.speed.optimize import optimize
 from altdiffusion.text_encoder.bridge import Bridge
+from altdiffusion.text_encoder.tokenizer import pad, tokens
 from altdiffusion.toy.glyphs import (
     BACKGROUNDS,
     COLOUR_NAMES,
@@ -45,9 +49,6 @@ from altdiffusion.toy.judge import (
     train_judge,
     unframed,
 )
-from altdiffusion.training.inputs.parallel_text import pad, tokens
-from altdiffusion.training.models.unet import load_diffusion
-from altdiffusion.training.stages.contrast import image_features, load_similarity, text_features
 
 # By name, what `optimize` is told. Its other approximate switches want models that are made for mini, which there are not.
 APPROXIMATE: dict[str, dict[str, Any]] = {"int8": {"int8": True}, "bfloat16": {"dtype": torch.bfloat16}}

@@ -10,10 +10,10 @@ from typing import Any, TypeVar, get_type_hints
 
 import gradio as gr
 
-from altdiffusion.generation.generate import default_guidance_scale
 from altdiffusion.generation.infotext import to_infotext
-from altdiffusion.web import limits as limit
-from altdiffusion.web.limits import Wish
+from altdiffusion.generation.settings import default_guidance_scale
+from altdiffusion.web import request, uploads
+from altdiffusion.web.request import Wish
 from altdiffusion.web.service import Finished, Shown, Studio
 from altdiffusion.web.tabs.controls import sorry
 from altdiffusion.web.translations import Refused
@@ -48,7 +48,7 @@ def add_endpoints(studio: Studio) -> None:
         Gives a list of {"image": PNG file with its settings inside, "seed", "score", "filtered", "settings"}.
         """
         wish = Wish(
-            prompt, negative_prompt, model, limit.seed_of(seed), steps, guidance_scale, width, height,
+            prompt, negative_prompt, model, request.seed_of(seed), steps, guidance_scale, width, height,
             scheduler=scheduler, images=images, best_of=best_of,
         )  # fmt: skip
         return await _drawn(studio, wish)
@@ -69,10 +69,10 @@ def add_endpoints(studio: Studio) -> None:
     ) -> list[dict[str, Any]]:
         """Change a picture by a prompt; with a mask (white where it is to be drawn anew, as large as the picture) that part
         alone. strength: how much, above 0, to 1. The rest, and what it gives, as in /draw."""
-        start = await asyncio.to_thread(limit.picture, _file(image), studio.limits)
-        hole = None if mask is None else await asyncio.to_thread(limit.picture, _file(mask), studio.limits, "L")
+        start = await asyncio.to_thread(uploads.picture, _file(image), studio.limits)
+        hole = None if mask is None else await asyncio.to_thread(uploads.picture, _file(mask), studio.limits, "L")
         wish = Wish(
-            prompt, negative_prompt, model, limit.seed_of(seed), steps, guidance_scale, scheduler=scheduler,
+            prompt, negative_prompt, model, request.seed_of(seed), steps, guidance_scale, scheduler=scheduler,
             images=images, best_of=best_of, strength=strength, image=start, mask=hole,
         )  # fmt: skip
         return await _drawn(studio, wish)
@@ -87,7 +87,7 @@ def add_endpoints(studio: Studio) -> None:
         guidance_scale: float = guided,
     ) -> list[dict[str, Any]]:
         """Draw two prompts, or one prompt by two models, with the same seed. Gives two pictures as in /draw, left and right."""
-        common: dict[str, Any] = {"seed": limit.seed_of(seed), "steps": steps, "guidance_scale": guidance_scale}
+        common: dict[str, Any] = {"seed": request.seed_of(seed), "steps": steps, "guidance_scale": guidance_scale}
         left = Wish(left_prompt, model=left_model, **common)
         right = Wish(right_prompt, model=right_model, **common)
         found: dict[int, Shown] = {}
@@ -99,14 +99,14 @@ def add_endpoints(studio: Studio) -> None:
 
     async def score(pictures: list[dict[str, Any]], prompts: list[str], model: str = "") -> list[list[float]]:
         """How well each picture fits each prompt: cosines in -1 to 1, a list for each picture."""
-        files, texts = _files(pictures, studio), limit.lines(prompts, studio.limits)
+        files, texts = _files(pictures, studio), request.lines(prompts, studio.limits)
         return await studio.in_turn(lambda: studio.score(studio.pictures(files), texts, model))
 
     async def classify(
         pictures: list[dict[str, Any]], labels: list[str], template: str = "{}", model: str = ""
     ) -> list[list[float]]:
         """How probable each label is for each picture, if it must be one of them; {} in the template stands for the label."""
-        files, names = _files(pictures, studio), limit.lines(labels, studio.limits)
+        files, names = _files(pictures, studio), request.lines(labels, studio.limits)
         return await studio.in_turn(lambda: studio.classify(studio.pictures(files), names, template, model))
 
     async def rank(pictures: list[dict[str, Any]], prompt: str, model: str = "") -> list[list[float]]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from altdiffusion.errors import InputError
 from altdiffusion.generation.draw import Order, Recipe, Step, draw_together
-from altdiffusion.generation.generate import Picture
+from altdiffusion.generation.result import Picture
 from altdiffusion.web.model_pool import Models
 from altdiffusion.web.translations import Refused
 

@@ -13,7 +13,7 @@ from altdiffusion.altclip import best_of
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
-from altdiffusion.generation.generate import load_pipeline
+from altdiffusion.generation.load import load_pipeline
 from altdiffusion.web.translations import Refused
 
 logger = logging.getLogger(__name__)

@@ -20,13 +20,15 @@ from altdiffusion import images
 from altdiffusion.altclip import best_of, zero_shot
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.errors import InputError
+from altdiffusion.generation import infotext
 from altdiffusion.generation.draw import Order, Recipe
-from altdiffusion.generation.generate import Picture, free_path, save_picture
-from altdiffusion.generation.infotext import Settings
-from altdiffusion.web import limits as limit
+from altdiffusion.generation.result import Picture, free_path, save_picture
+from altdiffusion.generation.settings import Settings
+from altdiffusion.web import request, uploads
 from altdiffusion.web.draw_queue import Drawing, DrawingQueue, Drawn, Job, Loading, Waiting
-from altdiffusion.web.limits import Limits, Wish
+from altdiffusion.web.limits import Limits
 from altdiffusion.web.model_pool import Models
+from altdiffusion.web.request import Wish
 from altdiffusion.web.translations import Refused
 
 Result = TypeVar("Result")
@@ -70,11 +72,11 @@ class Studio:
         """Draw what is wished; leaving the iterator early cancels. Raises Refused."""
         started = time.monotonic()
         label = self.models.label(wish.model)
-        wish = limit.checked(wish, self.limits)
+        wish = request.checked(wish, self.limits)
         if not self.models.is_loaded(label):
             yield Loading()
         wish = await asyncio.to_thread(self._sized, wish, label)
-        limit.check_size(wish, self.limits)
+        request.check_size(wish, self.limits)
         scorer = await asyncio.to_thread(self.models.scorer, label)
         if wish.best_of and scorer is None:
             raise Refused("no_scorer")
@@ -141,7 +143,7 @@ class Studio:
         self, pictures: Sequence[Image.Image], labels: Sequence[str], template: str, model: str
     ) -> list[list[float]]:
         """Probabilities of the labels, a list for each picture. Raises Refused."""
-        template = limit.text(template, self.limits) or "{}"
+        template = request.text(template, self.limits) or "{}"
         if "{}" not in template and "{c}" not in template:
             raise Refused("bad_template")
         found = zero_shot.classify(self._scorer(model), list(pictures), list(labels), [template])
@@ -149,7 +151,7 @@ class Studio:
 
     def rank(self, pictures: Sequence[Image.Image], prompt: str, model: str) -> list[tuple[int, float]]:
         """(number of the picture, its score), best first. Raises Refused."""
-        if not limit.text(prompt, self.limits).strip():
+        if not request.text(prompt, self.limits).strip():
             raise Refused("no_prompt")
         return self._scorer(model).rank(list(pictures), prompt)
 
@@ -160,16 +162,16 @@ class Studio:
             raise Refused("no_picture")
         if len(paths) > self.limits.pictures:
             raise Refused("many_pictures", got=len(paths), most=self.limits.pictures)
-        return [limit.picture(path, self.limits) for path in paths]
+        return [uploads.picture(path, self.limits) for path in paths]
 
     def read_settings(self, path: Any) -> tuple[Settings, list[str]]:
         """Settings inside an uploaded picture, within the limits, and the names of those that were not. Raises Refused."""
-        limit.picture(path, self.limits)
+        uploads.picture(path, self.limits)
         try:
-            found = images.open_info(path)
+            found = infotext.open_info(path)
         except InputError:
             raise Refused("no_settings") from None
-        return limit.clamped(found, self.limits)
+        return request.clamped(found, self.limits)
 
     def close(self) -> None:
         self.queue.close()
@@ -184,7 +186,7 @@ class Studio:
         """With its seed and size; pictures to start from are brought to that size."""
         native = self.models.native_side(label)
         seed = secrets.randbelow(2**32) if wish.seed is None else wish.seed
-        ratio = limit.SHAPES.get(wish.shape, 1.0)
+        ratio = request.SHAPES.get(wish.shape, 1.0)
         width = wish.width or max(8, round(native * ratio**0.5 / 8) * 8)
         height = wish.height or max(8, round(native / ratio**0.5 / 8) * 8)
         image, mask = wish.image, wish.mask

@@ -9,7 +9,8 @@ import torch
 from altdiffusion.benchmark.models import Sizes
 from altdiffusion.benchmark.timing import Comparison, in_turns
 from altdiffusion.generation.auto_batch import Size
-from altdiffusion.generation.generate import generate, load_pipeline
+from altdiffusion.generation.generate import generate
+from altdiffusion.generation.load import load_pipeline
 
 STEPS = 15
 

@@ -14,7 +14,7 @@ from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.benchmark import models
 from altdiffusion.benchmark.models import Sizes
 from altdiffusion.benchmark.timing import Comparison, Contender, timed
-from altdiffusion.text_encoder.encoder import MAX_TOKENS
+from altdiffusion.text_encoder.tokenizer import MAX_TOKENS
 
 BATCH = 64
 PADDED = 640  # captions for the others: batches in the order given cost the same however many follow

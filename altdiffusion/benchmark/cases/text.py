@@ -14,7 +14,7 @@ from altdiffusion.benchmark.models import Sizes
 from altdiffusion.benchmark.timing import Comparison, Contender, in_turns
 from altdiffusion.speed.optimize import has_amx
 from altdiffusion.speed.packed_linear import pack
-from altdiffusion.text_encoder.encoder import MAX_TOKENS
+from altdiffusion.text_encoder.tokenizer import MAX_TOKENS
 
 REAL = 14  # tokens of a prompt; with one of padding 15 are computed
 

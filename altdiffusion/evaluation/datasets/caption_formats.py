@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from altdiffusion.data.text_lines import BadRecord, Skip, decode_text, parse_object
+from altdiffusion.data.table import BadRecord, Skip, decode_text, parse_object
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.images import ENDINGS
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from torch import Tensor, tensor
 
 from altdiffusion.checkpoints.hub import local_path
-from altdiffusion.data.open_tables import Skipped
-from altdiffusion.data.text_lines import BadRecord, Skip, texts
+from altdiffusion.data.table import BadRecord, Skip, Skipped, texts
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.evaluation.datasets.caption_formats import (
     IMAGES,
@@ -28,7 +27,7 @@ from altdiffusion.evaluation.datasets.caption_formats import (
     recognise,
 )
 from altdiffusion.evaluation.datasets.image_stores import Base64Images, ImageFolder, stem
-from altdiffusion.training.pictures import ImageSource
+from altdiffusion.images import ImageSource
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from altdiffusion.data.text_lines import Skip
-from altdiffusion.images import ENDINGS
-from altdiffusion.training.pictures import BadImage, ImageSource, image_file
+from altdiffusion.data.table import Skip
+from altdiffusion.images import ENDINGS, BadImage, ImageSource, image_file
 
 
 class ImageFolder:

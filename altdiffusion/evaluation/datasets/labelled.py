@@ -19,8 +19,7 @@ from PIL import Image
 
 from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.images import ENDINGS
-from altdiffusion.training.pictures import BadImage, ImageSource, image_file
+from altdiffusion.images import ENDINGS, BadImage, ImageSource, image_file
 
 CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import accumulate, chain
-from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from altdiffusion.data.open_tables import BadImage, ImageSource, Skipped, Table, decode_image, open_tables, picture_key
+from altdiffusion.data.open_tables import BadImage, ImageSource, open_tables, picture_key
+from altdiffusion.data.table import Skipped, Table
 from altdiffusion.errors import InputError
 from altdiffusion.training.inputs.sampling import Records, language_weights
 
@@ -91,42 +87,3 @@ class CaptionedPictures(Pictures):
 
     def caption(self, number: int, language: str) -> str:
         return str(self.records[number][language])
-
-
-class Remembered:
-    """Pictures after `prepare`, kept in memory while there is room: a small set is decoded once only.
-
-    prepare: takes a picture, and maybe how to prepare it, which `__call__` hands on.
-    """
-
-    def __init__(self, prepare: Callable[..., Tensor], room: int = 512 * 2**20) -> None:
-        self._prepare, self._room = prepare, room
-        self._kept: dict[Any, Tensor] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, source: ImageSource, *how: Any) -> Tensor:
-        """Raises BadImage."""
-        key = (picture_key(source), *how)
-        found = self._kept.get(key)
-        if found is None:
-            found = self._prepare(decode_image(source), *how)
-            with self._lock:
-                if key not in self._kept and self._room >= found.nbytes:
-                    self._room -= found.nbytes
-                    self._kept[key] = found
-        return found
-
-
-def fit_to(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Scaled to cover (width, height) pixels and cut at the centre."""
-    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """uint8 (3, height, width)."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-
-
-def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 -1..1, as diffusion models take pictures."""
-    return pixels.float() / 127.5 - 1

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from altdiffusion.checkpoints.tensor_files import read_json
-from altdiffusion.data.open_tables import Table
+from altdiffusion.data.table import Table
 from altdiffusion.errors import InputError, TrainingStopped, first_line
 from altdiffusion.files import write_text
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from altdiffusion.data.open_tables import BadImage
 from altdiffusion.training.inputs.aspect_buckets import Size
-from altdiffusion.training.inputs.captioned_images import Pictures, Remembered, fit_to, to_tensor, to_unit
+from altdiffusion.training.inputs.captioned_images import Pictures
 from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
+from altdiffusion.training.inputs.image_tensors import Remembered, fit_to, to_tensor, to_unit
 from altdiffusion.training.loop import Batch
 
 

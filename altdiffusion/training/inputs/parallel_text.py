@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from altdiffusion.data.open_tables import Skipped, open_tables
+from altdiffusion.data.open_tables import open_tables
+from altdiffusion.data.table import Skipped
 from altdiffusion.errors import InputError
-from altdiffusion.text_encoder.encoder import MAX_TOKENS
+from altdiffusion.text_encoder.tokenizer import tokens
 from altdiffusion.training.inputs.sampling import Mixture, Records, language_weights
 
 
@@ -89,26 +86,3 @@ class ParallelText:
         numbers = [number for each in self.records.ranges(language) for number in each[:limit]][:limit]
         mine = tokens(self._tokenizer, [self.records[number][language] for number in numbers])
         return list(zip(mine, self.english(numbers), strict=True))
-
-
-_tokenizing = threading.Lock()  # a tokenizer that two threads use at once says "Already borrowed"
-
-
-def tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts, cut at 77 with the end token kept, without padding. Safe to call from threads.
-
-    The tokenizer could cut them itself, but would remember that, and it would be saved with the model.
-    """
-    if not texts:
-        return []
-    with _tokenizing:
-        rows = tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
-    return [row if len(row) <= MAX_TOKENS else [*row[: MAX_TOKENS - 1], row[-1]] for row in rows]
-
-
-def pad(ids: Sequence[Sequence[int]], padding: int, length: int | None = None) -> tuple[Tensor, Tensor]:
-    """(input_ids, attention_mask), both int64 (batch, the longest or `length`)."""
-    length = length or max(map(len, ids))
-    rows = [[*row, *[padding] * (length - len(row))] for row in ids]
-    mask = [[1] * len(row) + [0] * (length - len(row)) for row in ids]
-    return torch.tensor(rows), torch.tensor(mask)

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from altdiffusion.data.open_tables import Table
+from altdiffusion.data.table import Table
 from altdiffusion.errors import InputError
 
 T = TypeVar("T")

@@ -12,10 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import AltCLIPTextModel
 
-from altdiffusion.text_encoder.encoder import MAX_TOKENS
+from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad, tokens
 from altdiffusion.training.inputs.captioned_images import CaptionedPictures
 from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
-from altdiffusion.training.inputs.parallel_text import pad, tokens
 from altdiffusion.training.loop import Batch
 
 

@@ -14,7 +14,7 @@ from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.training.inputs.sampling import normal_noise
 from altdiffusion.training.loop import Batch
-from altdiffusion.training.models.unet import CROSS_ATTENTION_KV
+from altdiffusion.training.losses.denoising import CROSS_ATTENTION_KV
 
 # From this share of the timesteps on, what a UNet sees is nearly noise, whatever the picture.
 NOISIEST = 0.7

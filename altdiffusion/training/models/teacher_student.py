@@ -13,20 +13,17 @@ from transformers import (
     AltCLIPTextConfig,
     AltCLIPTextModel,
     AltCLIPVisionConfig,
-    AutoTokenizer,
-    CLIPImageProcessor,
     CLIPModel,
     CLIPTextModel,
     CLIPTextModelWithProjection,
 )
 
+from altdiffusion.altclip.model import HUB_FILES
 from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.checkpoints.layouts import WORD_EMBEDDINGS
-from altdiffusion.errors import InputError, first_line
-from altdiffusion.text_encoder.encoder import hub_files, load_text_encoder, load_tokenizer
-
-# A repository's files that are needed of a CLIP, an XLM-R, an AltCLIP; of a Stable Diffusion, its text encoder alone.
-HUB_FILES = [*hub_files(allow_pickle=False), "*.txt"]
+from altdiffusion.errors import InputError
+from altdiffusion.text_encoder.encoder import load_text_encoder
+from altdiffusion.text_encoder.tokenizer import load_any_tokenizer, load_tokenizer
 
 
 @dataclass
@@ -67,24 +64,6 @@ def load_teacher(model: str | Path) -> Teacher:
         )
     tokenizer = load_any_tokenizer(root / "tokenizer" if whole_pipeline else folder)
     return Teacher(text_model.eval().requires_grad_(False), tokenizer, whole, folder)
-
-
-def load_any_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a folder, cutting at 77 tokens."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise InputError(f"the tokenizer in {folder} can't be read: {first_line(error)}") from None
-    tokenizer.model_max_length = 77
-    return tokenizer
-
-
-def load_image_processor(folder: Path) -> CLIPImageProcessor:
-    """How the vision tower in a folder wants its pictures. Raises InputError where the folder doesn't say."""
-    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        raise InputError(f"no preprocessor_config.json in {folder}: it says how the vision tower wants its pictures")
-    processor: CLIPImageProcessor = CLIPImageProcessor.from_pretrained(folder)
-    return processor
 
 
 def load_student(model: str | Path, width: int) -> tuple[AltCLIPTextModel, Any]:

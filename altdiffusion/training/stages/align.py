@@ -13,18 +13,17 @@ import random
 
 import torch
 
+from altdiffusion.pipelines.load import load_diffusion
 from altdiffusion.training.inputs.aspect_buckets import Buckets
 from altdiffusion.training.inputs.captioned_images import CaptionedPictures
 from altdiffusion.training.inputs.latents import Latents
 from altdiffusion.training.inputs.text_states import TextStates
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
+from altdiffusion.training.losses.denoising import Denoising, noise_and_timesteps
 from altdiffusion.training.models.lora import add_lora, lora_config, save_lora
 from altdiffusion.training.models.unet import (
-    Denoising,
     check_resolution,
     freeze,
-    load_diffusion,
-    noise_and_timesteps,
     pixel_multiple,
     sampler,
     save_pipeline,

@@ -18,7 +18,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from altdiffusion.checkpoints import hub, tensor_files
-from altdiffusion.training.inputs.captioned_images import CaptionedPictures, Remembered, fit_to, to_tensor, to_unit
+from altdiffusion.training.inputs.captioned_images import CaptionedPictures
+from altdiffusion.training.inputs.image_tensors import Remembered, fit_to, to_tensor, to_unit
 from altdiffusion.training.inputs.sampling import Shuffled, normal_noise, piece_of
 from altdiffusion.training.loop import Batch, export, fit, start
 from altdiffusion.training.stage_settings import AutoencoderSettings

@@ -15,19 +15,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.metrics import recall_at_k
 from altdiffusion.text_encoder.bridge import Bridge, BridgeConfig, load_bridge
-from altdiffusion.text_encoder.encoder import MAX_TOKENS, load_text_encoder, remember_nothing
+from altdiffusion.text_encoder.encoder import load_text_encoder
+from altdiffusion.text_encoder.forward import remember_nothing
+from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, tokens
+from altdiffusion.training.inputs.clip_states import ClipStates, altclip_states, stack_states
 from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
-from altdiffusion.training.inputs.parallel_text import Pair, ParallelText, pad, tokens
+from altdiffusion.training.inputs.parallel_text import Pair, ParallelText
 from altdiffusion.training.inputs.sampling import LengthBatches, piece_of
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
 from altdiffusion.training.losses.unet_errors import PredictionError, cross_attention_metric, load_unet
-from altdiffusion.training.models.teacher_student import load_any_tokenizer
 from altdiffusion.training.stage_settings import BridgeSettings
 
 
@@ -103,7 +103,7 @@ def bridge(settings: BridgeSettings) -> None:
         if students is not None:
             empty = len(text) * len(languages)
             places = [languages.index(p.language) * len(text) + p.record if p.record >= 0 else empty for p in pairs]
-            batch["states"], batch["mask"] = _stack([students[place].float() for place in places])
+            batch["states"], batch["mask"] = stack_states([students[place].float() for place in places])
         if teachers is not None:
             batch["target"] = torch.stack([teachers[p.record if p.record >= 0 else len(text)] for p in pairs]).float()
         lengths = torch.tensor([len(pair.teacher_ids) for pair in pairs])
@@ -151,7 +151,7 @@ class Translation(nn.Module):
         if "states" in batch:
             states, mask = batch["states"], batch["mask"]
         else:
-            states, mask = _stack(self._read_states(batch["ids"]))
+            states, mask = stack_states(self._read_states(batch["ids"]))
         target = batch["target"] if "target" in batch else self._clip.joined(batch["teacher_ids"])
         output = self.model(states, mask)
         width = output.last_hidden_state.shape[-1]
@@ -173,63 +173,6 @@ class Translation(nn.Module):
             losses["prediction"] = self.prediction_error(batch, given, (wanted, pooled))
             total = total + self._settings.prediction_weight * losses["prediction"]
         return {"loss": total, **losses}
-
-
-class ClipStates:
-    """What a Stable Diffusion's own text encoders give its UNet.
-
-    Stable Diffusion 1.x and 2.x: the last hidden state, 77 x 768 or 1024. XL: the penultimate states of both encoders side
-    by side, 77 x 2048, and the second one's projected vector, 1280.
-    """
-
-    def __init__(self, model: str, device: torch.device, dtype: torch.dtype) -> None:
-        root = hub.locate(model, ["model_index.json", "text_encoder*/*", "tokenizer*/*", "unet/*", "scheduler/*"])
-        if not (root / "text_encoder").is_dir():
-            raise InputError(f"no text_encoder/ in {root}: expected a Stable Diffusion in diffusers' layout")
-        kind = tensor_files.read_config_type(root / "text_encoder")
-        if kind != "clip_text_model":
-            raise InputError(
-                f"the text encoder of {model} is {kind!r}: a bridge leads to CLIP's, so expected one trained with it"
-            )
-        towers = [tensor_files.load_strict(CLIPTextModel, root / "text_encoder")]
-        tokenizers = [load_any_tokenizer(root / "tokenizer")]
-        if (root / "text_encoder_2").is_dir():
-            towers.append(tensor_files.load_strict(CLIPTextModelWithProjection, root / "text_encoder_2"))
-            tokenizers.append(load_any_tokenizer(root / "tokenizer_2"))
-        self.towers = [tower.eval().requires_grad_(False).to(device, dtype) for tower in towers]
-        self.tokenizer = tokenizers[0]  # both of XL's cut words alike; they differ in the padding
-        self._padding = [tokenizer.pad_token_id for tokenizer in tokenizers]
-        self.width = sum(int(tower.config.hidden_size) for tower in self.towers)
-        self.pooled_width = int(self.towers[1].config.projection_dim) if len(self.towers) > 1 else 0
-
-    @torch.no_grad()
-    def joined(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """float32 (batch, 77, width); with a pooled vector (batch, 78, width), which is the last row's beginning."""
-        device = self.towers[0].device
-        if not self.pooled_width:
-            found: Tensor = self.towers[0](pad(ids, self._padding[0], MAX_TOKENS)[0].to(device))[0]
-            return found.float()
-        outputs = [
-            tower(pad(ids, padding, MAX_TOKENS)[0].to(device), output_hidden_states=True)
-            for tower, padding in zip(self.towers, self._padding, strict=True)
-        ]
-        states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1).float()
-        pooled = outputs[1].text_embeds.float()
-        row = torch.zeros(len(states), 1, self.width, device=device)
-        row[:, 0, : pooled.shape[1]] = pooled
-        return torch.cat([states, row], dim=1)
-
-
-def altclip_states(encoder: Any, padding: int) -> Callable[[Sequence[Sequence[int]]], list[Tensor]]:
-    """Token ids -> the frozen encoder's states, float32 (tokens, width) for each text, without padding."""
-
-    @torch.no_grad()
-    def read(ids: Sequence[Sequence[int]]) -> list[Tensor]:
-        input_ids, mask = pad(ids, padding)
-        states = encoder(input_ids=input_ids.to(encoder.device), attention_mask=mask.to(encoder.device))[0].float()
-        return [each[: len(row)] for each, row in zip(states, ids, strict=True)]
-
-    return read
 
 
 def _begin(settings: BridgeSettings, encoder: Any, clip: ClipStates) -> Bridge:
@@ -261,13 +204,6 @@ def _begin(settings: BridgeSettings, encoder: Any, clip: ClipStates) -> Bridge:
     return Bridge(config)
 
 
-def _stack(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(batch, the longest, width), zero beyond each one's end, and the mask (batch, the longest)."""
-    lengths = torch.tensor([len(each) for each in states], device=states[0].device)
-    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-    return nn.utils.rnn.pad_sequence(list(states), batch_first=True), mask
-
-
 def _validation(
     model: Bridge,
     read_states: Callable[[Sequence[Sequence[int]]], list[Tensor]],
@@ -283,7 +219,7 @@ def _validation(
             given, wanted = [], []
             for first in range(0, len(pairs), 50):
                 some = pairs[first : first + 50]
-                given.append(model(*_stack(read_states([ids for ids, _ in some]))).last_hidden_state.float())
+                given.append(model(*stack_states(read_states([ids for ids, _ in some]))).last_hidden_state.float())
                 wanted.append(clip.joined([ids for _, ids in some])[:, :MAX_TOKENS])
             left, right = torch.cat(given).flatten(1), torch.cat(wanted).flatten(1)
             same = torch.tensor([[a[1] == b[1] for b in pairs] for a in pairs], device=left.device)

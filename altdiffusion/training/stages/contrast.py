@@ -11,26 +11,26 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AltCLIPModel, CLIPImageProcessor, CLIPModel
 
-from altdiffusion.altclip.model import altclip_folder
-from altdiffusion.checkpoints import tensor_files
+from altdiffusion.altclip.model import (
+    image_features,
+    load_similarity,
+    text_features,
+)
 from altdiffusion.data.open_tables import BadImage, ImageSource
-from altdiffusion.errors import InputError
 from altdiffusion.metrics import recall_at_k
-from altdiffusion.training.inputs.captioned_images import CaptionedPictures, Remembered
+from altdiffusion.text_encoder.tokenizer import pad, tokens
+from altdiffusion.training.inputs.captioned_images import CaptionedPictures
 from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
-from altdiffusion.training.inputs.parallel_text import pad, tokens
+from altdiffusion.training.inputs.image_tensors import Remembered
 from altdiffusion.training.inputs.sampling import Mixture, piece_of
 from altdiffusion.training.loop import Batch, export, fit, start
 from altdiffusion.training.losses.contrastive import contrastive, gathered
-from altdiffusion.training.models.teacher_student import HUB_FILES, load_any_tokenizer, load_image_processor
 from altdiffusion.training.stage_settings import ContrastSettings
 
 
@@ -142,26 +142,6 @@ class Contrast(nn.Module):
         scale = self.model.logit_scale.float().exp()
         loss = contrastive(images, texts, scale, same=same[:, None] == same[None, :])
         return {"loss": loss, "scale": scale}
-
-
-def text_features(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """(batch, projection_dim), not normalized, of a CLIPModel or an AltCLIPModel."""
-    return model.text_projection(model.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output)
-
-
-def image_features(model: Any, pixel_values: Tensor) -> Tensor:
-    """(batch, projection_dim), not normalized."""
-    return model.visual_projection(model.vision_model(pixel_values=pixel_values).pooler_output)
-
-
-def load_similarity(model: str | Path) -> tuple[Any, Any, CLIPImageProcessor]:
-    """(AltCLIPModel or CLIPModel in float32, tokenizer, image processor)."""
-    folder = altclip_folder(model, HUB_FILES)
-    kind = tensor_files.read_config_type(folder)
-    if kind not in ("altclip", "clip"):
-        raise InputError(f"{model} is of type {kind!r}: expected a full AltCLIP or CLIP, with both towers")
-    loaded = tensor_files.load_strict(AltCLIPModel if kind == "altclip" else CLIPModel, folder)
-    return loaded, load_any_tokenizer(folder), load_image_processor(folder)
 
 
 def _validation(

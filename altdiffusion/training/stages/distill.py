@@ -17,19 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from altdiffusion.altclip.model import load_image_processor
 from altdiffusion.metrics import recall_at_k
+from altdiffusion.text_encoder.tokenizer import pad
 from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
-from altdiffusion.training.inputs.parallel_text import Pair, ParallelText, pad
+from altdiffusion.training.inputs.parallel_text import Pair, ParallelText
 from altdiffusion.training.inputs.sampling import LengthBatches, piece_of
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
 from altdiffusion.training.losses.contrastive import contrastive, cosine_distance, gathered
-from altdiffusion.training.models.teacher_student import (
-    Teacher,
-    assemble_altclip,
-    load_image_processor,
-    load_student,
-    load_teacher,
-)
+from altdiffusion.training.models.teacher_student import Teacher, assemble_altclip, load_student, load_teacher
 from altdiffusion.training.stage_settings import DistillSettings
 
 

@@ -24,25 +24,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from altdiffusion.data.image_folder import PictureFolder
-from altdiffusion.data.open_tables import Skipped
+from altdiffusion.data.table import Skipped
 from altdiffusion.errors import InputError
-from altdiffusion.generation.generate import Picture, generate, save_picture
+from altdiffusion.generation.generate import generate
+from altdiffusion.generation.result import Picture, save_picture
 from altdiffusion.images import picture_files
+from altdiffusion.pipelines.load import load_diffusion
 from altdiffusion.training.inputs.captioned_images import Pictures
 from altdiffusion.training.inputs.latents import Latents
 from altdiffusion.training.inputs.sampling import Shuffled, piece_of
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
+from altdiffusion.training.losses.denoising import Denoising, noise_and_timesteps
 from altdiffusion.training.models.lora import add_lora, lora_config, save_lora
-from altdiffusion.training.models.unet import (
-    Denoising,
-    check_resolution,
-    freeze,
-    load_diffusion,
-    noise_and_timesteps,
-    sampler,
-    save_pipeline,
-    training_scheduler,
-)
+from altdiffusion.training.models.unet import check_resolution, freeze, sampler, save_pipeline, training_scheduler
 from altdiffusion.training.stage_settings import DreamBoothSettings
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
-from altdiffusion.generation.generate import DEFAULT_STEPS, DEFAULT_STRENGTH, default_guidance_scale
 from altdiffusion.generation.infotext import to_infotext
-from altdiffusion.web import html_parts
-from altdiffusion.web import limits as limit
+from altdiffusion.generation.settings import DEFAULT_STEPS, DEFAULT_STRENGTH, default_guidance_scale
+from altdiffusion.web import html_parts, request
 from altdiffusion.web.draw_queue import Drawing
-from altdiffusion.web.limits import Wish
+from altdiffusion.web.request import Wish
 from altdiffusion.web.service import Finished, Shown, Studio
 from altdiffusion.web.translations import GRADIO_ZH, TEXTS, Refused, say
 
@@ -69,7 +68,7 @@ class Controls:
     def wish(self, values: tuple[Any, ...], **more: Any) -> Wish:
         """What the components say, as a wish; `values` in the order of `inputs`."""
         said = dict(zip(self.names, values, strict=True))
-        said["seed"] = limit.seed_of(said["seed"])
+        said["seed"] = request.seed_of(said["seed"])
         if self.shape is not None:
             if said["shape"] == "exact":
                 said["shape"] = ""
@@ -87,7 +86,7 @@ def controls(studio: Studio, *, sizes: bool = False, strength: bool = False, sev
             images = gr.Slider(1, limits.images, 1, step=1, label=I18N("images"))
             best_of = gr.Slider(1, limits.images, 1, step=1, label=I18N("best_of"))
         if sizes:
-            shapes = [(I18N("shape_square"), "1:1"), *((each, each) for each in limit.SHAPES if each != "1:1")]
+            shapes = [(I18N("shape_square"), "1:1"), *((each, each) for each in request.SHAPES if each != "1:1")]
             with gr.Row():
                 shape = gr.Dropdown([*shapes, (I18N("shape_exact"), "exact")], value="1:1", label=I18N("shape"))
                 width = gr.Number(64, precision=0, step=8, label=I18N("width"))
@@ -100,7 +99,7 @@ def controls(studio: Studio, *, sizes: bool = False, strength: bool = False, sev
         with gr.Row():
             own = (I18N("scheduler_own"), "")
             scheduler = gr.Dropdown(
-                [own, *((name, name) for name in limit.OFFERED_SCHEDULERS)], value="", label=I18N("scheduler")
+                [own, *((name, name) for name in request.OFFERED_SCHEDULERS)], value="", label=I18N("scheduler")
             )
             seed = gr.Textbox(label=I18N("seed"), placeholder=I18N("seed_hint"), max_length=25)
         dice = gr.Button(I18N("dice"), size="sm")
@@ -204,3 +203,29 @@ def cancels(stop: gr.Button, drawing: Any, language: gr.Radio, statuses: list[An
 
     ended = stop.click(None, None, None, cancels=[drawing], **PRIVATE)
     ended.then(told, language, [*statuses, *previews], **PRIVATE)
+
+
+def start_and_stop() -> tuple[gr.Button, gr.Button]:
+    with gr.Row():
+        go = gr.Button(I18N("draw"), variant="primary", elem_classes="go")
+        stop = gr.Button(I18N("cancel"), variant="stop", elem_classes="stop")
+    return go, stop
+
+
+Result = TypeVar("Result")
+
+
+def told(work: Callable[[], tuple[str, Result]], language: str, nothing: Any) -> tuple[str, Any]:
+    """What `work` gives, or the sentence that says why not, and `nothing`."""
+    try:
+        return work()
+    except Exception as error:
+        return html_parts.refusal(sorry(error, language)), nothing
+
+
+async def told_later(work: Callable[[], Awaitable[tuple[str, Result]]], language: str, nothing: Any) -> tuple[str, Any]:
+    """The same, for work that takes a while."""
+    try:
+        return await work()
+    except Exception as error:
+        return html_parts.refusal(sorry(error, language)), nothing

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 
-from altdiffusion.generation.infotext import Settings
-from altdiffusion.web import html_parts
-from altdiffusion.web import limits as limit
+from altdiffusion.web import html_parts, request
 from altdiffusion.web.service import Studio
-from altdiffusion.web.tabs.controls import I18N, PRIVATE, sorry
-from altdiffusion.web.translations import TEXTS, say
-
-Result = TypeVar("Result")
+from altdiffusion.web.tabs.controls import I18N, PRIVATE, told_later
+from altdiffusion.web.translations import say
 
 
 def score_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio) -> None:
@@ -48,7 +43,7 @@ def score_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio) -> None:
 
     async def show_scores(gallery: Any, prompts: str, model: str, language: str) -> tuple[str, str]:
         async def work() -> tuple[str, str]:
-            texts = limit.lines(prompts, studio.limits)
+            texts = request.lines(prompts, studio.limits)
             found = await studio.in_turn(lambda: studio.score(studio.pictures(paths(gallery)), texts, model))
             rows = numbered(len(found), language)
             return (
@@ -60,7 +55,7 @@ def score_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio) -> None:
 
     async def show_labels(gallery: Any, labels: str, template: str, model: str, language: str) -> str:
         async def work() -> tuple[str, None]:
-            names = limit.lines(labels, studio.limits)
+            names = request.lines(labels, studio.limits)
             found = await studio.in_turn(
                 lambda: studio.classify(studio.pictures(paths(gallery)), names, template, model)
             )
@@ -86,31 +81,3 @@ def score_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio) -> None:
 def paths(gallery: Any) -> list[str]:
     """The files of a gallery's value."""
     return [each[0] for each in gallery or []]
-
-
-def settings_found(studio: Studio, path: str, language: str) -> tuple[str, Settings]:
-    """The settings in a picture, to see and to send."""
-    found, changed = studio.read_settings(path)
-    pairs = [
-        (say(name, language), str(getattr(found, name)))
-        for name in ("prompt", "negative_prompt", "steps", "guidance_scale", "scheduler", "seed", "width", "height")
-        if getattr(found, name) not in (None, "")
-    ]
-    names = ", ".join(say(name, language) for name in changed if name in TEXTS)
-    return html_parts.found_settings(pairs, say("clamped", language, names=names) if names else ""), found
-
-
-def told(work: Callable[[], tuple[str, Result]], language: str, nothing: Any) -> tuple[str, Any]:
-    """What `work` gives, or the sentence that says why not, and `nothing`."""
-    try:
-        return work()
-    except Exception as error:
-        return html_parts.refusal(sorry(error, language)), nothing
-
-
-async def told_later(work: Callable[[], Awaitable[tuple[str, Result]]], language: str, nothing: Any) -> tuple[str, Any]:
-    """The same, for work that takes a while."""
-    try:
-        return await work()
-    except Exception as error:
-        return html_parts.refusal(sorry(error, language)), nothing
