@@ -1,6 +1,6 @@
 """A small model with random weights for every diffusers pipeline that reads prompts with CLIP's text encoder alone.
 
-`PYTHONPATH=tests python -m helpers.pipeline_zoo` prints the table of the README: in which of them AltCLIP's encoder can take CLIP's place.
+`PYTHONPATH=tests python -m helpers.pipeline_zoo` prints the documentation's table: in which of them AltCLIP's encoder works.
 """
 
 from __future__ import annotations

@@ -180,5 +180,5 @@ def test_readme_has_this_table():
     section = re.search(r"<!-- pipelines:start -->\n(.*?)\n<!-- pipelines:end -->", readme, re.DOTALL)
     assert section, "README.md has no section between <!-- pipelines:start --> and <!-- pipelines:end -->"
     assert section[1].strip() == pipeline_zoo.table(), (
-        "run `PYTHONPATH=tests python -m helpers.pipeline_zoo` and paste what it prints"
+        "run helpers/pipeline_zoo.py and paste what it prints"
     )
