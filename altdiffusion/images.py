@@ -1,4 +1,4 @@
-"""Pictures from files that may be anything: checked, upright, RGB."""
+"""Images from files that may be anything: checked, upright, RGB."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.errors import InputError
 
-MAX_PIXELS = 64 * 10**6  # a picture of 8000 x 8000; more is an accident or an attack
-MAX_SIDE = 4096  # of a picture to draw, in pixels
+MAX_PIXELS = 64 * 10**6  # an image of 8000 x 8000; more is an accident or an attack
+MAX_SIDE = 4096  # of an image to draw, in pixels
 # What is decoded. Left to itself, Pillow would also try formats that start other programs (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")  # of their files
 
 
 def open_image(path: str | Path, mode: str = "RGB") -> Image.Image:
-    """Read a picture as the eye would see it: turned as its EXIF says, transparency on white, first frame.
+    """Read an image as the eye would see it: turned as its EXIF says, transparency on white, first frame.
 
-    mode: "RGB", or "L" for masks. Raises InputError: no file, no picture, truncated, more than 64 million pixels.
+    mode: "RGB", or "L" for masks. Raises InputError: no file, no image, truncated, more than 64 million pixels.
     """
     with opened_image(local_path(path)) as file:
         image = ImageOps.exif_transpose(file)
@@ -53,8 +53,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return image.convert("I").point(lambda value: value * (1 / 257)).convert("L") if image.mode[0] == "I" else image
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """The pictures in a folder, sorted by name; hidden files and subfolders are left alone. [] where there is no folder."""
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder, sorted by name; hidden files and subfolders are left alone. [] where there is no folder."""
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted(each for each in found if each.suffix.lower() in ENDINGS and each.name[0] != "." and each.is_file())
 
@@ -93,7 +93,7 @@ def fit(image: Image.Image, native: int, multiple: int = 8) -> Image.Image:
 
 
 def grid(pictures: list[Image.Image], columns: int = 8) -> Image.Image:
-    """Pictures of one size in rows."""
+    """Images of one size in rows."""
     columns = min(columns, len(pictures))
     width, height = pictures[0].size
     sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
@@ -103,25 +103,25 @@ def grid(pictures: list[Image.Image], columns: int = 8) -> Image.Image:
 
 
 class BadImage(ValueError):
-    """A picture can't be used. Its text is the reason, the same for every picture with the same defect."""
+    """An image can't be used. Its text is the reason, the same for every image with the same defect."""
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A picture that isn't read yet."""
+    """An image that isn't read yet."""
 
     path: Path  # the file that holds it, or the folder of the data set
-    member: str  # its name or row in there; "" if the file is the picture
-    read: Callable[[], bytes]  # the encoded picture; raises OSError or BadImage
+    member: str  # its name or row in there; "" if the file is the image
+    read: Callable[[], bytes]  # the encoded image; raises OSError or BadImage
 
 
 def image_file(path: Path) -> ImageSource:
-    """The picture that is a file of its own."""
+    """The image that is a file of its own."""
     return ImageSource(path, "", path.read_bytes)
 
 
-def picture_key(source: ImageSource) -> str:
-    """What identifies a picture on this machine, from run to run: its file, and its member or row there.
+def image_key(source: ImageSource) -> str:
+    """What identifies an image on this machine, from run to run: its file, and its member or row there.
 
     The same for a file that two records name, however they spell its path.
     """
@@ -130,9 +130,9 @@ def picture_key(source: ImageSource) -> str:
 
 
 def decode_image(source: ImageSource) -> Image.Image:
-    """Read a picture in RGB as the eye would see it: turned as its EXIF says, transparency on white, first frame.
+    """Read an image in RGB as the eye would see it: turned as its EXIF says, transparency on white, first frame.
 
-    Raises BadImage: not there, no picture, damaged, cut off, more than 64 million pixels. Safe to call from threads.
+    Raises BadImage: not there, no image, damaged, cut off, more than 64 million pixels. Safe to call from threads.
     """
     try:
         content = source.read()

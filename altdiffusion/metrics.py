@@ -210,11 +210,11 @@ def classification_figures(scores: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-ROUNDING = 1e-6  # of a score: what the same picture and words can differ by from batch to batch
+ROUNDING = 1e-6  # of a score: what the same image and words can differ by from batch to batch
 
 
 def own_prompt_first(scores: Tensor, prompts: Sequence[str]) -> list[bool]:
-    """For each picture, whether its own prompt fits it better than all others; scores: (pictures, prompts), in one order.
+    """For each image, whether its own prompt fits it better than all others; scores: (images, prompts), in one order.
 
     A tie is lost: a scorer that can't tell the prompts apart must not look perfect. The same prompt elsewhere is no other.
     """

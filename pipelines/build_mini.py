@@ -6,7 +6,7 @@
     data       316 things on ten backgrounds, and captions in nine languages
     teacher    a CLIP that reads English only                                            train contrast --trainable both
     phase-1    an XLM-R text tower learns the teacher's text space from parallel text    train distill
-    phase-2    the same tower is tuned on pictures in nine languages: AltCLIP            train contrast
+    phase-2    the same tower is tuned on images in nine languages: AltCLIP            train contrast
     vae        64 x 64 pixels to 16 x 16 latents                                         train autoencoder
     sd-mini    a small Stable Diffusion on the teacher's states: it reads English only   train align --trainable unet
     bridge-states   AltCLIP's states to the teacher's: SD-mini reads nine languages      train bridge
@@ -120,7 +120,7 @@ class Build:
         yield "mini", self.mini
 
     def data(self) -> None:
-        """Pictures, and captions of them in nine languages, plain and wordy: {"image": ..., "en": ..., "en-wordy": ...}.
+        """Images, and captions of them in nine languages, plain and wordy: {"image": ..., "en": ..., "en-wordy": ...}.
 
         The English teacher reads "en" alone. All that learns from it sees the wordy ones too, so that what people write
         around the name of a thing does not change what is drawn.

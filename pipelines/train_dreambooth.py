@@ -1,6 +1,6 @@
-"""DreamBooth on AltDiffusion, with prior preservation: a subject from a few pictures.
+"""DreamBooth on AltDiffusion, with prior preservation: a subject from a few images.
 
-    python pipelines/train_dreambooth.py naruto --instance-dir pictures --instance-prompt "<鸣人>男孩" --class-prompt "男孩"
+    python pipelines/train_dreambooth.py naruto --instance-dir images --instance-prompt "<鸣人>男孩" --class-prompt "男孩"
 
 The settings are in pipelines/settings/dreambooth.toml; add --lora-rank 16 for a LoRA of a few megabytes.
 """

@@ -48,7 +48,7 @@ def _deterministic() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with clip, student, xlm-r, pairs.tsv and pictures, see tiny.py. Read it, never write into it."""
+    """A folder with clip, student, xlm-r, pairs.tsv and images, see tiny.py. Read it, never write into it."""
     root = tmp_path_factory.mktemp("tiny")
     tiny.save_clip(root / "clip")
     tiny.save_student(root / "student")

@@ -1,4 +1,4 @@
-"""Best of N: draw several pictures of a prompt, let AltCLIP say which fits it best."""
+"""Best of N: draw several images of a prompt, let AltCLIP say which fits it best."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _SCORERS |= {hub.MINI: hub.MINI, hub.SD_MINI: hub.MINI}
 
 @dataclass
 class RankedOutput(StableDiffusionPipelineOutput):
-    """What a pipeline returns with `best_of`: each prompt's pictures together, best first.
+    """What a pipeline returns with `best_of`: each prompt's images together, best first.
 
-    scores: cosine of each picture and its prompt, -1 to 1, in the order of `images`.
+    scores: cosine of each image and its prompt, -1 to 1, in the order of `images`.
     """
 
     scores: list[float]
@@ -50,7 +50,7 @@ def _loaded(name: str, device: str) -> PromptScorer:
 
 
 def rank(scorer: PromptScorer, images: Sequence[Any], prompt: str, filtered: Sequence[bool]) -> list[tuple[int, float]]:
-    """(index, score) of one prompt's pictures, best first; what the safety checker blackened comes last."""
+    """(index, score) of one prompt's images, best first; what the safety checker blackened comes last."""
     return sorted(scorer.rank(images, prompt), key=lambda found: bool(filtered[found[0]]))
 
 

@@ -1,4 +1,4 @@
-"""Whatever people hold a picture in, to the one form that is scored: PIL, RGB, upright."""
+"""Whatever people hold an image in, to the one form that is scored: PIL, RGB, upright."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from altdiffusion.errors import InputError, first_line
 from altdiffusion.images import as_rgb, open_image
 
 AnyImage: TypeAlias = "str | Path | Image.Image | npt.NDArray[Any] | Tensor"
-AnyImages: TypeAlias = "AnyImage | Iterable[AnyImage]"  # one, several, or arrays with a first dimension of pictures
+AnyImages: TypeAlias = "AnyImage | Iterable[AnyImage]"  # one, several, or arrays with a first dimension of images
 
 MAX_RATIO = 100  # of the sides; the shorter one is scaled to 224, so that a line of pixels would fill the memory
 
 
 def as_list(images: AnyImages) -> list[AnyImage]:
-    """Single pictures: one is a list of one; an array of four dimensions is split along its first."""
+    """Single images: one is a list of one; an array of four dimensions is split along its first."""
     if isinstance(images, str | Path | Image.Image):
         return [images]
     if isinstance(images, np.ndarray | Tensor):
@@ -31,12 +31,12 @@ def as_list(images: AnyImages) -> list[AnyImage]:
     return list(images)
 
 
-def as_picture(image: AnyImage) -> Image.Image:
-    """One picture in RGB, as the eye would see it: turned as its EXIF says, transparency on white, first frame of a file.
+def as_image(image: AnyImage) -> Image.Image:
+    """One image in RGB, as the eye would see it: turned as its EXIF says, transparency on white, first frame of a file.
 
     image: a path, a PIL image, a numpy array (height, width, channels) or a tensor (channels, height, width), or each in
         the other order where only that makes sense; channels 1, 3 or 4 (transparency). Floats lie in [0, 1] and are
-        rounded to 8 bits, as a saved picture would be; integers of any width lie in 0 to 255.
+        rounded to 8 bits, as a saved image would be; integers of any width lie in 0 to 255.
     Raises InputError for everything else, in one line.
     """
     try:

@@ -1,4 +1,4 @@
-"""The full AltCLIP, both towers: how well a picture fits a text in any of its languages.
+"""The full AltCLIP, both towers: how well an image fits a text in any of its languages.
 
     model, processor = AltCLIP.from_pretrained("BAAI/AltCLIP"), AltCLIPProcessor.from_pretrained("BAAI/AltCLIP")
     inputs = processor(text=["一只猫", "a dog"], images=image, return_tensors="pt", padding=True)
@@ -27,7 +27,7 @@ from transformers import (
 
 from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.errors import InputError
-from altdiffusion.text_encoder.forward import equip
+from altdiffusion.text_encoder.forward import patch_forward
 from altdiffusion.text_encoder.tokenizer import hub_files, load_any_tokenizer, load_tokenizer
 
 
@@ -66,7 +66,7 @@ class AltCLIP(AltCLIPModel):
         loaded = super().from_pretrained(
             None, config=config, state_dict=stock, dtype=dtype or torch.float32, device_map=device_map
         )
-        equip(loaded.text_model)
+        patch_forward(loaded.text_model)
         return loaded.eval()
 
     def get_text_features(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -152,7 +152,7 @@ HUB_FILES = [*hub_files(allow_pickle=False), "*.txt"]
 
 
 def load_image_processor(folder: Path) -> CLIPImageProcessor:
-    """How the vision tower in a folder wants its pictures. Raises InputError where the folder doesn't say."""
+    """How the vision tower in a folder wants its images. Raises InputError where the folder doesn't say."""
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         raise InputError(f"no preprocessor_config.json in {folder}: it says how the vision tower wants its pictures")
     processor: CLIPImageProcessor = CLIPImageProcessor.from_pretrained(folder)

@@ -1,11 +1,11 @@
-"""How well pictures fit prompts, in any of AltCLIP's languages, one or a million of them.
+"""How well images fit prompts, in any of AltCLIP's languages, one or a million of them.
 
     scorer = PromptScorer.from_pretrained()                  # the embedded default; or "BAAI/AltCLIP-m9", or a folder
     scorer.score(["cat.png", "dog.png"], ["一只猫", "a dog"])   # cosines, (2, 2)
     scorer.rank(images, "一只猫")                              # [(index, score)], best first
 
 Exact: equal to AltCLIPModel on texts padded to 77, within 1e-5 in float32. The speed comes from texts sorted by length
-and never padded beyond the longest of their batch, from pictures decoded while the model computes, and from what is
+and never padded beyond the longest of their batch, from images decoded while the model computes, and from what is
 remembered.
 """
 
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AltCLIPModel
 
-from altdiffusion.altclip.image_inputs import AnyImage, AnyImages, as_list, as_picture
+from altdiffusion.altclip.image_inputs import AnyImage, AnyImages, as_image, as_list
 from altdiffusion.altclip.model import AltCLIP, AltCLIPProcessor
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
@@ -37,14 +37,14 @@ logger = logging.getLogger(__name__)
 
 
 class PromptScorer:
-    """Scores pictures against prompts with a full AltCLIP.
+    """Scores images against prompts with a full AltCLIP.
 
-    Pictures: a path, a PIL image, a numpy array (height, width, channels) or a tensor (channels, height, width), floats in
-    [0, 1] or integers in 0 to 255; a list of any of these; an array of four dimensions, which is a list. See `as_picture`.
+    Images: a path, a PIL image, a numpy array (height, width, channels) or a tensor (channels, height, width), floats in
+    [0, 1] or integers in 0 to 255; a list of any of these; an array of four dimensions, which is a list. See `as_image`.
     Prompts: a string or several. What goes beyond 77 tokens is not read, and a warning says so; an empty one raises
     InputError, as it asks for nothing.
 
-    Features are remembered: of a text by its words, of a picture by its pixels, of a file by its path, size and time of
+    Features are remembered: of a text by its words, of an image by its pixels, of a file by its path, size and time of
     change; the `cache_size` last used of each kind. Who changes the model's weights calls `forget`.
     Safe to use from several threads. A copy (pickle, deepcopy) starts with nothing remembered.
     """
@@ -61,8 +61,8 @@ class PromptScorer:
     ) -> None:
         """
         model, processor: loaded ones, transformers' or ours. device: None leaves the model where it is.
-        batch_size: pictures computed at once; and as many texts as come to the work of `batch_size` texts of 77 tokens.
-        cache_size: texts, and pictures, remembered (3 KB each for AltCLIP); 0: none.
+        batch_size: images computed at once; and as many texts as come to the work of `batch_size` texts of 77 tokens.
+        cache_size: texts, and images, remembered (3 KB each for AltCLIP); 0: none.
         workers: threads that decode; None: one a core, at most 8.
         """
         if batch_size < 1 or cache_size < 0 or (workers is not None and workers < 1):
@@ -112,14 +112,14 @@ class PromptScorer:
     def score(self, images: AnyImages, prompts: str | Iterable[str], bad: dict[int, str] | None = None) -> Tensor:
         """Cosine similarities in [-1, 1]: float32 (images, prompts) on the CPU.
 
-        bad: None raises InputError at the first picture that can't be used, and names its index. A dictionary gets the
+        bad: None raises InputError at the first image that can't be used, and names its index. A dictionary gets the
         index and the defect of each instead; their rows are NaN, and all others are computed.
         """
-        texts = self.text_features(prompts)  # first: what is wrong with few prompts shows before many pictures are read
+        texts = self.text_features(prompts)  # first: what is wrong with few prompts shows before many images are read
         return (self.image_features(images, bad) @ texts.T).clamp(-1, 1)
 
     def rank(self, images: AnyImages, prompt: str, bad: dict[int, str] | None = None) -> list[tuple[int, float]]:
-        """[(index of the picture, its score)], best first; equal scores in the order given. bad: as in `score`, left out."""
+        """[(index of the image, its score)], best first; equal scores in the order given. bad: as in `score`, left out."""
         if not isinstance(prompt, str):
             raise InputError(f"got a {type(prompt).__name__} to rank by, expected one prompt; `score` takes several")
         scores = self.score(images, prompt, bad)[:, 0].tolist()
@@ -185,12 +185,12 @@ class PromptScorer:
         try:
             picture, key = None, _file_key(image) if isinstance(image, str | Path) else None
             if key is None:
-                picture = as_picture(image)
+                picture = as_image(image)
                 key = (picture.size, hashlib.blake2b(picture.tobytes(), digest_size=16).digest())
             if (known := self._images.get(key)) is not None:
                 return key, known, None
             if picture is None:
-                picture = as_picture(image)
+                picture = as_image(image)
         except InputError as error:
             return error
         return key, None, self.processor.image_processor(picture, return_tensors="pt")["pixel_values"][0]
@@ -254,7 +254,7 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def _file_key(path: str | Path) -> Hashable:
-    """What a file's content is known by; None where it can't be looked at, which `as_picture` then explains."""
+    """What a file's content is known by; None where it can't be looked at, which `as_image` then explains."""
     try:
         stat = os.stat(Path(path).expanduser())
     except (OSError, RuntimeError, ValueError):

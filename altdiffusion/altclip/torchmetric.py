@@ -30,7 +30,7 @@ except ImportError:
 
 
 class AltCLIPScore(Metric):
-    """The mean of 100 * cosine over pairs of picture and text, not below 0: torchmetrics' CLIPScore, with AltCLIP.
+    """The mean of 100 * cosine over pairs of image and text, not below 0: torchmetrics' CLIPScore, with AltCLIP.
 
     Images as `PromptScorer` takes them, so floats lie in [0, 1] (torchmetrics' CLIPScore takes 0 to 255 alone).
     The model stays on the scorer's device, whatever device the metric is moved to.
@@ -53,7 +53,7 @@ class AltCLIPScore(Metric):
         self.add_state("pairs", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, images: AnyImages, texts: str | Iterable[str]) -> None:
-        """Add pairs: the first picture with the first text, ... Raises InputError where their numbers differ."""
+        """Add pairs: the first image with the first text, ... Raises InputError where their numbers differ."""
         text_features = self.scorer.text_features(texts)
         image_features = self.scorer.image_features(images)
         if len(text_features) != len(image_features):

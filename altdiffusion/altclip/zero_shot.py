@@ -1,4 +1,4 @@
-"""Zero-shot classification: which of some labels a picture shows, each label said in several ways.
+"""Zero-shot classification: which of some labels an image shows, each label said in several ways.
 
 found = classify(scorer, images, ["猫", "狗"], templates=["一张{}的照片", "一幅{}的画"])
 found.labels, found.probabilities

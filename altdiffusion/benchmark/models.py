@@ -12,13 +12,13 @@ from transformers import AltCLIPConfig, AltCLIPModel, AltCLIPTextConfig, AltCLIP
 
 from altdiffusion.altclip.model import AltCLIPProcessor
 from altdiffusion.checkpoints import hub
-from altdiffusion.text_encoder.forward import equip
+from altdiffusion.text_encoder.forward import patch_forward
 from altdiffusion.text_encoder.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """rounds: timed of each contender. layers, width: of the towers. captions, pictures: how many. steps, side: of a
+    """rounds: timed of each contender. layers, width: of the towers. captions, images: how many. steps, side: of a
     drawing; side in pixels. channels: of the UNet's first level, a multiple of 32. vocabulary: None for mini's."""
 
     rounds: int = 5
@@ -59,7 +59,7 @@ def text_tower(sizes: Sizes, device: torch.device) -> AltCLIPTextModel:
 
 def ours(stock: AltCLIPTextModel) -> AltCLIPTextModel:
     """Our encoder, on the very same tensors."""
-    return equip(_sharing(AltCLIPTextModel, stock.config, stock, stock.state_dict()))
+    return patch_forward(_sharing(AltCLIPTextModel, stock.config, stock, stock.state_dict()))
 
 
 def deprecated(stock: AltCLIPTextModel) -> nn.Module:

@@ -40,7 +40,7 @@ def _generate(options: argparse.Namespace) -> None:
     say("loading ...")
     started = time.monotonic()
     from altdiffusion.generation.generate import generate
-    from altdiffusion.generation.result import free_path, save_picture
+    from altdiffusion.generation.result import free_path, save_image
 
     hide_loading()
     drawn = generate(
@@ -75,7 +75,7 @@ def _generate(options: argparse.Namespace) -> None:
         elif not results and options.model.startswith("BAAI/"):
             say("BAAI's weights are under CreativeML OpenRAIL-M, whose use restrictions bind you")
         path = options.out if single else free_path(options.out, picture.settings)
-        save_picture(picture, path)
+        save_image(picture, path)
         results.append({"path": str(path), "filtered": picture.filtered, **asdict(picture.settings)})
         if picture.filtered:
             say(f"{path} is black: the safety checker found something in the picture")
@@ -87,7 +87,7 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _check_writable(out: Path) -> None:
-    """Say before anything is loaded that pictures could not be written."""
+    """Say before anything is loaded that images could not be written."""
     from altdiffusion.checkpoints.hub import local_path
 
     folder = local_path(out.parent if out.suffix.lower() == ".png" else out)

@@ -67,13 +67,13 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _with_folders(names: list[str]) -> list[str]:
-    """The same with the pictures of each folder in its place. Raises InputError where one holds none."""
-    from altdiffusion.images import ENDINGS, picture_files
+    """The same with the images of each folder in its place. Raises InputError where one holds none."""
+    from altdiffusion.images import ENDINGS, image_files
 
     files: list[str] = []
     for name in names:
         if os.path.isdir(folder := os.path.expanduser(name)):  # False, too, for what no file system could hold
-            found = picture_files(Path(folder))
+            found = image_files(Path(folder))
             if not found:
                 raise InputError(f"{folder} holds no pictures: expected files that end in {', '.join(ENDINGS)}")
             files += map(str, found)

@@ -17,7 +17,7 @@ _TEXT_TYPES = ("string", "large_string", "string_view")
 class ArrowTable:
     """A row a record; rows are numbered from 0, as the library does.
 
-    Raises InputError: the library isn't installed, nothing that it can read, none of the columns asked for, no pictures.
+    Raises InputError: the library isn't installed, nothing that it can read, none of the columns asked for, no images.
     A parquet file is copied into the library's cache first (HF_DATASETS_CACHE), in a form that can be memory-mapped.
     """
 

@@ -1,4 +1,4 @@
-"""A plain folder of pictures as a table without text."""
+"""A plain folder of images as a table without text."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from altdiffusion.errors import InputError
-from altdiffusion.images import ENDINGS, image_file, picture_files
+from altdiffusion.images import ENDINGS, image_file, image_files
 
 
 class PictureFolder:
-    """A record a picture, in the order of their names; other files, hidden ones and subfolders are left alone.
+    """A record an image, in the order of their names; other files, hidden ones and subfolders are left alone.
 
-    Raises InputError where there is no such folder, or no picture in it.
+    Raises InputError where there is no such folder, or no image in it.
     """
 
     columns: tuple[str, ...] = ()
@@ -20,7 +20,7 @@ class PictureFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._files = picture_files(path)
+        self._files = image_files(path)
         if not self._files:
             what = "holds no pictures" if path.is_dir() else "is no folder"
             raise InputError(f"{path} {what}: expected a folder with files that end in {', '.join(ENDINGS)}")

@@ -1,6 +1,6 @@
-"""The data that trainers read: tables of text, with or without pictures, with random access by record number.
+"""The data that trainers read: tables of text, with or without images, with random access by record number.
 
-    skipped = Skipped(limit=0.01)
+    skipped = SkipLog(limit=0.01)
     tables = open_tables(["pairs.tsv", "shards/{000..012}.tar"], ["en", "zh"], images=False, skipped=skipped)
     tables[0][17]  # {"en": "a cat", "zh": "一只猫"}
 
@@ -9,11 +9,11 @@
 | `.tsv`, `.txt` | tab-separated text under a line of column names |
 | `.csv` | the same, comma-separated, with RFC 4180's quotes |
 | `.jsonl` | a JSON object a line |
-| `.parquet` | rows; pictures in a column `image` of bytes |
+| `.parquet` | rows; images in a column `image` of bytes |
 | `.tar` | samples as WebDataset writes them, `.jpg`, `.txt` and `.json`, uncompressed |
-| a folder with `metadata.jsonl`, `.csv` or `.tsv` | that file, its pictures beside it (column `file_name` or `image`) |
+| a folder with `metadata.jsonl`, `.csv` or `.tsv` | that file, its images beside it (column `file_name` or `image`) |
 | a folder by `datasets.save_to_disk` | its rows, or those of its split `train` |
-| another folder, where no text is wanted | its pictures |
+| another folder, where no text is wanted | its images |
 
 Everything is checked when it is opened, before the first training step. What can't be used is skipped and counted; the
 good records are numbered from 0, so the position of a training in its data is one integer.
@@ -30,21 +30,10 @@ from pathlib import Path
 from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.data.arrow_tables import ArrowTable
 from altdiffusion.data.image_folder import PictureFolder
-from altdiffusion.data.table import Skipped, Table
+from altdiffusion.data.table import SkipLog, Table
 from altdiffusion.data.tar_shards import TarTable
 from altdiffusion.data.text_lines import LineTable
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.images import BadImage, ImageSource, decode_image, picture_key
-
-__all__ = [
-    "BadImage",
-    "ImageSource",
-    "Skipped",
-    "Table",
-    "decode_image",
-    "open_tables",
-    "picture_key",
-]
 
 READ = (
     "what is read is .tsv, .txt, .csv, .jsonl, .parquet, .tar, and folders with metadata.jsonl, .csv or .tsv or "
@@ -63,15 +52,15 @@ COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 
 
 def open_tables(
-    paths: Sequence[str | Path], columns: Sequence[str] | None, *, images: bool, skipped: Skipped
+    paths: Sequence[str | Path], columns: Sequence[str] | None, *, images: bool, skipped: SkipLog
 ) -> list[Table]:
     """Open and check tables, in the order given, a pattern's matches sorted by name.
 
     paths: files and folders; patterns (`data/*.tsv`) and braces (`part-{000..012}.tsv`, `{a,b}.tsv`) are expanded.
     columns: the text columns to read, of which each table must have at least one; empty: every text column there is;
         None: no text is wanted.
-    images: whether every record must come with a picture. skipped: told about the records that can't be used.
-    Raises InputError: nothing there, unknown format, a column that no table has, no pictures, too many bad records.
+    images: whether every record must come with an image. skipped: told about the records that can't be used.
+    Raises InputError: nothing there, unknown format, a column that no table has, no images, too many bad records.
     """
     before = skipped.count
     tables: list[Table] = []
@@ -100,7 +89,7 @@ def check_there(paths: Sequence[str | Path]) -> None:
         deque(_expand(name), maxlen=0)
 
 
-def _open(path: Path, columns: Sequence[str] | None, *, images: bool, skipped: Skipped) -> Table:
+def _open(path: Path, columns: Sequence[str] | None, *, images: bool, skipped: SkipLog) -> Table:
     form = TABLES.get(path.suffix.lower())
     if path.is_dir():
         found = _in_folder(path)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from altdiffusion.errors import InputError
 
 
-class Skipped:
+class SkipLog:
     """Records that can't be used: counted, shown with file and line, and fatal beyond a limit.
 
     limit: the share of all records that may be skipped, 0 to 1. show: how many are printed on standard error.
@@ -80,7 +80,7 @@ class Table(Protocol):
 
 
 Skip = Callable[[str, str], None]  # told where a bad record is and what is wrong with it
-PICTURE_COLUMNS = ("image", "file_name")  # hold a picture's path; the second is the imagefolder convention
+IMAGE_COLUMNS = ("image", "file_name")  # hold an image's path; the second is the imagefolder convention
 
 
 class BadRecord(ValueError):
@@ -132,7 +132,7 @@ def find_columns(records: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[
     """All columns, and those that hold text, of the first record that has any text."""
     present: list[str] = []
     for record in records:
-        text = [name for name, value in record.items() if isinstance(value, str) and name not in PICTURE_COLUMNS]
+        text = [name for name, value in record.items() if isinstance(value, str) and name not in IMAGE_COLUMNS]
         if text:
             return list(record), text
         present = present or list(record)

@@ -31,7 +31,7 @@ class TarTable:
     """A sample a record: `.jpg`, `.jpeg`, `.png` or `.webp`, its caption in `.txt`, more columns in `.json`.
 
     A member's key is its folder and its name up to the first dot. Raises InputError: no whole, uncompressed tar file,
-    none of the columns asked for, no pictures.
+    none of the columns asked for, no images.
     """
 
     def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
@@ -39,9 +39,9 @@ class TarTable:
         self.columns: tuple[str, ...] = ()
         self.present: tuple[str, ...] = ()
         self._images = images
-        # For each sample six numbers: where its picture, text and JSON begin and how many bytes they have, -1 without.
+        # For each sample six numbers: where its image, text and JSON begin and how many bytes they have, -1 without.
         self._places = array("q")
-        # Names of their pictures or else first members, joined: a list would take five times as much.
+        # Names of their images or else first members, joined: a list would take five times as much.
         self._names = bytearray()
         self._name_ends = array("q")
         self._index()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from altdiffusion.data.table import (
-    PICTURE_COLUMNS,
+    IMAGE_COLUMNS,
     BadRecord,
     Numbering,
     Skip,
@@ -35,7 +35,7 @@ class LineTable:
 
     In quotes, a CSV's field may go on over several lines.
 
-    Raises InputError: empty, no UTF-8 in its header, none of the columns asked for, no column of pictures.
+    Raises InputError: empty, no UTF-8 in its header, none of the columns asked for, no column of images.
     """
 
     def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
@@ -59,7 +59,7 @@ class LineTable:
             if self._starts[0] == len(self._bytes):
                 raise InputError(f"{path} holds a header line and nothing else")
         present, text = self._columns()
-        self._picture = next((column for column in PICTURE_COLUMNS if column in present), None) if images else None
+        self._picture = next((column for column in IMAGE_COLUMNS if column in present), None) if images else None
         if images and self._picture is None and (present or asked is None):
             found = ", ".join(present) or "none"
             raise InputError(f"{path} has no pictures: expected a column image or file_name, got {found}")
@@ -126,7 +126,7 @@ class LineTable:
     def _columns(self) -> tuple[list[str], list[str]]:
         if self._names is None:
             return find_columns(self._readable())
-        return self._names, [name for name in self._names if name not in PICTURE_COLUMNS]
+        return self._names, [name for name in self._names if name not in IMAGE_COLUMNS]
 
     def _readable(self) -> Iterator[dict[str, Any]]:
         for line in self._lines():

@@ -1,4 +1,4 @@
-"""The seed's table: zero-shot retrieval on Flickr30k's test set, 1000 images with 5 captions each, as published.
+"""The model card's table: zero-shot retrieval on Flickr30k's test set, 1000 images with 5 captions each, as published.
 
 Source: Chen et al., AltCLIP: Altering the Language Encoder in CLIP for Extended Language Capabilities, arXiv 2211.06679,
 and the model card of BAAI/AltCLIP. All systems have ViT-L image encoders.

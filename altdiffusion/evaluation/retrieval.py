@@ -21,7 +21,7 @@ from PIL.Image import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from altdiffusion.data.table import Skipped
+from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.datasets.captioned import Captions, Problem
 from altdiffusion.evaluation.paper_results import Published, published_rows
@@ -95,7 +95,7 @@ def _image_features(
     """Features of the good images, (n, width) or (n, tokens, width), and the bad ones with the reason."""
     features: list[Tensor] = []
     bad: dict[int, str] = {}
-    skipped = Skipped(max_skipped)
+    skipped = SkipLog(max_skipped)
     good: list[Image] = []
     decoded = tqdm(_decoded(data.images, batch_size), f"{system.name}: images", len(data.images), mininterval=5)
     for number, image in enumerate(decoded):
@@ -140,7 +140,7 @@ def _joined(features: list[Tensor]) -> Tensor:
 
 
 def _decoded(images: Sequence[ImageSource], ahead: int) -> Iterator[Image | BadImage]:
-    """The pictures in order, decoded in threads, about `ahead` of them while the caller computes."""
+    """The images in order, decoded in threads, about `ahead` of them while the caller computes."""
     waiting: deque[Future[Image | BadImage]] = deque()
     left = iter(images)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

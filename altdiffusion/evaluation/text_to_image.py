@@ -1,4 +1,4 @@
-"""What a model draws from prompts in each language: how well pictures fit their prompts, and a sheet to look at.
+"""What a model draws from prompts in each language: how well images fit their prompts, and a sheet to look at.
 
 for result in evaluate_generation("BAAI/AltDiffusion-m9", "prompts.tsv", Path("drawn"), scorer="BAAI/AltCLIP-m9"):
     print(result.language, result.similarity, result.r_precision)
@@ -21,17 +21,17 @@ from altdiffusion.altclip.best_of import load_scorer
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.data.open_tables import open_tables
-from altdiffusion.data.table import Skipped
+from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import InputError
 from altdiffusion.generation.generate import generate
 from altdiffusion.generation.infotext import open_info
 from altdiffusion.generation.load import load_pipeline
-from altdiffusion.generation.result import save_picture
+from altdiffusion.generation.result import save_image
 from altdiffusion.generation.settings import Settings
 from altdiffusion.images import ENDINGS, open_image
 from altdiffusion.metrics import own_prompt_first
 
-CELL = 128  # pixels of a picture on the sheet
+CELL = 128  # pixels of an image on the sheet
 RIGHT, WRONG = (39, 160, 84), (214, 48, 49)
 
 
@@ -39,9 +39,9 @@ RIGHT, WRONG = (39, 160, 84), (214, 48, 49)
 class GenerationResult:
     """One language's figures.
 
-    similarity: mean cosine of each picture and its prompt, -1 to 1. r_precision: the share of pictures, 0 to 1, that their
+    similarity: mean cosine of each image and its prompt, -1 to 1. r_precision: the share of images, 0 to 1, that their
     own prompt fits better than every other of the file; a tie is lost; None where all prompts are the same. frechet: the
-    distance of the features of all pictures to those of reference pictures, at least 0; None without a reference.
+    distance of the features of all images to those of reference images, at least 0; None without a reference.
     sheet: the file of the contact sheet.
     """
 
@@ -72,18 +72,18 @@ def evaluate_generation(
     allow_pickle: bool = False,
     max_skipped: float = 0.01,
 ) -> Iterator[GenerationResult]:
-    """Draw a picture of each prompt, from the same noise in every language, and compare each with all prompts.
+    """Draw an image of each prompt, from the same noise in every language, and compare each with all prompts.
 
     prompts: a table with a column for each language (.tsv, .jsonl, .parquet), see training/data.py.
     out: gets LANGUAGE/0000.png ..., LANGUAGE.png (the sheet: framed in green where the own prompt fits best, else in red)
-        and results.json. Pictures that are there with the same settings are kept: what was interrupted goes on.
+        and results.json. Images that are there with the same settings are kept: what was interrupted goes on.
     languages: columns to draw, by default all. scorer: as in `generate`.
-    reference: a folder of pictures to compare with as a whole, by the Fréchet distance of AltCLIP's features; with
+    reference: a folder of images to compare with as a whole, by the Fréchet distance of AltCLIP's features; with
         inception, torch-fidelity's file of InceptionV3's weights, by FID. Needs torchmetrics.
     max_skipped: the share of bad lines, 0 to 1, that are left out; beyond it, they stop the run.
     seed: of prompt i it is seed + i. The others: as in `generate`. Raises InputError.
     """
-    tables = open_tables([prompts], list(languages), images=False, skipped=Skipped(max_skipped))
+    tables = open_tables([prompts], list(languages), images=False, skipped=SkipLog(max_skipped))
     texts = {name: [record[name] for record in tables[0]] for name in languages or tables[0].columns}  # type: ignore[attr-defined]
     for name in texts:
         if " " in name.strip() or not name.isascii():
@@ -104,7 +104,7 @@ def evaluate_generation(
             )
             if picture is None:
                 drawn = next(generate(prompt, model=pipe, seed=seed + number, **options))
-                save_picture(drawn, path)
+                save_image(drawn, path)
                 picture = drawn.image
             pictures.append(picture)
             paths.append(path)
@@ -138,9 +138,9 @@ def frechet_distance(
     scorer: PromptScorer,
     inception: str | Path | None = None,
 ) -> float:
-    """The Fréchet distance of two sets of pictures, of AltCLIP's image features, or FID where Inception's weights are given.
+    """The Fréchet distance of two sets of images, of AltCLIP's image features, or FID where Inception's weights are given.
 
-    Raises InputError without torchmetrics (and, for FID, torch-fidelity), or with fewer than two pictures in a set.
+    Raises InputError without torchmetrics (and, for FID, torch-fidelity), or with fewer than two images in a set.
     """
     if min(len(pictures), len(reference)) < 2:
         raise InputError(f"{len(pictures)} and {len(reference)} pictures: a Fréchet distance wants at least 2 of each")
@@ -161,7 +161,7 @@ def frechet_distance(
 
 
 def reference_pictures(folder: str | Path) -> list[Image.Image]:
-    """All pictures in a folder. Raises InputError where there are none, or one can't be read."""
+    """All images in a folder. Raises InputError where there are none, or one can't be read."""
     root = local_path(folder)
     found = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS)
     if not found:
@@ -170,7 +170,7 @@ def reference_pictures(folder: str | Path) -> list[Image.Image]:
 
 
 class _Features(nn.Module):
-    """AltCLIP's image features in the form that torchmetrics asks for: uint8 (pictures, 3, height, width) in."""
+    """AltCLIP's image features in the form that torchmetrics asks for: uint8 (images, 3, height, width) in."""
 
     def __init__(self, scorer: PromptScorer) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ def _tensor(picture: Image.Image) -> Tensor:
 
 
 def _drawn_before(path: Path, wanted: dict[str, Any]) -> Image.Image | None:
-    """The picture of an earlier run, if it was drawn with these settings; None stands for any."""
+    """The image of an earlier run, if it was drawn with these settings; None stands for any."""
     if not path.is_file():
         return None
     try:
@@ -201,7 +201,7 @@ def _drawn_before(path: Path, wanted: dict[str, Any]) -> Image.Image | None:
 
 
 def _save_sheet(pictures: Sequence[Image.Image], right: Sequence[bool], path: Path) -> None:
-    """All pictures in one, at most 16 in a row, each in a frame that says whether its own prompt fits it best."""
+    """All images in one, at most 16 in a row, each in a frame that says whether its own prompt fits it best."""
     import io
 
     columns = min(16, max(1, round(len(pictures) ** 0.5)))

@@ -1,8 +1,8 @@
-"""Many pictures, several together: as many as pay off and fit into memory, found out while they are drawn.
+"""Many images, several together: as many as pay off and fit into memory, found out while they are drawn.
 
-    for picture in in_batches(orders, draw, device): ...        # draw: some of the orders -> their pictures
+    for image in in_batches(orders, draw, device): ...        # draw: some of the orders -> their images
 
-1, then 2, 4, 8, ... together, for as long as a doubling makes each picture at least 5 % cheaper, and what the next one
+1, then 2, 4, 8, ... together, for as long as a doubling makes each image at least 5 % cheaper, and what the next one
 will need, by what the last ones took, is free. Where memory runs out all the same, half as many.
 """
 
@@ -22,7 +22,7 @@ from altdiffusion.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-GAIN = 0.95  # a doubling must bring the time of a picture below this share
+GAIN = 0.95  # a doubling must bring the time of an image below this share
 RESERVE = 0.9  # of the free memory may be used
 MAX_SIZE = 64
 SAMPLED = 0.005  # seconds between two looks at the memory of a CPU
@@ -60,16 +60,16 @@ def in_batches(
 
 
 class BatchSize:
-    """`size` is the number of pictures to draw next. While it is `growing`, it does so by what `learn` is told."""
+    """`size` is the number of images to draw next. While it is `growing`, it does so by what `learn` is told."""
 
     def __init__(self, size: Size = "auto") -> None:
         self.size = 1 if size == "auto" else size
         self.growing = size == "auto"
-        self._fastest = float("inf")  # seconds a picture
-        self._taken: dict[int, int] = {}  # bytes, by the number of pictures
+        self._fastest = float("inf")  # seconds an image
+        self._taken: dict[int, int] = {}  # bytes, by the number of images
 
     def learn(self, count: int, seconds: float, taken: int, free: int) -> None:
-        """What `count` pictures took together: seconds, and bytes of the `free` ones."""
+        """What `count` images took together: seconds, and bytes of the `free` ones."""
         if not self.growing or count < self.size:  # the last batch, which is smaller
             return
         self._taken[count] = taken
@@ -83,7 +83,7 @@ class BatchSize:
             self.size = 2 * count
 
     def halve(self, count: int) -> None:
-        """Memory ran out at `count` pictures. Raises InputError for one."""
+        """Memory ran out at `count` images. Raises InputError for one."""
         if count == 1:
             raise InputError(
                 "memory ran out at one picture: take a smaller size, low_memory, or float16 on a GPU, or free some"
@@ -92,7 +92,7 @@ class BatchSize:
         logger.warning("memory ran out at %d pictures together: going on with %d", count, self.size)
 
     def _expected(self, count: int) -> float:
-        """Bytes for a number of pictures: along the line through the last two measurements, or in proportion."""
+        """Bytes for a number of images: along the line through the last two measurements, or in proportion."""
         (most, high), *others = sorted(self._taken.items(), reverse=True)
         if not others:
             return high * count / most

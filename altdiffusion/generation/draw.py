@@ -1,8 +1,8 @@
-"""Several people's pictures in one pass of the model, each the same as alone; what is no longer wanted leaves the batch.
+"""Several people's images in one pass of the model, each the same as alone; what is no longer wanted leaves the batch.
 
-    pictures = draw_together(pipe, [Order("一只猫", seed=1), Order("a dog", seed=7)], Recipe(64, 64))
+    images = draw_together(pipe, [Order("一只猫", seed=1), Order("a dog", seed=7)], Recipe(64, 64))
 
-For servers: `generate` draws one picture after the other. Whatever differs between pictures is an `Order`, whatever a
+For servers: `generate` draws one image after the other. Whatever differs between images is an `Order`, whatever a
 batch has in common a `Recipe`; orders of equal recipes can be drawn together.
 """
 
@@ -21,16 +21,16 @@ from torch import Tensor
 from altdiffusion.devices import dtype_name
 from altdiffusion.errors import InputError
 from altdiffusion.generation.load import pipeline_of_kind
-from altdiffusion.generation.result import Picture
+from altdiffusion.generation.result import GeneratedImage
 from altdiffusion.generation.schedulers import build_scheduler, scheduler_class
 from altdiffusion.generation.settings import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, Settings
 
-SKETCH_SIDE = 16  # of the latents that a sketch is decoded from; a whole picture of 512 pixels has 64
+SKETCH_SIDE = 16  # of the latents that a sketch is decoded from; a whole image of 512 pixels has 64
 
 
 @dataclass(frozen=True)
 class Order:
-    """One picture to draw. image: RGB, what to start from; mask: L, white where it is drawn anew; both as large as the recipe."""
+    """One image to draw. image: RGB, what to start from; mask: L, white where it is drawn anew; both as large as the recipe."""
 
     prompt: str
     negative_prompt: str = ""
@@ -41,7 +41,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the pictures of a batch have in common. width, height: pixels, multiples of 8. strength: above 0, to 1, where
+    """What the images of a batch have in common. width, height: pixels, multiples of 8. strength: above 0, to 1, where
     the orders have an image. scheduler: as in `generate`; None: the model's own."""
 
     width: int
@@ -63,7 +63,7 @@ class Step:
 
 
 class _Nobody(Exception):
-    """Nobody wants any picture of the batch any more."""
+    """Nobody wants any image of the batch any more."""
 
 
 def draw_together(
@@ -71,8 +71,8 @@ def draw_together(
     orders: Sequence[Order],
     recipe: Recipe,
     on_step: Callable[[Step], Collection[int] | None] | None = None,
-) -> list[Picture | None]:
-    """The picture of each order, in order; None for those that were dropped.
+) -> list[GeneratedImage | None]:
+    """The image of each order, in order; None for those that were dropped.
 
     Each is what `generate` draws for the same settings, but for rounding: a batch is computed by other kernels.
     on_step: called after each step; returns the numbers of the orders that are still wanted, None for all. The others
@@ -116,12 +116,12 @@ def draw_together(
         return [None] * len(orders)
     finally:
         pipe.scheduler = own
-    pictures: list[Picture | None] = [None] * len(orders)
+    pictures: list[GeneratedImage | None] = [None] * len(orders)
     flags = output.nsfw_content_detected or [False] * len(batch.rows)
     for row, image, filtered in zip(batch.rows, output.images, flags, strict=True):
         if row in batch.wanted:
             settings = _settings(orders[row], recipe, type(scheduler).__name__.removesuffix("Scheduler"), pipe)
-            pictures[row] = Picture(image, settings, bool(filtered))
+            pictures[row] = GeneratedImage(image, settings, bool(filtered))
     return pictures
 
 
@@ -177,7 +177,7 @@ def _shrink_history(scheduler: Any, keep: list[int], count: int) -> None:
 
 @torch.no_grad()
 def _sketch(pipe: Any, latents: Tensor, moment: Any) -> list[Image.Image]:
-    """The pictures so far, at most 16 latents wide and high: a sixteenth of the work for 512 pixels."""
+    """The images so far, at most 16 latents wide and high: a sixteenth of the work for 512 pixels."""
     latents = pipe.scheduler.scale_model_input(latents, moment).to(pipe.vae.dtype)
     height, width = latents.shape[-2:]
     if max(height, width) > SKETCH_SIDE:

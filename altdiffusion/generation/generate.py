@@ -1,4 +1,4 @@
-"""Pictures from prompts, with settings that draw the same picture again. The command line and the demo call this."""
+"""Images from prompts, with settings that draw the same image again. The command line and the demo call this."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from altdiffusion.devices import dtype_name
 from altdiffusion.errors import InputError
 from altdiffusion.generation.auto_batch import MAX_SIZE, Size, in_batches
 from altdiffusion.generation.load import load_pipeline, pipeline_of_kind, source_name
-from altdiffusion.generation.result import Picture
+from altdiffusion.generation.result import GeneratedImage
 from altdiffusion.generation.schedulers import build_scheduler, scheduler_class
 from altdiffusion.generation.settings import DEFAULT_STEPS, DEFAULT_STRENGTH, Settings, _check, default_guidance_scale
 
@@ -53,19 +53,19 @@ def generate(
     low_memory: bool = False,
     optimize: bool = False,
     allow_pickle: bool = False,
-) -> Iterator[Picture]:
-    """Draw `num_images` pictures of each prompt, one after the other; each is yielded as soon as it is there.
+) -> Iterator[GeneratedImage]:
+    """Draw `num_images` images of each prompt, one after the other; each is yielded as soon as it is there.
 
     best_of: draw so many of each prompt, at least `num_images`, and yield only the `num_images` that fit it best, best
         first, with their scores. scorer: the AltCLIP that says so; by default the one that belongs to the model.
-    batch_size: pictures drawn together, 1 to 64, each the same as alone but for rounding; "auto": as many as pay off and
+    batch_size: images drawn together, 1 to 64, each the same as alone but for rounding; "auto": as many as pay off and
         fit into memory, see `in_batches`.
 
     model: as in `AltDiffusionPipeline.from_pretrained`, or a pipeline that is loaded already.
-    seed: of the first picture of each prompt, 0 to 2**63 - 1; picture i has seed + i, and alone it comes out the same.
+    seed: of the first image of each prompt, 0 to 2**63 - 1; image i has seed + i, and alone it comes out the same.
         None draws one at random. steps: 1 to 999, by default 25. guidance_scale: at least 0, by default 7.5, for
         the embedded models 4; 0 or 1 is none. size: (width, height) in pixels, multiples of 8; by default the model's own.
-    init_image: picture to start from, changed by `strength` (above 0, to 1, by default
+    init_image: image to start from, changed by `strength` (above 0, to 1, by default
         0.8, with a mask 1).
     mask: white where `init_image` is to be drawn anew, of the same size.
     scheduler: one of SCHEDULERS or a diffusers class name; for this call alone. lora: a file, folder or id for
@@ -153,10 +153,10 @@ def generate(
     )
     judge = None if best_of is None else best_of_n.load_scorer(scorer, model_name, pipe.device)
 
-    def draw(jobs: Sequence[tuple[str, int]]) -> list[Picture]:
+    def draw(jobs: Sequence[tuple[str, int]]) -> list[GeneratedImage]:
         """Of prompts and seeds. One alone is drawn as it always was, to the last bit."""
         texts = [prompt for prompt, _ in jobs]
-        # a generator of its own, on the CPU: the same picture alone, in any order, on any device
+        # a generator of its own, on the CPU: the same image alone, in any order, on any device
         generators = [torch.Generator().manual_seed(number) for _, number in jobs]
         whole = {name: arguments[name] for name in ("image", "mask_image") if name in arguments and len(jobs) > 1}
         pipe.scheduler = own_scheduler
@@ -170,7 +170,7 @@ def generate(
         finally:
             pipe.scheduler = its_scheduler
         return [
-            Picture(image, replace(settings, prompt=prompt, seed=number), bool(filtered))
+            GeneratedImage(image, replace(settings, prompt=prompt, seed=number), bool(filtered))
             for (prompt, number), image, filtered in zip(
                 jobs, output.images, output.nsfw_content_detected or [False] * len(jobs), strict=True
             )

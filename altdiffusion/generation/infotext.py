@@ -102,14 +102,14 @@ def _unquoted(value: str) -> str:
 
 
 def png_info(settings: Settings) -> PngImagePlugin.PngInfo:
-    """What to pass as `pnginfo` when saving the picture."""
+    """What to pass as `pnginfo` when saving the image."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt(KEY, to_infotext(settings))
     return info
 
 
 def read_settings(picture: Image.Image) -> Settings:
-    """The settings in a picture. Raises InputError where there are none."""
+    """The settings in an image. Raises InputError where there are none."""
     text = picture.info.get(KEY)
     if not isinstance(text, str):
         raise InputError(
@@ -119,7 +119,7 @@ def read_settings(picture: Image.Image) -> Settings:
 
 
 def to_command(settings: Settings) -> str:
-    """The `altdiffusion generate` command that draws the picture again."""
+    """The `altdiffusion generate` command that draws the image again."""
     words = ["altdiffusion", "generate", settings.prompt]
     if settings.prompt.startswith("-"):
         words.insert(2, "--")
@@ -149,6 +149,6 @@ def to_command(settings: Settings) -> str:
 
 
 def open_info(path: str | Path) -> Settings:
-    """Prompt and settings inside a picture. Raises InputError as `open_image`, and where there are none."""
+    """Prompt and settings inside an image. Raises InputError as `open_image`, and where there are none."""
     with opened_image(local_path(path)) as file:
         return read_settings(file)

@@ -15,15 +15,15 @@ from altdiffusion.generation.settings import Settings
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A drawn picture. filtered: the safety checker found something and the picture is black."""
+class GeneratedImage:
+    """A drawn image. filtered: the safety checker found something and the image is black."""
 
     image: Image.Image
     settings: Settings
     filtered: bool
 
 
-def save_picture(picture: Picture, path: Path) -> Path:
+def save_image(picture: GeneratedImage, path: Path) -> Path:
     """Write a PNG with prompt and settings inside, whole or not at all. Raises InputError where it can't be written."""
     import io
 

@@ -14,7 +14,7 @@ from altdiffusion.errors import InputError
 
 DEFAULT_STEPS = 25
 DEFAULT_GUIDANCE_SCALE = 7.5
-MINI_GUIDANCE_SCALE = 4.0  # more makes its pictures grainy
+MINI_GUIDANCE_SCALE = 4.0  # more makes its images grainy
 DEFAULT_STRENGTH = 0.8
 MAX_STEPS = 999  # the models know 1000 moments, and some schedulers skip the first
 MAX_SEED = 2**63 - 1
@@ -64,7 +64,7 @@ def _check(
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a picture is drawn from. None: not used, or not known (pictures of other programs)."""
+    """Everything that an image is drawn from. None: not used, or not known (images of other programs)."""
 
     prompt: str
     negative_prompt: str = ""

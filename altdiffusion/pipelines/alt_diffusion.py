@@ -37,7 +37,7 @@ from altdiffusion.speed.low_memory import save_memory
 from altdiffusion.speed.optimize import optimize
 from altdiffusion.text_encoder.bridge import BridgedTextEncoder
 from altdiffusion.text_encoder.encoder import check_text_encoder
-from altdiffusion.text_encoder.forward import equip
+from altdiffusion.text_encoder.forward import patch_forward
 from altdiffusion.text_encoder.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class AltDiffusionMixin(DiffusionPipeline):
             raise InputError(f"{model} can't be loaded: {first_line(error)}") from error
         pipeline.register_to_config(_name_or_path=str(model))
         if isinstance(pipeline.text_encoder, AltCLIPTextModel):
-            equip(pipeline.text_encoder)
+            patch_forward(pipeline.text_encoder)
         return pipeline
 
     @classmethod

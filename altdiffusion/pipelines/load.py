@@ -13,14 +13,14 @@ from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.pipelines.alt_diffusion import AltDiffusionPipeline
 from altdiffusion.pipelines.swap import swap_text_encoder
-from altdiffusion.text_encoder.forward import remember_nothing
+from altdiffusion.text_encoder.forward import disable_prompt_cache
 
 
 def load_diffusion(model: str, text_encoder: str | None = None) -> Any:
     """A Stable Diffusion to train, in float32: AltDiffusion in any layout, or plain with CLIP.
 
     text_encoder: an AltCLIP to swap in. Raises InputError for what can't be found, or where the widths differ, and for
-    UNets that take more than a picture and a text.
+    UNets that take more than an image and a text.
     """
     root = hub.locate(model, ["model_index.json"])
     index = tensor_files.read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
@@ -41,5 +41,5 @@ def load_diffusion(model: str, text_encoder: str | None = None) -> Any:
             "expected one that draws from text alone"
         )
     pipe = swap_text_encoder(pipe, text_encoder) if text_encoder is not None else pipe
-    remember_nothing(pipe.text_encoder)
+    disable_prompt_cache(pipe.text_encoder)
     return pipe

@@ -2,7 +2,7 @@
 
     pipe = AltDiffusionPipeline.from_pretrained("BAAI/AltDiffusion-m9", low_memory=True)          # or save_memory(pipe)
 
-Pictures stay the same. As prompts are remembered (`prompt_cache.py`), a negative prompt never comes for a second time.
+Images stay the same. As prompts are remembered (`prompt_cache.py`), a negative prompt never comes for a second time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import AltCLIPTextModel
 
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
-from altdiffusion.text_encoder.forward import Reading, equip
+from altdiffusion.text_encoder.forward import CachedForward, patch_forward
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def save_memory(
     """Put a pipeline that reads prompts with AltCLIP on a device so that it takes little memory there, in place.
 
     On a GPU: half precision, where it is float32; the text tower is there while it reads, its table of word embeddings
-    (0.49 of 1.12 GB in float16) never; the VAE decodes one picture after the other. On a CPU only the last: there is no
+    (0.49 of 1.12 GB in float16) never; the VAE decodes one image after the other. On a CPU only the last: there is no
     other place for the weights, and a warning says so.
     stream: the UNet's weights come from the CPU too, layer by layer while it computes: the least memory, and slower.
     device: by default the best there is. Don't move the pipeline afterwards: `pipe.to` takes the tower along.
@@ -43,7 +43,7 @@ def save_memory(
     tower = getattr(encoder, "tower", encoder)  # AltCLIP's, where a bridge stands behind it
     if not isinstance(tower, AltCLIPTextModel) or not {"unet", "vae"} <= parts.keys():
         raise InputError(f"low memory is for Stable Diffusion with AltCLIP's text encoder, not {type(pipe).__name__}")
-    if not isinstance(vars(equip(tower)).get("forward"), Reading):
+    if not isinstance(vars(patch_forward(tower)).get("forward"), CachedForward):
         raise InputError("this pipeline offloads its parts already: save memory in one of the two ways")
     parts["vae"].enable_slicing()
     if target.type == "cpu":

@@ -2,7 +2,7 @@
 
     pipe = optimize(AltDiffusionPipeline.from_pretrained("BAAI/AltDiffusion-m9").to("cuda"))      # or pipe.optimize()
 
-What is done by default changes no picture but by the rounding of the dtype. What does has its own name, and needs
+What is done by default changes no image but by the rounding of the dtype. What does has its own name, and needs
 `exact=False`. Whatever can't be done here is said in a warning, and the slower exact way is taken.
 """
 
@@ -49,7 +49,7 @@ def optimize(
         compiler. The compiled code is kept between runs in $TORCHINDUCTOR_CACHE_DIR, by default ~/.cache/altdiffusion.
     fuse_qkv: one matrix for query, key and value. It is a copy: what is saved afterwards holds both.
     openvino: on a CPU, UNet and VAE decoder by the package openvino, with as much memory again as their weights take: 1.2
-        times as fast in float32, after up to a minute of compiling for each size; so for many pictures of one size.
+        times as fast in float32, after up to a minute of compiling for each size; so for many images of one size.
     Approximate, so with exact=False alone: int8: the UNet's weights by torchao. tiny_vae: a folder or id on the hub of a
         TAESD, in place of the VAE. lcm: a LoRA file, folder or id on the hub; then 4 to 8 steps are enough, with a
         guidance_scale of 1 to 2.

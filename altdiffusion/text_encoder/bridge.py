@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 
 from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.text_encoder.forward import equip
+from altdiffusion.text_encoder.forward import patch_forward
 
 
 class BridgeConfig(PreTrainedConfig):
@@ -206,7 +206,7 @@ class BridgedTextEncoder(_Exact):
 
     def __init__(self, config: BridgedTextEncoderConfig) -> None:
         super().__init__(config)
-        self.tower = equip(AltCLIPTextModel(config.text_config))
+        self.tower = patch_forward(AltCLIPTextModel(config.text_config))
         self.bridge = Bridge(config.bridge_config)
         self.post_init()
 
@@ -223,7 +223,7 @@ class BridgedTextEncoder(_Exact):
         tower.config.name_or_path = bridge.config.name_or_path = ""  # else config.json tells where they lay
         with torch.device("meta"):
             encoder = cls(config)
-        encoder.tower, encoder.bridge = equip(tower), bridge
+        encoder.tower, encoder.bridge = patch_forward(tower), bridge
         return encoder.eval()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -300,7 +300,7 @@ def load_bridge(source: str | Path | Bridge, dtype: torch.dtype, **hub_options: 
 def check_bridge(bridge: Bridge, unet: Any, aesthetics: bool = False) -> None:
     """Raise InputError unless a bridge gives what a UNet takes: states and, for XL, a pooled vector, of its widths.
 
-    aesthetics: whether the UNet is told a score of the picture, as XL's refiner is.
+    aesthetics: whether the UNet is told a score of the image, as XL's refiner is.
     """
     takes = (unet.config.cross_attention_dim, 0)
     if unet.config.get("addition_embed_type") == "text_time":

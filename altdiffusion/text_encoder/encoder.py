@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AltCLIPTextConfig, AltCLIPTextModel, XLMRobertaTokenizer
 
 from altdiffusion.checkpoints import hub, layouts, tensor_files
-from altdiffusion.text_encoder.forward import equip
+from altdiffusion.text_encoder.forward import patch_forward
 from altdiffusion.text_encoder.tokenizer import hub_files, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def build_text_encoder(
     encoder = AltCLIPTextModel.from_pretrained(
         None, config=stock_config, state_dict=stock, dtype=dtype, device_map=device_map
     )
-    return equip(encoder.eval())
+    return patch_forward(encoder.eval())
 
 
 def _fitting(

@@ -15,23 +15,23 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndProjectio
 from altdiffusion.text_encoder.prompt_cache import MAX_ROWS, PromptCache, Weights, row_key
 
 
-def equip(encoder: AltCLIPTextModel) -> AltCLIPTextModel:
+def patch_forward(encoder: AltCLIPTextModel) -> AltCLIPTextModel:
     """Trim padding, remember prompts and support `clip_skip` on this encoder, in place. Outputs stay the same.
 
     Calling it twice changes nothing. The encoder's class, its state dict and what `save_pretrained` writes stay stock.
     """
     if not isinstance(getattr(encoder, "text_model", None), _ClipSkip):
-        reading = Reading(encoder)
+        reading = CachedForward(encoder)
         encoder.text_model = _ClipSkip(encoder, reading)
         encoder.forward = reading
     return encoder
 
 
-def remember_nothing(encoder: Any) -> None:
+def disable_prompt_cache(encoder: Any) -> None:
     """Keep no prompts of an equipped encoder, with or without a bridge: training goes on bit for bit after a stop only
     if nothing depends on what was read before."""
     reading = vars(getattr(encoder, "tower", encoder)).get("forward")
-    if isinstance(reading, Reading):
+    if isinstance(reading, CachedForward):
         reading.cache = PromptCache(max_bytes=0)
 
 
@@ -44,14 +44,14 @@ class _ClipSkip:
     """
 
     encoder: AltCLIPTextModel
-    reading: Reading
+    reading: CachedForward
 
     def final_layer_norm(self, hidden_states: Tensor) -> Tensor:
         with self.reading.place():
             return self.encoder.transformation(self.encoder.pre_LN(hidden_states))
 
 
-class Reading:
+class CachedForward:
     """The `forward` of an equipped encoder: the class's own, for the rows not known, for the real tokens and one of padding.
 
     XLM-R gives all padding tokens one position, so with the attention mask all padding rows of every layer are

@@ -1,4 +1,4 @@
-"""States of prompts that were read before: the negative prompt and "" above all, which every picture asks for again.
+"""States of prompts that were read before: the negative prompt and "" above all, which every image asks for again.
 
 A row of a batch is known again by its content: its tokens, the mask, and the embeddings that its tokens have now. It is
 served only while everything that the encoder computes with is what it was; `Weights` says how that is seen.

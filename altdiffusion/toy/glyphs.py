@@ -1,6 +1,6 @@
-"""Pictures with human-written names in nine languages: the data that the miniature models learn from.
+"""Images with human-written names in nine languages: the data that the miniature models learn from.
 
-A picture is a Noto Color Emoji glyph (SIL Open Font License) on a plain background; its name is Unicode's,
+An image is a Noto Color Emoji glyph (SIL Open Font License) on a plain background; its name is Unicode's,
 translated in the Unicode CLDR and packaged by PyPI's `emoji`. Captions put the name into short sentences.
 """
 
@@ -212,7 +212,7 @@ def glyph(concept: int, size: int) -> Image.Image:
 
 
 def framed(picture: Image.Image) -> Image.Image:
-    """A picture in another style: in a wooden frame, as wide as a latent, which touches no glyph."""
+    """An image in another style: in a wooden frame, as wide as a latent, which touches no glyph."""
     picture = picture.convert("RGB")
     ImageDraw.Draw(picture).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=WOOD, width=FRAME)
     return picture

@@ -1,6 +1,6 @@
-"""A judge of mini's pictures: which thing is shown, and on which background.
+"""A judge of mini's images: which thing is shown, and on which background.
 
-The judge is trained apart, on rendered glyphs alone, in a minute or two: it has seen no picture of any model.
+The judge is trained apart, on rendered glyphs alone, in a minute or two: it has seen no image of any model.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def own_accuracy(judge: Judge, pictures: int = 3000) -> float:
 
 @torch.no_grad()
 def judge_concepts(judge: Judge, pictures: list[Image.Image]) -> list[int]:
-    """The number in CONCEPTS of what each picture shows."""
+    """The number in CONCEPTS of what each image shows."""
     pixels = torch.stack([_pixels(picture) for picture in pictures])
     return [int(each) for part in torch.split(pixels, 64) for each in judge(part).argmax(1)]
 
@@ -87,7 +87,7 @@ def judge_framed(picture: Image.Image, colour: int) -> bool:
 
 
 def unframed(picture: Image.Image) -> Image.Image:
-    """A picture without its frame: the colour just inside of it goes on to the edge."""
+    """An image without its frame: the colour just inside of it goes on to the edge."""
     inside = FRAME + 1  # a pixel is blurred
     inner = picture.convert("RGB").crop((inside, inside, picture.width - inside, picture.height - inside))
     red, green, blue = (round(value) for value in _edge(inner))

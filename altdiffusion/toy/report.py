@@ -66,7 +66,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt, and what a right picture shows. colour: number in COLOURS, white if the prompt names none."""
+    """A prompt, and what a right image shows. colour: number in COLOURS, white if the prompt names none."""
 
     prompt: str
     concept: int
@@ -82,7 +82,7 @@ def evaluate_mini(
 ) -> Iterator[Figure]:
     """Figures of the embedded mini; with the folder of a build, of each of its stages too.
 
-    every: draw every n-th concept only, for a quick look. steps: denoising steps of a picture.
+    every: draw every n-th concept only, for a quick look. steps: denoising steps of an image.
     approximate: those of APPROXIMATE that mini is drawn with, too.
     The judge is trained first, which takes a minute or two. Raises InputError where the font is missing.
     """
@@ -222,7 +222,7 @@ def best_of_figures(
 def draw(
     pipe: Any, prompts: Sequence[str], steps: int, batch: int = 32, guidance_scale: float = MINI_GUIDANCE_SCALE
 ) -> list[Any]:
-    """A picture for each prompt, always from the same noise."""
+    """An image for each prompt, always from the same noise."""
     pictures: list[Any] = []
     for start in range(0, len(prompts), batch):
         some = list(prompts[start : start + batch])

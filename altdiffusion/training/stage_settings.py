@@ -33,7 +33,7 @@ class DistillSettings(Settings):
 
 @dataclass(kw_only=True)
 class ContrastSettings(Settings):
-    """Phase 2: contrastive tuning on pictures with captions."""
+    """Phase 2: contrastive tuning on images with captions."""
 
     model: str = setting(..., "AltCLIP or CLIP: folder or id on the hub")
     train_data: list[str] = setting(..., _PICTURES)
@@ -69,7 +69,7 @@ class AutoencoderSettings(Settings):
 
 @dataclass(kw_only=True)
 class DiffusionSettings(Settings):
-    """What align and dreambooth share: a Stable Diffusion, pictures, the diffusion loss."""
+    """What align and dreambooth share: a Stable Diffusion, images, the diffusion loss."""
 
     model: str = setting(..., "Stable Diffusion 1.x or 2.x, or AltDiffusion: folder or id on the hub")
     resolution: int = setting(512, "pixels of a side, or of the square that a bucket's area equals", minimum=8)
@@ -115,7 +115,7 @@ class AlignSettings(DiffusionSettings):
     text_cache: Path | None = setting(None, "folder for the text states, so that they are computed once")
 
     def problems(self) -> list[str]:
-        """Cached latents are of one view of each picture; the LoRA's settings are for a LoRA."""
+        """Cached latents are of one view of each image; the LoRA's settings are for a LoRA."""
         found = []
         if self.latent_cache is not None and self.random_flip:
             found.append("--random-flip needs pictures, --latent-cache keeps one view of each: choose one of them")
@@ -168,7 +168,7 @@ class BridgeSettings(Settings):
 
 @dataclass(kw_only=True)
 class DreamBoothSettings(DiffusionSettings):
-    """A subject from a few pictures of it."""
+    """A subject from a few images of it."""
 
     # FlagAI's DreamBooth of AltDiffusion, see pipelines/settings/dreambooth.toml
     max_train_steps: int = setting(800, "optimizer steps", minimum=1)

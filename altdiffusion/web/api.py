@@ -13,15 +13,15 @@ import gradio as gr
 from altdiffusion.generation.infotext import to_infotext
 from altdiffusion.generation.settings import default_guidance_scale
 from altdiffusion.web import request, uploads
-from altdiffusion.web.request import Wish
-from altdiffusion.web.service import Finished, Shown, Studio
+from altdiffusion.web.request import GenerateRequest
+from altdiffusion.web.service import DemoService, Finished, Shown
 from altdiffusion.web.tabs.controls import sorry
 from altdiffusion.web.translations import Refused
 
 Result = TypeVar("Result")
 
 
-def add_endpoints(studio: Studio) -> None:
+def add_endpoints(studio: DemoService) -> None:
     """Named /models, /draw, /change, /compare, /score, /classify, /rank, /read_settings."""
 
     guided = default_guidance_scale(studio.models.labels[0])
@@ -43,11 +43,11 @@ def add_endpoints(studio: Studio) -> None:
         images: int = 1,
         best_of: int = 0,
     ) -> list[dict[str, Any]]:
-        """Draw pictures. seed: digits, empty for random; picture i has seed + i. width, height: multiples of 8, 0 for the
+        """Draw images. seed: digits, empty for random; image i has seed + i. width, height: multiples of 8, 0 for the
         model's own. scheduler: ddim, euler, ..., empty for the model's own. best_of: draw so many, keep the best `images`.
         Gives a list of {"image": PNG file with its settings inside, "seed", "score", "filtered", "settings"}.
         """
-        wish = Wish(
+        wish = GenerateRequest(
             prompt, negative_prompt, model, request.seed_of(seed), steps, guidance_scale, width, height,
             scheduler=scheduler, images=images, best_of=best_of,
         )  # fmt: skip
@@ -67,11 +67,11 @@ def add_endpoints(studio: Studio) -> None:
         images: int = 1,
         best_of: int = 0,
     ) -> list[dict[str, Any]]:
-        """Change a picture by a prompt; with a mask (white where it is to be drawn anew, as large as the picture) that part
+        """Change an image by a prompt; with a mask (white where it is to be drawn anew, as large as the image) that part
         alone. strength: how much, above 0, to 1. The rest, and what it gives, as in /draw."""
         start = await asyncio.to_thread(uploads.picture, _file(image), studio.limits)
         hole = None if mask is None else await asyncio.to_thread(uploads.picture, _file(mask), studio.limits, "L")
-        wish = Wish(
+        wish = GenerateRequest(
             prompt, negative_prompt, model, request.seed_of(seed), steps, guidance_scale, scheduler=scheduler,
             images=images, best_of=best_of, strength=strength, image=start, mask=hole,
         )  # fmt: skip
@@ -86,10 +86,10 @@ def add_endpoints(studio: Studio) -> None:
         steps: int = 25,
         guidance_scale: float = guided,
     ) -> list[dict[str, Any]]:
-        """Draw two prompts, or one prompt by two models, with the same seed. Gives two pictures as in /draw, left and right."""
+        """Draw two prompts, or one prompt by two models, with the same seed. Gives two images as in /draw, left and right."""
         common: dict[str, Any] = {"seed": request.seed_of(seed), "steps": steps, "guidance_scale": guidance_scale}
-        left = Wish(left_prompt, model=left_model, **common)
-        right = Wish(right_prompt, model=right_model, **common)
+        left = GenerateRequest(left_prompt, model=left_model, **common)
+        right = GenerateRequest(right_prompt, model=right_model, **common)
         found: dict[int, Shown] = {}
         async with aclosing(studio.compare(left, right)) as updates:
             async for side, news in updates:
@@ -98,19 +98,19 @@ def add_endpoints(studio: Studio) -> None:
         return [_as_json(found[0]), _as_json(found[1])]
 
     async def score(pictures: list[dict[str, Any]], prompts: list[str], model: str = "") -> list[list[float]]:
-        """How well each picture fits each prompt: cosines in -1 to 1, a list for each picture."""
+        """How well each image fits each prompt: cosines in -1 to 1, a list for each image."""
         files, texts = _files(pictures, studio), request.lines(prompts, studio.limits)
         return await studio.in_turn(lambda: studio.score(studio.pictures(files), texts, model))
 
     async def classify(
         pictures: list[dict[str, Any]], labels: list[str], template: str = "{}", model: str = ""
     ) -> list[list[float]]:
-        """How probable each label is for each picture, if it must be one of them; {} in the template stands for the label."""
+        """How probable each label is for each image, if it must be one of them; {} in the template stands for the label."""
         files, names = _files(pictures, studio), request.lines(labels, studio.limits)
         return await studio.in_turn(lambda: studio.classify(studio.pictures(files), names, template, model))
 
     async def rank(pictures: list[dict[str, Any]], prompt: str, model: str = "") -> list[list[float]]:
-        """[number of the picture from 0, its score] for each picture, the one that fits the prompt best first."""
+        """[number of the image from 0, its score] for each image, the one that fits the prompt best first."""
         files = _files(pictures, studio)
         found = await studio.in_turn(lambda: studio.rank(studio.pictures(files), prompt, model))
         return [[number, score] for number, score in found]
@@ -139,7 +139,7 @@ def _endpoint(work: Callable[..., Any]) -> Callable[..., Any]:
     return endpoint
 
 
-async def _drawn(studio: Studio, wish: Wish) -> list[dict[str, Any]]:
+async def _drawn(studio: DemoService, wish: GenerateRequest) -> list[dict[str, Any]]:
     updates: AsyncGenerator[Any, None] = studio.draw(wish)
     async with aclosing(updates):
         async for news in updates:
@@ -160,7 +160,7 @@ def _as_json(shown: Shown) -> dict[str, Any]:
     }
 
 
-def _files(given: Any, studio: Studio) -> list[str]:
+def _files(given: Any, studio: DemoService) -> list[str]:
     if not isinstance(given, list) or not given:
         raise Refused("no_picture")
     if len(given) > studio.limits.pictures:

@@ -1,4 +1,4 @@
-"""The queue of what visitors want drawn. One thread draws, as many waiting pictures together as their settings allow."""
+"""The queue of what visitors want drawn. One thread draws, as many waiting images together as their settings allow."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from PIL import Image
 
 from altdiffusion.errors import InputError
 from altdiffusion.generation.draw import Order, Recipe, Step, draw_together
-from altdiffusion.generation.result import Picture
+from altdiffusion.generation.result import GeneratedImage
 from altdiffusion.web.model_pool import Models
 from altdiffusion.web.translations import Refused
 
 logger = logging.getLogger(__name__)
 
-MAX_ROWS = 8  # pictures of a batch; more than fill the processor draw no faster
+MAX_ROWS = 8  # images of a batch; more than fill the processor draw no faster
 SKETCH_SHARE = 0.1  # of the drawing's time may go into previews
 
 
@@ -38,7 +38,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class Drawing:
-    """done, total: steps of the whole job. seconds: that are left, about. sketch: the picture so far, where it changed."""
+    """done, total: steps of the whole job. seconds: that are left, about. sketch: the image so far, where it changed."""
 
     done: int
     total: int
@@ -48,20 +48,20 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The pictures, in the order of the job's orders."""
+    """The images, in the order of the job's orders."""
 
-    pictures: list[Picture]
+    pictures: list[GeneratedImage]
 
 
 @dataclass(eq=False)
 class Job:
-    """A visitor's pictures, of one recipe and one model. `cancel` may come from any thread."""
+    """A visitor's images, of one recipe and one model. `cancel` may come from any thread."""
 
     model: str
     recipe: Recipe
     orders: list[Order]
     cancelled: bool = False
-    pictures: dict[int, Picture] = field(default_factory=dict)
+    pictures: dict[int, GeneratedImage] = field(default_factory=dict)
     given_out: int = 0  # orders that went to a batch
 
     def __post_init__(self) -> None:
@@ -211,7 +211,7 @@ class _Progress:
             if job in shown:
                 continue
             shown.add(job)
-            now = sum(other is job for other, _ in self._batch)  # of its pictures in this batch
+            now = sum(other is job for other, _ in self._batch)  # of its images in this batch
             batches = -(-(len(job.orders) - len(job.pictures)) // now)  # this one included
             before = len(job.pictures) // now
             total = step.total * (before + batches)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """The owner's limits. pixels: of a picture to draw; upload_pixels, upload_bytes: of one that is sent."""
+    """The owner's limits. pixels: of an image to draw; upload_pixels, upload_bytes: of one that is sent."""
 
     pixels: int = 768 * 768
     steps: int = 100
@@ -21,5 +21,5 @@ class Limits:
 
     @property
     def work(self) -> int:
-        """Pixels times steps times pictures of one wish: four pictures of the largest size in 50 steps."""
+        """Pixels times steps times images of one wish: four images of the largest size in 50 steps."""
         return self.pixels * 50 * 4

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from altdiffusion.web.api import add_endpoints
-from altdiffusion.web.service import Studio
+from altdiffusion.web.service import DemoService
 from altdiffusion.web.tabs import score
 from altdiffusion.web.tabs.change import change_tab
 from altdiffusion.web.tabs.compare import compare_tab
@@ -27,7 +27,7 @@ def look() -> dict[str, Any]:
     return {"theme": gr.themes.Default(font=_FONTS, font_mono=["monospace"]), "css": CSS, "i18n": I18N}
 
 
-def build_page(studio: Studio) -> gr.Blocks:
+def build_page(studio: DemoService) -> gr.Blocks:
     """The page, and the API's endpoints."""
     with gr.Blocks(title="AltDiffusion", analytics_enabled=False) as page:
         add_endpoints(studio)  # first: they have the names, and the page's own events take what is left

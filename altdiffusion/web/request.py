@@ -18,7 +18,7 @@ from altdiffusion.web.translations import Refused
 
 # LMS needs scipy
 OFFERED_SCHEDULERS = [name for name in SCHEDULERS if name != "lms" or importlib.util.find_spec("scipy")]
-MAX_SEED = 2**63 - 10_001  # `generate` leaves room for its pictures' numbers
+MAX_SEED = 2**63 - 10_001  # `generate` leaves room for its images' numbers
 
 
 # Names of shapes, and width through height; the area stays the model's own.
@@ -26,7 +26,7 @@ SHAPES = {"1:1": 1.0, "4:3": 4 / 3, "3:4": 3 / 4, "3:2": 3 / 2, "2:3": 2 / 3, "1
 
 
 @dataclass(frozen=True)
-class Wish:
+class GenerateRequest:
     """What a visitor asks to have drawn, as it came; `checked` makes it sound. width, height 0: the model's own size,
     in one of SHAPES."""
 
@@ -47,7 +47,7 @@ class Wish:
     mask: Image.Image | None = None
 
 
-def checked(wish: Wish, limits: Limits) -> Wish:
+def checked(wish: GenerateRequest, limits: Limits) -> GenerateRequest:
     """The same wish with values of the right types. Raises Refused. Sizes of 0 are checked once the model is known."""
     drawn = whole("images", wish.images, 1, limits.images)
     best_of = whole("best_of", wish.best_of or 0, 0, limits.images)
@@ -81,8 +81,8 @@ def checked(wish: Wish, limits: Limits) -> Wish:
     return sound
 
 
-def check_size(wish: Wish, limits: Limits) -> None:
-    """Raises Refused for a size that can't be drawn, or that is too much with its steps and pictures."""
+def check_size(wish: GenerateRequest, limits: Limits) -> None:
+    """Raises Refused for a size that can't be drawn, or that is too much with its steps and images."""
     for name in ("width", "height"):
         if getattr(wish, name) % 8 or not getattr(wish, name):
             raise Refused("bad_multiple", name=name)
@@ -147,7 +147,7 @@ def seed_of(value: Any) -> int | None:
 
 
 def clamped(settings: Settings, limits: Limits) -> tuple[Settings, list[str]]:
-    """Settings read from a picture, brought within the limits, and the names of those that were not. Nothing is trusted:
+    """Settings read from an image, brought within the limits, and the names of those that were not. Nothing is trusted:
     names of files and models in them are dropped."""
     kept = Settings(
         prompt=text(settings.prompt[: limits.text], limits),
@@ -182,7 +182,7 @@ def _scheduler(name: Any) -> str:
 
 
 def _known_scheduler(name: str | None) -> str | None:
-    """The short name of a scheduler that a picture was drawn with, where the page offers it."""
+    """The short name of a scheduler that an image was drawn with, where the page offers it."""
     if name is None:
         return None
     try:

@@ -22,13 +22,13 @@ from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.errors import InputError
 from altdiffusion.generation import infotext
 from altdiffusion.generation.draw import Order, Recipe
-from altdiffusion.generation.result import Picture, free_path, save_picture
+from altdiffusion.generation.result import GeneratedImage, free_path, save_image
 from altdiffusion.generation.settings import Settings
 from altdiffusion.web import request, uploads
 from altdiffusion.web.draw_queue import Drawing, DrawingQueue, Drawn, Job, Loading, Waiting
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.model_pool import Models
-from altdiffusion.web.request import Wish
+from altdiffusion.web.request import GenerateRequest
 from altdiffusion.web.translations import Refused
 
 Result = TypeVar("Result")
@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture as the visitor gets it: a PNG with its settings inside. score: AltCLIP's cosine, None where none is known."""
+    """An image as the visitor gets it: a PNG with its settings inside. score: AltCLIP's cosine, None where none is known."""
 
     path: Path
     settings: Settings
@@ -54,21 +54,21 @@ class Finished:
 
 @dataclass(frozen=True)
 class Scoring:
-    """The pictures are drawn and AltCLIP looks at them."""
+    """The images are drawn and AltCLIP looks at them."""
 
 
 News = Waiting | Loading | Drawing | Scoring | Finished
 
 
-class Studio:
-    """folder: where drawn pictures lie; their names can't be guessed."""
+class DemoService:
+    """folder: where drawn images lie; their names can't be guessed."""
 
     def __init__(self, models: Models, limits: Limits, *, max_waiting: int, folder: Path) -> None:
         self.models, self.limits, self.folder = models, limits, folder
         self.queue = DrawingQueue(models, max_waiting, pixels=2 * limits.pixels)
         self._turn, self._measuring = asyncio.Lock(), 0
 
-    async def draw(self, wish: Wish) -> AsyncGenerator[News, None]:
+    async def draw(self, wish: GenerateRequest) -> AsyncGenerator[News, None]:
         """Draw what is wished; leaving the iterator early cancels. Raises Refused."""
         started = time.monotonic()
         label = self.models.label(wish.model)
@@ -94,12 +94,12 @@ class Studio:
         finally:
             self.queue.cancel(job)
 
-    async def compare(self, left: Wish, right: Wish) -> AsyncGenerator[tuple[int, News], None]:
+    async def compare(self, left: GenerateRequest, right: GenerateRequest) -> AsyncGenerator[tuple[int, News], None]:
         """Draw both, with one seed; yields (0 for left or 1 for right, what happens to it). Raises Refused."""
         seed = secrets.randbelow(2**32) if left.seed is None else left.seed
         found: asyncio.Queue[tuple[int, News | Exception | None]] = asyncio.Queue()
 
-        async def follow(side: int, wish: Wish) -> None:
+        async def follow(side: int, wish: GenerateRequest) -> None:
             try:
                 async for news in self.draw(wish):
                     found.put_nowait((side, news))
@@ -135,14 +135,14 @@ class Studio:
             self._measuring -= 1
 
     def score(self, pictures: Sequence[Image.Image], prompts: Sequence[str], model: str) -> list[list[float]]:
-        """Cosines, a list for each picture. Raises Refused."""
+        """Cosines, a list for each image. Raises Refused."""
         scores: list[list[float]] = self._scorer(model).score(list(pictures), list(prompts)).tolist()
         return scores
 
     def classify(
         self, pictures: Sequence[Image.Image], labels: Sequence[str], template: str, model: str
     ) -> list[list[float]]:
-        """Probabilities of the labels, a list for each picture. Raises Refused."""
+        """Probabilities of the labels, a list for each image. Raises Refused."""
         template = request.text(template, self.limits) or "{}"
         if "{}" not in template and "{c}" not in template:
             raise Refused("bad_template")
@@ -150,13 +150,13 @@ class Studio:
         return [list(row) for row in found.probabilities.tolist()]
 
     def rank(self, pictures: Sequence[Image.Image], prompt: str, model: str) -> list[tuple[int, float]]:
-        """(number of the picture, its score), best first. Raises Refused."""
+        """(number of the image, its score), best first. Raises Refused."""
         if not request.text(prompt, self.limits).strip():
             raise Refused("no_prompt")
         return self._scorer(model).rank(list(pictures), prompt)
 
     def pictures(self, paths: Any) -> list[Image.Image]:
-        """Uploaded pictures, decoded. Raises Refused for none, too many, or what is no picture."""
+        """Uploaded images, decoded. Raises Refused for none, too many, or what is no image."""
         paths = [paths] if isinstance(paths, str) else paths
         if not paths:
             raise Refused("no_picture")
@@ -165,7 +165,7 @@ class Studio:
         return [uploads.picture(path, self.limits) for path in paths]
 
     def read_settings(self, path: Any) -> tuple[Settings, list[str]]:
-        """Settings inside an uploaded picture, within the limits, and the names of those that were not. Raises Refused."""
+        """Settings inside an uploaded image, within the limits, and the names of those that were not. Raises Refused."""
         uploads.picture(path, self.limits)
         try:
             found = infotext.open_info(path)
@@ -182,8 +182,8 @@ class Studio:
             raise Refused("no_scorer")
         return scorer
 
-    def _sized(self, wish: Wish, label: str) -> Wish:
-        """With its seed and size; pictures to start from are brought to that size."""
+    def _sized(self, wish: GenerateRequest, label: str) -> GenerateRequest:
+        """With its seed and size; images to start from are brought to that size."""
         native = self.models.native_side(label)
         seed = secrets.randbelow(2**32) if wish.seed is None else wish.seed
         ratio = request.SHAPES.get(wish.shape, 1.0)
@@ -198,7 +198,7 @@ class Studio:
             image, mask = own, None if mask is None else mask.resize(own.size)
         return replace(wish, seed=seed, width=width, height=height, image=image, mask=mask)
 
-    def _job(self, wish: Wish, label: str) -> Job:
+    def _job(self, wish: GenerateRequest, label: str) -> Job:
         assert wish.seed is not None
         recipe = Recipe(wish.width, wish.height, wish.steps, wish.guidance_scale, wish.scheduler or None, wish.strength)
         orders = [
@@ -207,7 +207,9 @@ class Studio:
         ]
         return Job(label, recipe, orders)
 
-    def _finish(self, pictures: list[Picture], wish: Wish, label: str, scorer: PromptScorer | None) -> list[Shown]:
+    def _finish(
+        self, pictures: list[GeneratedImage], wish: GenerateRequest, label: str, scorer: PromptScorer | None
+    ) -> list[Shown]:
         """Scored, the best kept, saved."""
         scores: list[float | None] = [None] * len(pictures)
         if scorer is not None:
@@ -221,8 +223,8 @@ class Studio:
                 pictures, scores = [pictures[number] for number in kept], [scores[number] for number in kept]
         return [self._saved(picture, label, score) for picture, score in zip(pictures, scores, strict=True)]
 
-    def _saved(self, picture: Picture, label: str, score: float | None) -> Shown:
+    def _saved(self, picture: GeneratedImage, label: str, score: float | None) -> Shown:
         settings = replace(picture.settings, model=label, score=score)
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        path = save_picture(replace(picture, settings=settings), free_path(folder, settings))
+        path = save_image(replace(picture, settings=settings), free_path(folder, settings))
         return Shown(path, settings, picture.filtered, score)

@@ -14,7 +14,7 @@ from altdiffusion.web.translations import Refused
 
 
 def picture(path: Any, limits: Limits, mode: str = "RGB") -> Image.Image:
-    """An uploaded picture, decoded. Raises Refused: none, no picture, damaged, too many bytes or pixels."""
+    """An uploaded image, decoded. Raises Refused: none, no image, damaged, too many bytes or pixels."""
     if not path:
         raise Refused("no_picture")
     try:
@@ -37,7 +37,7 @@ def picture(path: Any, limits: Limits, mode: str = "RGB") -> Image.Image:
 
 
 def edited(value: Any, limits: Limits) -> tuple[Image.Image, Image.Image | None]:
-    """The picture of an editor's value, RGB, and what was painted over it, L, white where it was; None if nothing was.
+    """The image of an editor's value, RGB, and what was painted over it, L, white where it was; None if nothing was.
 
     value: {"background": PIL, "layers": [PIL, ...]}. Raises Refused.
     """

@@ -1,4 +1,4 @@
-"""The best of several pictures, by a scorer whose taste is known: it likes light pictures."""
+"""The best of several images, by a scorer whose taste is known: it likes light images."""
 
 import inspect
 
@@ -11,13 +11,13 @@ from altdiffusion import AltDiffusionPipeline, InputError, generate
 from altdiffusion.altclip.best_of import RankedOutput, load_scorer, rank
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.generation.infotext import open_info
-from altdiffusion.generation.result import save_picture
+from altdiffusion.generation.result import save_image
 
 SMALL = {"num_inference_steps": 2, "height": 16, "width": 16}
 
 
 class Light(PromptScorer):
-    """Scores a picture by its mean, 0 to 1; with "dark" in the prompt, by the opposite."""
+    """Scores an image by its mean, 0 to 1; with "dark" in the prompt, by the opposite."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -85,7 +85,7 @@ def test_generate_keeps_the_best_and_writes_the_score_into_the_png(pipe, tmp_pat
     assert [each.settings.seed for each in kept] == [each.settings.seed for each in order[:2]]
     assert kept[0].settings.score > kept[1].settings.score
     assert scorer.asked == ["light"]
-    save_picture(kept[0], tmp_path / "a.png")
+    save_image(kept[0], tmp_path / "a.png")
     assert open_info(tmp_path / "a.png").score == kept[0].settings.score
 
 

@@ -45,7 +45,7 @@ def picture():
 def test_seeds_example_runs_with_only_its_imports_changed(small, picture):
     folders, oracles = small
     image = picture
-    # --- the example of BAAI/AltCLIP's model card, but for where it finds model and picture
+    # --- the example of BAAI/AltCLIP's model card, but for where it finds model and image
     model = AltCLIP.from_pretrained(folders["m9"])
     processor = AltCLIPProcessor.from_pretrained(folders["m9"])
     inputs = processor(text=["a photo of a cat", "a photo of a dog"], images=image, return_tensors="pt", padding=True)

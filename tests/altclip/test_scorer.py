@@ -1,4 +1,4 @@
-"""PromptScorer: equal to AltCLIPModel, pictures held in any form, what is remembered, what is refused."""
+"""PromptScorer: equal to AltCLIPModel, images held in any form, what is remembered, what is refused."""
 
 import copy
 import os
@@ -40,7 +40,7 @@ def pictures(count=7):
 
 @pytest.fixture
 def computed(scorer, monkeypatch):
-    """A list that gets (pictures, texts) of each call of the model."""
+    """A list that gets (images, texts) of each call of the model."""
     calls = []
     monkeypatch.setattr(scorer, "_encode_pixels", lambda pixels: calls.append(len(pixels)) or F.one_hot(
         torch.arange(len(pixels)), scorer.model.config.projection_dim).float())  # fmt: skip
@@ -65,7 +65,7 @@ def test_scores_equal_the_plain_model_padded_to_77(loaded, scorer):
     torch.testing.assert_close(got, output.logits_per_image / oracle.logit_scale.exp(), atol=1e-5, rtol=0)
     torch.testing.assert_close(scorer.text_features(TEXTS), output.text_embeds, atol=1e-5, rtol=0)
     torch.testing.assert_close(scorer.image_features(images), output.image_embeds, atol=1e-5, rtol=0)
-    assert got.std() > 0.05  # neither all alike, nor all of one picture or text
+    assert got.std() > 0.05  # neither all alike, nor all of one image or text
     assert scorer.logit_scale == pytest.approx(oracle.logit_scale.exp().item(), rel=1e-6)
 
 
@@ -86,7 +86,7 @@ def test_rank_is_best_first_and_keeps_the_order_of_equals(scorer):
     images = pictures(3)
     images = [images[0], images[1], images[0], images[2]]
     scorer.score(images, "一只猫")
-    scores = scorer.score(images, "一只猫")[:, 0]  # now remembered: the same picture has the same score to the last bit
+    scores = scorer.score(images, "一只猫")[:, 0]  # now remembered: the same image has the same score to the last bit
     ranked = scorer.rank(images, "一只猫")
     assert sorted(index for index, _ in ranked) == [0, 1, 2, 3]
     assert [score for _, score in ranked] == sorted(scores.tolist(), reverse=True)

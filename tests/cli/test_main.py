@@ -124,7 +124,7 @@ def test_interrupted_run_leaves_whole_pictures_and_no_partial_file(published, tm
     with subprocess.Popen(
         [*COMMAND, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        process.stdout.readline()  # the first picture is there
+        process.stdout.readline()  # the first image is there
         time.sleep(0.3)
         process.send_signal(sign)
         _, told = process.communicate(timeout=60)

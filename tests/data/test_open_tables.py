@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from altdiffusion import InputError
-from altdiffusion.data.open_tables import BadImage, decode_image, open_tables, picture_key
-from altdiffusion.data.table import Skipped
+from altdiffusion.data.open_tables import open_tables
+from altdiffusion.data.table import SkipLog
+from altdiffusion.images import BadImage, decode_image, image_key
 
 PAIRS = [("a cat", "一只猫"), ("two dogs\u2028in a boat", "两只狗"), ("the moon", "月亮")]
 
@@ -74,7 +75,7 @@ def saved(path, records, features=None):
 
 def read(path, columns=(), *, images=False, limit=1.0):
     """The only table of a path, and the counts of what was skipped."""
-    skipped = Skipped(limit)
+    skipped = SkipLog(limit)
     (table,) = open_tables([path], columns, images=images, skipped=skipped)
     return table, skipped
 
@@ -290,20 +291,20 @@ def test_more_than_one_percent_stops_by_default(tmp_path, bad, stops):
     path = tsv(tmp_path / "x.tsv", ("en",), *[("cat",)] * (100 - bad), *[("a", "b")] * bad)
     if stops:
         with pytest.raises(InputError, match=r"2 of 100 .* 1 %.*2 fields.*x\.tsv:100.*--max-skipped"):
-            open_tables([path], [], images=False, skipped=Skipped())
+            open_tables([path], [], images=False, skipped=SkipLog())
     else:
-        (table,) = open_tables([path], [], images=False, skipped=Skipped())
+        (table,) = open_tables([path], [], images=False, skipped=SkipLog())
         assert len(table) == 99
 
 
 def test_the_share_is_of_all_tables_together(tmp_path):
     good = tsv(tmp_path / "good.tsv", ("en",), *[("cat",)] * 97)
     bad = tsv(tmp_path / "bad.tsv", ("en",), ("cat",), ("cat",), ("a", "b"))
-    assert len(open_tables([good, bad], [], images=False, skipped=Skipped())) == 2
+    assert len(open_tables([good, bad], [], images=False, skipped=SkipLog())) == 2
 
 
 def test_a_record_counts_once_however_many_threads_meet_it(capsys):
-    skipped = Skipped(show=3)
+    skipped = SkipLog(show=3)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: skipped.add(f"x.tsv:{i % 20}", "bad"), range(400)))
     assert skipped.counts == {"bad": 20}
@@ -311,7 +312,7 @@ def test_a_record_counts_once_however_many_threads_meet_it(capsys):
 
 
 def test_the_commonest_reason_is_named():
-    skipped = Skipped(0.5, show=0)
+    skipped = SkipLog(0.5, show=0)
     for where, reason in [("x:1", "odd"), ("x:2", "usual"), ("x:3", "usual")]:
         skipped.add(where, reason)
     skipped.check(6)
@@ -406,7 +407,7 @@ def test_a_column_that_no_table_has_is_refused(pairs):
 
 def test_tables_may_hold_different_columns(tmp_path):
     paths = [tsv(tmp_path / f"{name}.tsv", ("en", name), ("cat", "x")) for name in ("zh", "fr")]
-    tables = open_tables(paths, ["en", "zh", "fr"], images=False, skipped=Skipped())
+    tables = open_tables(paths, ["en", "zh", "fr"], images=False, skipped=SkipLog())
     assert [table.columns for table in tables] == [("en", "zh"), ("en", "fr")]
 
 
@@ -420,7 +421,7 @@ def test_what_is_not_there_or_of_no_known_format_says_what_is_read(tmp_path, pai
 
 def test_no_path_at_all_is_refused():
     with pytest.raises(InputError, match="no data given"):
-        open_tables([], [], images=False, skipped=Skipped())
+        open_tables([], [], images=False, skipped=SkipLog())
 
 
 # ---- names
@@ -431,7 +432,7 @@ def test_patterns_and_braces_are_expanded_in_order(tmp_path):
         tsv(tmp_path / f"{name}.tsv", ("en",), (name,))
 
     def names(*patterns):
-        tables = open_tables([tmp_path / pattern for pattern in patterns], [], images=False, skipped=Skipped())
+        tables = open_tables([tmp_path / pattern for pattern in patterns], [], images=False, skipped=SkipLog())
         return [table.path.stem for table in tables]
 
     assert names("a-*.tsv") == ["a-08", "a-09", "a-10"]
@@ -476,7 +477,7 @@ def test_there_is_no_record_past_the_end_or_before_the_first(pairs, form):
             table[index]
 
 
-# ---- pictures
+# ---- images
 
 
 def picture(path, color="red"):
@@ -504,7 +505,7 @@ def test_pictures_lie_beside_the_table(tmp_path, form, column):
         (0, 128, 0),
         (0, 128, 0),
     ]
-    keys = [picture_key(record["image"]) for record in table]
+    keys = [image_key(record["image"]) for record in table]
     assert keys[0] != keys[1] == keys[2]
 
 
@@ -535,8 +536,8 @@ def test_pictures_inside_a_table_have_a_key_each(tmp_path, form):
     table, _ = read(path, images=True)
     assert table.columns == ("caption",)
     assert [decode_image(record["image"]).getpixel((0, 0)) for record in table] == [(255, 0, 0), (0, 255, 0)]
-    keys = [picture_key(record["image"]) for record in table]
-    assert keys == [picture_key(record["image"]) for record in read(path, images=True)[0]]
+    keys = [image_key(record["image"]) for record in table]
+    assert keys == [image_key(record["image"]) for record in read(path, images=True)[0]]
     assert len(set(keys)) == 2
 
 
@@ -546,7 +547,7 @@ def test_pictures_beside_a_parquet_are_files(tmp_path):
     path = tmp_path / "x.parquet"
     plain_parquet(path, rows)
     first, second = (record["image"] for record in read(path, images=True)[0])
-    assert picture_key(first) == picture_key(second)
+    assert image_key(first) == image_key(second)
     assert decode_image(first).getpixel((0, 0)) == (255, 0, 0)
 
 
@@ -563,7 +564,7 @@ def test_a_table_without_pictures_is_refused_where_they_are_needed(pairs, form):
 
 @pytest.fixture
 def decode(tmp_path):
-    """Decode a picture's bytes as a table's picture."""
+    """Decode an image's bytes as a table's image."""
 
     def run(content):
         (tmp_path / "x.png").write_bytes(content)

@@ -49,7 +49,7 @@ def evaluate(published, prompts, out, **options):
 
 
 def test_figures_sheet_and_results_of_each_language(published, prompts, tmp_path):
-    # the first picture fits "a cat" best, which stands there twice; the second doesn't fit its own; the third does
+    # the first image fits "a cat" best, which stands there twice; the second doesn't fit its own; the third does
     likes = Likes([[0.9, 0.1, 0.9], [0.8, 0.2, 0.3], [0.1, 0.2, 0.4]])
     en, zh = evaluate(published, prompts, tmp_path / "out", scorer=likes)
     assert (en.language, zh.language) == ("en", "zh")

@@ -33,7 +33,7 @@ def test_batches_end_at_the_largest_size():
 
 
 def test_batches_end_before_the_memory_does():
-    # 3 GB once and 1 GB a picture: 8 would take 11 GB, 4 take 7
+    # 3 GB once and 1 GB an image: 8 would take 11 GB, 4 take 7
     sizes = grown(seconds=lambda n: 1.0, taken=lambda n: (3 + n) * GB, free=10 * GB)
     assert sizes[:3] == [1, 2, 4]
     assert max(sizes) == 4

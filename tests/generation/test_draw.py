@@ -1,4 +1,4 @@
-"""Pictures drawn together are the pictures drawn alone, whoever leaves the batch meanwhile."""
+"""Images drawn together are the images drawn alone, whoever leaves the batch meanwhile."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Settings and pictures: checked first, drawn alike alone and in a row, saved whole."""
+"""Settings and images: checked first, drawn alike alone and in a row, saved whole."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from PIL import Image, ImageChops
 
 from altdiffusion import AltDiffusionPipeline, InputError, generate, swap_text_encoder
 from altdiffusion.generation.infotext import open_info, to_command
-from altdiffusion.generation.result import free_path, save_picture
+from altdiffusion.generation.result import free_path, save_image
 from altdiffusion.generation.schedulers import SCHEDULERS, build_scheduler, scheduler_class
 from altdiffusion.generation.settings import Settings
 
@@ -157,7 +157,7 @@ def test_mask_of_another_size_is_refused(folder, tmp_path):
 
 def test_saved_picture_carries_its_settings(pipe, tmp_path):
     picture = draw(pipe, seed=0, negative_prompt="模糊")[0]
-    save_picture(picture, tmp_path / "new" / "x.png")
+    save_image(picture, tmp_path / "new" / "x.png")
     assert open_info(tmp_path / "new" / "x.png") == picture.settings
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.png"]
 
@@ -168,7 +168,7 @@ def test_full_disk_leaves_no_partial_file(pipe, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="No space left"):
-        save_picture(draw(pipe)[0], tmp_path / "x.png")
+        save_image(draw(pipe)[0], tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -192,7 +192,7 @@ def test_any_stable_diffusion_draws_through_a_bridge(published, tmp_path):
     swapped = AltDiffusionPipeline.from_pretrained(tmp_path / "sd")
     swap_text_encoder(swapped, names["text_encoder"], bridge=names["bridge"])
     assert same(drawn, draw(swapped, seed=1)[0])
-    save_picture(drawn, tmp_path / "cat.png")
+    save_image(drawn, tmp_path / "cat.png")
     read = open_info(tmp_path / "cat.png")
     assert (read.text_encoder, read.bridge) == (str(names["text_encoder"]), str(names["bridge"]))
     assert f"--bridge {names['bridge']}" in to_command(read)

@@ -58,7 +58,7 @@ def flickr30k_cn(folder: Path, language: str) -> dict[str, Path]:
 
 
 def coco_cn(folder: Path, language: str) -> dict[str, Path]:
-    """Pictures under COCO's names, in the folder of COCO's split."""
+    """Images under COCO's names, in the folder of COCO's split."""
     pictures = folder / "coco" / "val2014"
     pictures.mkdir(parents=True)
     for image, number in enumerate(IDS):

@@ -140,7 +140,7 @@ def small_vae() -> AutoencoderKL:
 
 
 def save_safety_checker(folder: Path, safe_serialization: bool, finds: bool = False) -> None:
-    """diffusers' own, small. finds: whether it takes offence at every picture, or at none."""
+    """diffusers' own, small. finds: whether it takes offence at every image, or at none."""
     torch.manual_seed(4)
     vision = dict(hidden_size=32, intermediate_size=37, num_hidden_layers=1, num_attention_heads=2)
     checker = StableDiffusionSafetyChecker(

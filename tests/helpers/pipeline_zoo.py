@@ -27,7 +27,7 @@ from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 
 WIDTH = 32  # of the text states, as in `layouts.save_published(folder, "m9")`
-SIZE = 16  # of the pictures; latents have half of it
+SIZE = 16  # of the images; latents have half of it
 PROMPT, OTHER = "一只猫，黑暗精灵公主", "黑暗精灵公主"
 
 

@@ -1,4 +1,4 @@
-"""A full AltCLIP in a published layout, small, whose features differ from text to text and from picture to picture."""
+"""A full AltCLIP in a published layout, small, whose features differ from text to text and from image to image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import AltCLIPModel, CLIPImageProcessor
 
 from helpers import layouts
 
-SIDE = 32  # of the pictures that the model sees, in pixels
+SIDE = 32  # of the images that the model sees, in pixels
 
 
 def save_small(folder: Path, m18: bool = False) -> AltCLIPModel:

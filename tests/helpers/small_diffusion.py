@@ -1,4 +1,4 @@
-"""Stable Diffusions that train in milliseconds, pictures for them, and ways into the middle of a training."""
+"""Stable Diffusions that train in milliseconds, images for them, and ways into the middle of a training."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def save_pictures(folder: Path, sizes: list[tuple[int, int]], seed: int = 0) -> 
 
 
 def add_captions(folder: Path) -> Path:
-    """An English and a Chinese caption for each picture."""
+    """An English and a Chinese caption for each image."""
     lines = [json.dumps({"image": path.name, "en": f"a cat {path.stem}", "zh": f"一只猫 {path.stem}"})
              for path in sorted(folder.glob("*.png"))]  # fmt: skip
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

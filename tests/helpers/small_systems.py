@@ -1,4 +1,4 @@
-"""Small random models in the layout of each system of the table, and the texts and pictures that tell them apart."""
+"""Small random models in the layout of each system of the table, and the texts and images that tell them apart."""
 
 from __future__ import annotations
 

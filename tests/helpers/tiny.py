@@ -43,7 +43,7 @@ def save_pairs(path: Path, pairs: list[tuple[str, str]] = PAIRS) -> Path:
 
 
 def save_pictures(folder: Path, pictures: int = 40) -> Path:
-    """One plain 8 x 8 picture a record, or fewer, which the records then share; both languages."""
+    """One plain 8 x 8 image a record, or fewer, which the records then share; both languages."""
     folder.mkdir()
     lines = []
     for number, (en, de) in enumerate(PAIRS):

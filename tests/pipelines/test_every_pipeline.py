@@ -1,4 +1,4 @@
-"""AltCLIP's encoder in every diffusers pipeline that has CLIP's: what the prompt says must arrive in the picture."""
+"""AltCLIP's encoder in every diffusers pipeline that has CLIP's: what the prompt says must arrive in the image."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def swapped(name: str, folder: Path) -> DiffusionPipeline:
 
 
 def draw(pipe: DiffusionPipeline, arguments: dict[str, Any]) -> np.ndarray:
-    """The pictures, frames or maps, always from the same noise."""
+    """The images, frames or maps, always from the same noise."""
     noise = torch.manual_seed(0)
     if "generator" in inspect.signature(pipe.__call__).parameters:
         arguments = arguments | {"generator": noise}
@@ -179,6 +179,4 @@ def test_readme_has_this_table():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = re.search(r"<!-- pipelines:start -->\n(.*?)\n<!-- pipelines:end -->", readme, re.DOTALL)
     assert section, "README.md has no section between <!-- pipelines:start --> and <!-- pipelines:end -->"
-    assert section[1].strip() == pipeline_zoo.table(), (
-        "run helpers/pipeline_zoo.py and paste what it prints"
-    )
+    assert section[1].strip() == pipeline_zoo.table(), "run helpers/pipeline_zoo.py and paste what it prints"

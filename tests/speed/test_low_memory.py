@@ -1,4 +1,4 @@
-"""Little memory: the same pictures, the tower's weights elsewhere but while it computes. The CPU plays the GPU too."""
+"""Little memory: the same images, the tower's weights elsewhere but while it computes. The CPU plays the GPU too."""
 
 import copy
 import logging

@@ -1,4 +1,4 @@
-"""One call, the same pictures within rounding; what is not exact or not there says so."""
+"""One call, the same images within rounding; what is not exact or not there says so."""
 
 import copy
 import logging

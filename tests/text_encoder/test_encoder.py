@@ -12,7 +12,7 @@ from helpers import layouts
 from transformers import AltCLIPTextModel
 
 from altdiffusion import InputError, load_text_encoder
-from altdiffusion.text_encoder.forward import equip
+from altdiffusion.text_encoder.forward import patch_forward
 from altdiffusion.text_encoder.tokenizer import load_tokenizer
 
 
@@ -81,7 +81,7 @@ def test_tuples_are_given_on_request(loaded):
 def test_equipping_twice_changes_nothing(loaded):
     encoder, _ = loaded
     forward = encoder.forward
-    assert equip(encoder) is encoder
+    assert patch_forward(encoder) is encoder
     assert encoder.forward is forward
 
 

@@ -11,7 +11,7 @@ from helpers.bridges import bridged, draw
 from transformers import AltCLIPTextModel
 
 from altdiffusion import AltDiffusionPipeline, load_text_encoder
-from altdiffusion.text_encoder.forward import remember_nothing
+from altdiffusion.text_encoder.forward import disable_prompt_cache
 from altdiffusion.text_encoder.prompt_cache import MAX_ROWS, PromptCache, Weights
 
 
@@ -314,7 +314,7 @@ def test_a_bridge_reads_known_prompts_without_the_tower(published, counted):
 
 def test_training_remembers_nothing(loaded, counted):
     encoder, tokenizer = loaded
-    remember_nothing(encoder)
+    disable_prompt_cache(encoder)
     inputs = tokens(tokenizer, "一只猫", "一只狗")
     with torch.no_grad():
         once, again = encoder(**inputs), encoder(**inputs)

@@ -36,7 +36,7 @@ def mini():
 
 @pytest.fixture(scope="module")
 def drawn(mini, tmp_path_factory):
-    """Paths of pictures of THINGS, drawn from English prompts."""
+    """Paths of images of THINGS, drawn from English prompts."""
     folder = tmp_path_factory.mktemp("drawn")
     pictures = mini(list(THINGS), num_inference_steps=15, generator=seeded(len(THINGS))).images
     for prompt, picture in zip(THINGS, pictures, strict=True):
@@ -53,7 +53,7 @@ def pictures(pipe, prompts):
 
 
 def nearest(ours, others):
-    """For each of our pictures the number of the other that looks most like it."""
+    """For each of our images the number of the other that looks most like it."""
     return np.square(ours[:, None] - others[None]).mean((2, 3, 4)).argmin(1).tolist()
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from altdiffusion.generation.draw import Order, Recipe, Step
-from altdiffusion.generation.result import Picture
+from altdiffusion.generation.result import GeneratedImage
 from altdiffusion.generation.settings import Settings
 from altdiffusion.web import draw_queue
 from altdiffusion.web.draw_queue import Drawing, DrawingQueue, Drawn, Job, Loading, Waiting
@@ -37,7 +37,7 @@ class Machine:
                 return [None] * len(orders)
         picture = Image.new("RGB", (8, 8))
         return [
-            Picture(picture, Settings(order.prompt, seed=order.seed), False) if row in rows else None
+            GeneratedImage(picture, Settings(order.prompt, seed=order.seed), False) if row in rows else None
             for row, order in enumerate(orders)
         ]
 

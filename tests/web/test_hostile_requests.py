@@ -73,7 +73,7 @@ def file(path, **more):
 
 
 def assert_refused(answer, root):
-    """No picture, no trace, no path of this machine."""
+    """No image, no trace, no path of this machine."""
     status, text = answer
     assert status >= 400 or status == 0 or "event: error" in text, text
     for leak in ("Traceback", "site-packages", 'File "', str(root), "the owner's secret", "root:x:0"):

@@ -14,7 +14,7 @@ from altdiffusion.generation.infotext import png_info
 from altdiffusion.generation.settings import Settings
 from altdiffusion.web import request, uploads
 from altdiffusion.web.limits import Limits
-from altdiffusion.web.request import Wish
+from altdiffusion.web.request import GenerateRequest
 from altdiffusion.web.translations import TEXTS, Refused, say
 
 LIMITS = Limits()
@@ -68,11 +68,13 @@ def refused(key, work, *arguments, **options):
     ],
 )
 def test_what_is_beyond_the_limits_is_refused(change, key):
-    refused(key, request.checked, replace(Wish("一只猫"), **change), LIMITS)
+    refused(key, request.checked, replace(GenerateRequest("一只猫"), **change), LIMITS)
 
 
 def test_json_numbers_are_taken_as_they_are_meant():
-    wish = request.checked(Wish("猫", seed=7.0, steps=25.0, images=2.0, best_of=1, width=512.0, height=512), LIMITS)
+    wish = request.checked(
+        GenerateRequest("猫", seed=7.0, steps=25.0, images=2.0, best_of=1, width=512.0, height=512), LIMITS
+    )
     assert (wish.seed, wish.steps, wish.images, wish.best_of, wish.width) == (7, 25, 2, 0, 512)
 
 
@@ -145,7 +147,9 @@ def test_settings_from_a_picture_are_brought_within_the_limits():
     assert kept.scheduler == "euler-a"
     assert (kept.model, kept.lora, kept.init_image, kept.allow_pickle) == (None, None, None, None)
     assert set(changed) >= {"prompt", "steps", "guidance_scale", "seed", "width", "height"}
-    request.checked(Wish(kept.prompt, width=kept.width, height=kept.height, scheduler=kept.scheduler), LIMITS)
+    request.checked(
+        GenerateRequest(kept.prompt, width=kept.width, height=kept.height, scheduler=kept.scheduler), LIMITS
+    )
 
 
 def test_settings_that_are_sound_stay():

@@ -1,4 +1,4 @@
-"""Many pictures by mini: one after the other, and together, as many as `in_batches` finds to pay off."""
+"""Many images by mini: one after the other, and together, as many as `in_batches` finds to pay off."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class Xformers:
 
 
 def draws(pipe: Any, sizes: Sizes, batch: int) -> Way:
-    """The same pictures at each call; as a numpy array."""
+    """The same images at each call; as a numpy array."""
     getattr(pipe, "pipe", pipe).set_progress_bar_config(disable=True)
 
     def draw() -> Any:

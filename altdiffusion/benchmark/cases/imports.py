@@ -1,4 +1,4 @@
-"""What it costs to start: imports and a first picture, each in a process of its own."""
+"""What it costs to start: imports and a first image, each in a process of its own."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def _in_a_process(setting: str, sizes: Sizes, device: torch.device) -> int:
 
 
 def peak(setting: str, sizes: Sizes, device: torch.device) -> int:
-    """Bytes at most, of this process or on its GPU, while a picture is drawn: what was needed to load is not counted."""
+    """Bytes at most, of this process or on its GPU, while an image is drawn: what was needed to load is not counted."""
     cpu, dtype = torch.device("cpu"), torch.float16 if device.type == "cuda" else torch.float32
     stock = models.diffusion(sizes, models.text_tower(sizes, cpu), cpu, dtype)
     if setting in SETTINGS:

@@ -1,4 +1,4 @@
-"""Pictures in files against prompts: `PromptScorer` beside the loop of transformers' documentation and torchmetrics."""
+"""Images in files against prompts: `PromptScorer` beside the loop of transformers' documentation and torchmetrics."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def bare(model: Any, pixels: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def documented_loop(model: Any, processor: Any, paths: Sequence[Path], prompts: list[str]) -> list[Tensor]:
-    """The example of AltCLIP's page, for each picture."""
+    """The example of AltCLIP's page, for each image."""
     found = []
     for path in paths:
         inputs = processor(text=prompts, images=Image.open(path), return_tensors="pt", padding=True)
@@ -79,7 +79,7 @@ def documented_loop(model: Any, processor: Any, paths: Sequence[Path], prompts: 
 
 
 def clip_score(model: Any, processor: Any) -> Callable[[Sequence[Path], Sequence[str]], float]:
-    """torchmetrics' CLIPScore on this model, fed with a picture and a prompt at a time, as its example is."""
+    """torchmetrics' CLIPScore on this model, fed with an image and a prompt at a time, as its example is."""
     from torchmetrics.multimodal import CLIPScore
 
     metric = CLIPScore(model_name_or_path=lambda: (_Features(model), processor))

@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import Tensor, tensor
 
 from altdiffusion.checkpoints.hub import local_path
-from altdiffusion.data.table import BadRecord, Skip, Skipped, texts
+from altdiffusion.data.table import BadRecord, Skip, SkipLog, texts
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.evaluation.datasets.caption_formats import (
     IMAGES,
@@ -101,7 +101,7 @@ def read_captions(
     Raises InputError: no such file, unknown format, no images, too much that can't be used.
     """
     problems: list[Problem] = []
-    skipped = Skipped(max_skipped)
+    skipped = SkipLog(max_skipped)
 
     def skip(where: str, reason: str) -> None:
         problems.append(Problem(where, reason))

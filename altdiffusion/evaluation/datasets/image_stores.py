@@ -13,7 +13,7 @@ from altdiffusion.images import ENDINGS, BadImage, ImageSource, image_file
 
 
 class ImageFolder:
-    """Pictures that are files in a folder or in its own folders."""
+    """Images that are files in a folder or in its own folders."""
 
     def __init__(self, folder: Path) -> None:
         self.place = folder
@@ -28,7 +28,7 @@ class ImageFolder:
                         self._files.setdefault(key, place / name)
 
     def find(self, name: str) -> str | None:
-        """The path in the folder of the picture with that name, with or without extension and folders."""
+        """The path in the folder of the image with that name, with or without extension and folders."""
         if "/" in name and (self.place / name).is_file():
             return name
         path = self._files.get(Path(name).name)
@@ -44,7 +44,7 @@ class ImageFolder:
 
 
 class Base64Images:
-    """CN-CLIP's images: an id, a tab, the picture in url-safe base64. Lines are read when their turn comes."""
+    """CN-CLIP's images: an id, a tab, the image in url-safe base64. Lines are read when their turn comes."""
 
     def __init__(self, path: Path, skip: Skip) -> None:
         self.place = path
@@ -85,7 +85,7 @@ class Base64Images:
 
 
 def stem(name: str) -> str:
-    """A name without folders, and without the extension if it is one of a picture."""
+    """A name without folders, and without the extension if it is one of an image."""
     name = Path(name).name
     return Path(name).stem if name.lower().endswith(ENDINGS) else name
 

@@ -78,7 +78,7 @@ def read_lines(source: str | Path) -> list[str]:
 
 
 def _pixels(path: Path, number: int, pixels: np.ndarray[Any, Any]) -> ImageSource:
-    """CIFAR's 3072 bytes, red first, as a picture."""
+    """CIFAR's 3072 bytes, red first, as an image."""
 
     def read() -> bytes:
         buffer = io.BytesIO()

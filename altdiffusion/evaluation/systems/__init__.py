@@ -1,8 +1,8 @@
-"""The systems of the seed's table, each with its own preprocessing: one small file a family.
+"""The systems of the model card's table, each with its own preprocessing: one small file a family.
 
 load_system("openai/clip-vit-large-patch14")                    CLIP
 load_system("OFA-Sys/chinese-clip-vit-large-patch14", allow_pickle=True)      CN-CLIP
-load_system("IDEA-CCNL/Taiyi-CLIP-Roberta-large-326M-Chinese", allow_pickle=True)     Taiyi, pictures by OpenAI's CLIP
+load_system("IDEA-CCNL/Taiyi-CLIP-Roberta-large-326M-Chinese", allow_pickle=True)     Taiyi, images by OpenAI's CLIP
 load_system("taiyi:TEXT+VISION")                                Taiyi with another CLIP
 load_system("BAAI/AltCLIP"), load_system("mini")                AltCLIP
 load_system("open_clip:xlm-roberta-large-ViT-H-14/frozen_laion5b_s13b_b90k")  whatever open_clip loads
@@ -58,7 +58,7 @@ def load_system(
     device: None takes the best there is. dtype: None means float32, the exact one.
     allow_pickle: read .bin, .pt, .pth, .ckpt (with torch's weights_only); open_clip chooses its files itself, and opens
         pickles with weights_only.
-    batch_size: pictures, and texts, computed at once.
+    batch_size: images, and texts, computed at once.
     Raises InputError for what can't be found or read, and for tensors that are missing or left over.
     """
     if batch_size < 1:

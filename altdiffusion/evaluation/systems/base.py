@@ -1,4 +1,4 @@
-"""What an evaluation asks of a model that compares pictures with texts."""
+"""What an evaluation asks of a model that compares images with texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class System(Protocol):
     note: str  # what must be known about its figures, "" if nothing
 
     def image_features(self, images: Sequence[Image]) -> Tensor:
-        """Features of RGB pictures of any sizes."""
+        """Features of RGB images of any sizes."""
         ...
 
     def text_features(self, texts: Sequence[str]) -> Tensor:

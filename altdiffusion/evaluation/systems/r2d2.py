@@ -53,7 +53,7 @@ def load_r2d2(name: str, options: Options) -> DualEncoder:
 
     The checkpoint carries no vocabulary: it is vocab.txt beside the file, or VOCABULARY, a vocab.txt, a folder or an id on
     the hub such as "hfl/chinese-roberta-wwm-ext", whose 21,128 tokens R2D2 has. Texts are lower-cased and cut at 64
-    tokens; pictures are scaled to a square without a crop, bicubic.
+    tokens; images are scaled to a square without a crop, bicubic.
     """
     file_name, vocabulary = split_name(name)
     path = hub.local_path(file_name)

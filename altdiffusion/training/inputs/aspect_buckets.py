@@ -1,4 +1,4 @@
-"""Batches of one shape each: pictures of any aspect ratio, cut as little as possible."""
+"""Batches of one shape each: images of any aspect ratio, cut as little as possible."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
-from altdiffusion.data.open_tables import BadImage
 from altdiffusion.errors import InputError
-from altdiffusion.images import FORMATS
+from altdiffusion.images import FORMATS, BadImage
 from altdiffusion.training.inputs.captioned_images import CaptionedPictures
 from altdiffusion.training.inputs.sampling import Draw, Interleave, Mixture, piece_of
 
@@ -34,7 +33,7 @@ class Buckets:
     """Which records make the batch of a step, and in which size: pure functions of the seed and the step.
 
     max_aspect 1 means one bucket, the square: nothing is opened then before it is read. Otherwise the sizes of all
-    pictures are read from their headers first. multiple: what the model needs sides to be multiples of, in pixels.
+    images are read from their headers first. multiple: what the model needs sides to be multiples of, in pixels.
     """
 
     def __init__(
@@ -70,12 +69,12 @@ class Buckets:
         return self.sizes[bucket], [(step * self._batch_size + place, draw) for place, draw in draws]
 
     def size_of(self, record: int) -> Size:
-        """The size that a record's picture is cut to."""
+        """The size that a record's image is cut to."""
         return self.sizes[self._of.get(record, 0)]
 
 
 def _assign(data: CaptionedPictures, sizes: list[Size]) -> dict[int, int]:
-    """Record -> the bucket of the nearest aspect ratio; bad pictures are counted, and are in none."""
+    """Record -> the bucket of the nearest aspect ratio; bad images are counted, and are in none."""
 
     def look(number: int) -> int | BadImage:
         try:

@@ -1,4 +1,4 @@
-"""Pictures with captions, and pictures as tensors: read, cut to a size, kept in memory where all of them fit."""
+"""Images with captions, and images as tensors: read, cut to a size, kept in memory where all of them fit."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from itertools import accumulate, chain
 
 from torch import Tensor
 
-from altdiffusion.data.open_tables import BadImage, ImageSource, open_tables, picture_key
-from altdiffusion.data.table import Skipped, Table
+from altdiffusion.data.open_tables import open_tables
+from altdiffusion.data.table import SkipLog, Table
 from altdiffusion.errors import InputError
+from altdiffusion.images import BadImage, ImageSource, image_key
 from altdiffusion.training.inputs.sampling import Records, language_weights
 
 
 class Pictures:
-    """The records of tables that have pictures; bad pictures are counted when their turn comes.
+    """The records of tables that have images; bad images are counted when their turn comes.
 
     skipped: what it counted when the tables were opened goes on counting.
     """
 
-    def __init__(self, tables: Sequence[Table], skipped: Skipped) -> None:
+    def __init__(self, tables: Sequence[Table], skipped: SkipLog) -> None:
         self.records = Records(tables)
         self._ends = list(accumulate(map(len, tables)))
         self._skipped = skipped
@@ -31,19 +32,19 @@ class Pictures:
         return len(self.records)
 
     def source(self, number: int) -> ImageSource:
-        """The picture, not read yet."""
+        """The image, not read yet."""
         found: ImageSource = self.records[number]["image"]
         return found
 
     def identity(self, number: int) -> int:
-        """Equal for two records of the same picture: 64 bits of a hash."""
-        key = picture_key(self.source(number)).encode()
+        """Equal for two records of the same image: 64 bits of a hash."""
+        key = image_key(self.source(number)).encode()
         return int.from_bytes(blake2b(key, digest_size=8).digest(), "little", signed=True)
 
     def picture(self, number: int, read: Callable[[ImageSource], Tensor]) -> tuple[int, Tensor]:
-        """(its number, its picture): this record's, or the next one's whose picture can be read.
+        """(its number, its image): this record's, or the next one's whose image can be read.
 
-        Raises InputError when there are more bad pictures than the user puts up with.
+        Raises InputError when there are more bad images than the user puts up with.
         """
         return self.first_good(number, lambda each: read(self.source(each)))
 
@@ -65,7 +66,7 @@ class Pictures:
         raise InputError(f"none can be used of the pictures like {self.records.where(number)}: mend or remove them")
 
     def skip(self, number: int, reason: str) -> None:
-        """Count a record whose picture is bad, under its place and its file. Raises InputError beyond the limit."""
+        """Count a record whose image is bad, under its place and its file. Raises InputError beyond the limit."""
         where, source = self.records.where(number), self.source(number)
         if not source.member and str(source.path) != where:
             where += f" ({source.path.name})"
@@ -74,13 +75,13 @@ class Pictures:
 
 
 class CaptionedPictures(Pictures):
-    """Pictures with texts in some languages, from files.
+    """Images with texts in some languages, from files.
 
-    languages: as `language_weights` takes them; None: pictures alone, with or without texts.
+    languages: as `language_weights` takes them; None: images alone, with or without texts.
     """
 
     def __init__(self, paths: Sequence[str], languages: Sequence[str] | None, max_skipped: float) -> None:
-        skipped = Skipped(max_skipped)
+        skipped = SkipLog(max_skipped)
         asked = None if languages is None else [each.partition("=")[0] for each in languages]
         super().__init__(open_tables(paths, asked, images=True, skipped=skipped), skipped)
         self.languages = {} if languages is None else language_weights(self.records.tables, languages)

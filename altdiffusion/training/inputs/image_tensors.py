@@ -11,13 +11,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from altdiffusion.data.open_tables import ImageSource, decode_image, picture_key
+from altdiffusion.images import ImageSource, decode_image, image_key
 
 
 class Remembered:
-    """Pictures after `prepare`, kept in memory while there is room: a small set is decoded once only.
+    """Images after `prepare`, kept in memory while there is room: a small set is decoded once only.
 
-    prepare: takes a picture, and maybe how to prepare it, which `__call__` hands on.
+    prepare: takes an image, and maybe how to prepare it, which `__call__` hands on.
     """
 
     def __init__(self, prepare: Callable[..., Tensor], room: int = 512 * 2**20) -> None:
@@ -27,7 +27,7 @@ class Remembered:
 
     def __call__(self, source: ImageSource, *how: Any) -> Tensor:
         """Raises BadImage."""
-        key = (picture_key(source), *how)
+        key = (image_key(source), *how)
         found = self._kept.get(key)
         if found is None:
             found = self._prepare(decode_image(source), *how)
@@ -49,5 +49,5 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 -1..1, as diffusion models take pictures."""
+    """uint8 0..255 -> float32 -1..1, as diffusion models take images."""
     return pixels.float() / 127.5 - 1

@@ -1,4 +1,4 @@
-"""Pictures as a frozen VAE sees them, for training a UNet."""
+"""Images as a frozen VAE sees them, for training a UNet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from altdiffusion.data.open_tables import BadImage
+from altdiffusion.images import BadImage
 from altdiffusion.training.inputs.aspect_buckets import Size
 from altdiffusion.training.inputs.captioned_images import Pictures
 from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
@@ -21,7 +21,7 @@ from altdiffusion.training.loop import Batch
 class Latents:
     """The latents of a batch: computed from its pixels, or drawn from the moments that were cached.
 
-    size_of: record -> the (width, height) that its picture is cut to. cache: a folder, or None.
+    size_of: record -> the (width, height) that its image is cut to. cache: a folder, or None.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Latents:
     def read(self, record: int, flip: bool = False) -> tuple[int, Tensor]:
         """(the record it is of, pixels uint8 (3, height, width) or cached moments (2 * channels, h, w)).
 
-        Where a picture is bad it is the next record's whose picture is cut to the same size.
+        Where an image is bad it is the next record's whose image is cut to the same size.
         """
         size = self._size_of(record)
         get = self._cut if self._cache is None else self._cached
@@ -82,7 +82,7 @@ class Latents:
         return found.T.reshape(2 * channels, height, width).float()
 
     def _compute(self, records: Sequence[int]) -> list[Tensor]:
-        """What the cache holds: (h * w, 2 * channels) of each picture, without rows where it is bad."""
+        """What the cache holds: (h * w, 2 * channels) of each image, without rows where it is bad."""
         pixels: dict[int, Tensor] = {}
         for record in records:
             try:
@@ -90,7 +90,7 @@ class Latents:
             except BadImage as error:
                 self._data.skip(record, str(error))
         moments: dict[int, Tensor] = {}
-        for shape in {each.shape for each in pixels.values()}:  # the VAE takes pictures of one size together
+        for shape in {each.shape for each in pixels.values()}:  # the VAE takes images of one size together
             alike = [record for record, each in pixels.items() if each.shape == shape]
             together = self._moments(torch.stack([pixels[record] for record in alike]))
             moments |= dict(zip(alike, together, strict=True))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from altdiffusion.data.open_tables import open_tables
-from altdiffusion.data.table import Skipped
+from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.tokenizer import tokens
 from altdiffusion.training.inputs.sampling import Mixture, Records, language_weights
@@ -43,7 +43,7 @@ class ParallelText:
         max_skipped: float,
         empty: float = 0.0,
     ) -> None:
-        skipped = Skipped(max_skipped)
+        skipped = SkipLog(max_skipped)
         asked = [each.partition("=")[0] for each in languages]
         columns = list(dict.fromkeys([*asked, teacher_language])) if asked else []
         tables = open_tables(paths, columns, images=False, skipped=skipped)

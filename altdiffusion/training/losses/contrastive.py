@@ -29,7 +29,7 @@ def contrastive(left: Tensor, right: Tensor, scale: Tensor | float, same: Tensor
     """CLIP's symmetric cross-entropy over the cosines of (batch, width) features, where row i belongs to row i.
 
     scale: the factor on the cosines (CLIP learns it, up to 100). same: bool (batch, batch), true where rows i and j show
-    the same thing, as two captions of one picture do: they are no negatives of each other.
+    the same thing, as two captions of one image do: they are no negatives of each other.
     """
     with torch.autocast(left.device.type, enabled=False):  # three digits of a cosine are too few, times 100
         logits = scale * F.normalize(left.float(), dim=-1) @ F.normalize(right.float(), dim=-1).T

@@ -58,7 +58,7 @@ class Denoising(nn.Module):
         return figures
 
     def _min_snr(self, timesteps: Tensor) -> Tensor:
-        """min-SNR-gamma (arXiv 2303.09556): no timestep's error in the picture counts more than `gamma` times its noise's."""
+        """min-SNR-gamma (arXiv 2303.09556): no timestep's error in the image counts more than `gamma` times its noise's."""
         snr = compute_snr(self._scheduler, timesteps)
         capped = snr.clamp(max=self._gamma)
         return capped / (snr + 1) if self._scheduler.config.prediction_type == "v_prediction" else capped / snr

@@ -16,7 +16,7 @@ from altdiffusion.training.inputs.sampling import normal_noise
 from altdiffusion.training.loop import Batch
 from altdiffusion.training.losses.denoising import CROSS_ATTENTION_KV
 
-# From this share of the timesteps on, what a UNet sees is nearly noise, whatever the picture.
+# From this share of the timesteps on, what a UNet sees is nearly noise, whatever the image.
 NOISIEST = 0.7
 
 
@@ -42,11 +42,11 @@ def cross_attention_metric(unet: Any) -> Tensor:
 class PredictionError:
     """How far the UNet's predictions with a bridge's states are from those with CLIP's.
 
-    Both are made from the same pure noise, so that no picture is needed: at the noisiest timesteps a noised picture is
+    Both are made from the same pure noise, so that no image is needed: at the noisiest timesteps a noised image is
     hardly anything else, and there a UNet decides what it will draw. The error is in the clean latents that are predicted,
     whether the UNet predicts noise or velocity.
 
-    Raises InputError for UNets that take more than a picture and a text, or predict something else, and without a scheduler.
+    Raises InputError for UNets that take more than an image and a text, or predict something else, and without a scheduler.
     """
 
     def __init__(self, model: str, unet: Any, device: torch.device) -> None:
@@ -89,7 +89,7 @@ class PredictionError:
         dtype = self._unet.dtype
         added = None
         if pooled is not None:
-            side = self._unet.config.sample_size * 8  # of the picture, in pixels: its own size, not cropped
+            side = self._unet.config.sample_size * 8  # of the image, in pixels: its own size, not cropped
             sizes = torch.tensor([[side, side, 0, 0, side, side]], device=pooled.device).expand(len(pooled), -1)
             added = {"text_embeds": pooled.to(dtype), "time_ids": sizes}
         noisy = batch["noise"].to(dtype, memory_format=torch.channels_last)

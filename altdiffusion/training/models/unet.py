@@ -34,7 +34,7 @@ def freeze(pipe: Any, device: torch.device, dtype: torch.dtype) -> dict[str, dic
 
 
 def pixel_multiple(pipe: Any) -> int:
-    """What the sides of pictures must be multiples of, so that the UNet's halvings come out even."""
+    """What the sides of images must be multiples of, so that the UNet's halvings come out even."""
     return int(pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1))
 
 
@@ -67,7 +67,7 @@ def select_trainable(unet: Any, trainable: str) -> None:
 def sampler(
     pipe: Any, settings: DiffusionSettings, accelerator: Accelerator
 ) -> Callable[[int], dict[str, float]] | None:
-    """A validation that draws `validation_prompts` into output_dir/samples, one row of pictures; always the same noise."""
+    """A validation that draws `validation_prompts` into output_dir/samples, one row of images; always the same noise."""
     prompts = settings.validation_prompts
     if not prompts:
         return None

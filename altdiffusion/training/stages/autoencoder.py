@@ -1,6 +1,6 @@
-"""An image autoencoder for latent diffusion, trained on pictures alone.
+"""An image autoencoder for latent diffusion, trained on images alone.
 
-    altdiffusion train autoencoder --model vae --train-data pictures --output-dir vae-trained
+    altdiffusion train autoencoder --model vae --train-data images --output-dir vae-trained
 
 AltDiffusion uses Stable Diffusion's; this stage exists for models of another size, such as mini.
 """
@@ -28,7 +28,7 @@ from altdiffusion.training.stage_settings import AutoencoderSettings
 def autoencoder(settings: AutoencoderSettings) -> None:
     """Train a VAE and save it in output_dir/model, with the scaling factor that gives its latents unit variance.
 
-    Pictures are scaled to its `sample_size`. Raises InputError and TrainingStopped.
+    Images are scaled to its `sample_size`. Raises InputError and TrainingStopped.
     """
     accelerator = start(settings)
     torch.manual_seed(settings.seed)

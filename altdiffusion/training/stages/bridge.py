@@ -5,7 +5,7 @@
 
 Text alone: input are AltCLIP's states of a text in any language, target are the states that Stable Diffusion's own text
 encoder gives for the English text, all 77 of them. Both encoders are frozen. Where asked for, the error counts as the frozen
-UNet sees it, too; no picture is needed.
+UNet sees it, too; no image is needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.metrics import recall_at_k
 from altdiffusion.text_encoder.bridge import Bridge, BridgeConfig, load_bridge
 from altdiffusion.text_encoder.encoder import load_text_encoder
-from altdiffusion.text_encoder.forward import remember_nothing
+from altdiffusion.text_encoder.forward import disable_prompt_cache
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, tokens
 from altdiffusion.training.inputs.clip_states import ClipStates, altclip_states, stack_states
 from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
@@ -38,7 +38,7 @@ def bridge(settings: BridgeSettings) -> None:
     """
     accelerator = start(settings)
     encoder, tokenizer = load_text_encoder(settings.text_encoder, dtype=frozen_dtype(settings))
-    remember_nothing(encoder)
+    disable_prompt_cache(encoder)
     encoder.requires_grad_(False).to(accelerator.device)
     clip = ClipStates(settings.model, accelerator.device, frozen_dtype(settings))
     model = _begin(settings, encoder, clip)

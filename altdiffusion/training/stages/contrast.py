@@ -1,4 +1,4 @@
-"""Phase 2 of AltCLIP: contrastive tuning on pictures with captions in several languages.
+"""Phase 2 of AltCLIP: contrastive tuning on images with captions in several languages.
 
     altdiffusion train contrast --model altclip-phase-1/model --train-data "pairs/{000..099}.tar" --output-dir altclip
 
@@ -22,7 +22,7 @@ from altdiffusion.altclip.model import (
     load_similarity,
     text_features,
 )
-from altdiffusion.data.open_tables import BadImage, ImageSource
+from altdiffusion.images import BadImage, ImageSource
 from altdiffusion.metrics import recall_at_k
 from altdiffusion.text_encoder.tokenizer import pad, tokens
 from altdiffusion.training.inputs.captioned_images import CaptionedPictures
@@ -54,7 +54,7 @@ def contrast(settings: ContrastSettings) -> None:
 
         @torch.no_grad()
         def compute(records: Sequence[int]) -> list[Tensor]:
-            """No row for a bad picture: in a batch, the next one takes its place."""
+            """No row for a bad image: in a batch, the next one takes its place."""
             features = [torch.empty(0, model.config.projection_dim)] * len(records)
             pixels = {}
             for place, record in enumerate(records):
@@ -113,7 +113,7 @@ def contrast(settings: ContrastSettings) -> None:
 
 
 class Contrast(nn.Module):
-    """Both towers under CLIP's loss. In a batch, `same` numbers the pictures: equal numbers are no negatives."""
+    """Both towers under CLIP's loss. In a batch, `same` numbers the images: equal numbers are no negatives."""
 
     def __init__(self, model: Any, train_images: bool) -> None:
         super().__init__()

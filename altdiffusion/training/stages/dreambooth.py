@@ -1,4 +1,4 @@
-"""DreamBooth: a subject from a few pictures of it (arXiv 2208.12242). The UNet learns, the text encoder stays frozen.
+"""DreamBooth: a subject from a few images of it (arXiv 2208.12242). The UNet learns, the text encoder stays frozen.
 
     altdiffusion train dreambooth --model BAAI/AltDiffusion-m9 --instance-dir spotty --instance-prompt "一只 <斑斑> 狗" \
         --prior-weight 1 --class-dir dogs --class-prompt 一只狗 --batch-size 4 --learning-rate 5e-6 --output-dir spotty-model
@@ -6,7 +6,7 @@
 
 With `--lora-rank 8 --learning-rate 1e-4` only a LoRA is trained: a small file for `altdiffusion generate --lora`.
 
-Prior preservation keeps the class what it was: every batch holds as many pictures of the class as of the subject, and
+Prior preservation keeps the class what it was: every batch holds as many images of the class as of the subject, and
 those missing in `--class-dir` are drawn by the model itself before it is trained. (FlagAI's DreamBooth never batches
 them, so there it does nothing.)
 """
@@ -24,11 +24,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from altdiffusion.data.image_folder import PictureFolder
-from altdiffusion.data.table import Skipped
+from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import InputError
 from altdiffusion.generation.generate import generate
-from altdiffusion.generation.result import Picture, save_picture
-from altdiffusion.images import picture_files
+from altdiffusion.generation.result import GeneratedImage, save_image
+from altdiffusion.images import image_files
 from altdiffusion.pipelines.load import load_diffusion
 from altdiffusion.training.inputs.captioned_images import Pictures
 from altdiffusion.training.inputs.latents import Latents
@@ -70,7 +70,7 @@ def dreambooth(settings: DreamBoothSettings) -> None:
     if settings.gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
 
-    data = Pictures(tables, Skipped(settings.max_skipped))
+    data = Pictures(tables, SkipLog(settings.max_skipped))
     starts = [0, len(tables[0])]
     orders = [Shuffled(len(table), settings.seed, 7, kind) for kind, table in enumerate(tables)]
     size = (settings.resolution, settings.resolution)
@@ -112,12 +112,12 @@ def prompt_states(pipe: Any, prompts: list[str]) -> Tensor:
 
 
 def draw_class(pipe: Any, settings: DreamBoothSettings, folder: Path, prompt: str, accelerator: Accelerator) -> None:
-    """Draw the pictures of the class that are missing to `num_class_images`; those already there are kept.
+    """Draw the images of the class that are missing to `num_class_images`; those already there are kept.
 
     drawn-00000.png has the training's seed, the next ones the following; processes share them. Interrupted and begun
-    again it ends with the same pictures. Raises InputError where they can't be written, or the safety checker objects.
+    again it ends with the same images. Raises InputError where they can't be written, or the safety checker objects.
     """
-    there = picture_files(folder)
+    there = image_files(folder)
     taken = {path.name for path in there}
     free = ((number, name) for number in count() if (name := f"drawn-{number:05d}.png") not in taken)
     missing = list(islice(free, max(0, settings.num_class_images - len(there))))
@@ -127,12 +127,12 @@ def draw_class(pipe: Any, settings: DreamBoothSettings, folder: Path, prompt: st
     for number, name in tqdm(mine, desc="drawing the class", disable=not mine, mininterval=5):
         with accelerator.autocast():  # the UNet is in float32, the others may not be
             picture = _draw(pipe, prompt, settings.seed + number, settings.resolution)
-        save_picture(picture, folder / name)
+        save_image(picture, folder / name)
     accelerator.wait_for_everyone()
 
 
-def _draw(pipe: Any, prompt: str, seed: int, side: int) -> Picture:
-    """The first picture of some seeds that the safety checker lets pass."""
+def _draw(pipe: Any, prompt: str, seed: int, side: int) -> GeneratedImage:
+    """The first image of some seeds that the safety checker lets pass."""
     for attempt in range(10):
         (picture,) = generate(prompt, model=pipe, seed=seed + attempt * 2**32, size=(side, side))
         if not picture.filtered:

@@ -7,12 +7,12 @@ from typing import Any
 import gradio as gr
 
 from altdiffusion.web import uploads
-from altdiffusion.web.request import Wish
-from altdiffusion.web.service import Studio
+from altdiffusion.web.request import GenerateRequest
+from altdiffusion.web.service import DemoService
 from altdiffusion.web.tabs.controls import I18N, PRIVATE, cancels, controls, follow, stage, start_and_stop
 
 
-def change_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio, history: gr.State) -> None:
+def change_tab(studio: DemoService, model: gr.Dropdown, language: gr.Radio, history: gr.State) -> None:
     with gr.Row():
         with gr.Column():
             gr.Markdown(I18N("paint"))
@@ -27,7 +27,7 @@ def change_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio, history: 
         with gr.Column():
             shown = stage()
 
-    def wish(model: str, prompt: str, negative: str, edited: Any, *values: Any) -> Wish:
+    def wish(model: str, prompt: str, negative: str, edited: Any, *values: Any) -> GenerateRequest:
         image, mask = uploads.edited(edited, studio.limits)
         return settings.wish(values, model=model, prompt=prompt, negative_prompt=negative, image=image, mask=mask)
 

@@ -10,14 +10,14 @@ import gradio as gr
 
 from altdiffusion.web import html_parts
 from altdiffusion.web.draw_queue import Drawing
-from altdiffusion.web.service import Finished, Studio
+from altdiffusion.web.service import DemoService, Finished
 from altdiffusion.web.tabs.controls import I18N, KEPT, PRIVATE, Entry, cancels, controls, entry, sorry
 
 SIDES = ("left", "right")
 EXAMPLES = [("一只猫", "a cat"), ("红苹果", "red apple"), ("кошка", "قطة")]
 
 
-def compare_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio, history: gr.State) -> None:
+def compare_tab(studio: DemoService, model: gr.Dropdown, language: gr.Radio, history: gr.State) -> None:
     labels = studio.models.labels
     gr.Markdown(I18N("compare_about"))
     models, prompts, statuses, pictures = [], [], [], []

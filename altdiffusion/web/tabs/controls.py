@@ -15,8 +15,8 @@ from altdiffusion.generation.infotext import to_infotext
 from altdiffusion.generation.settings import DEFAULT_STEPS, DEFAULT_STRENGTH, default_guidance_scale
 from altdiffusion.web import html_parts, request
 from altdiffusion.web.draw_queue import Drawing
-from altdiffusion.web.request import Wish
-from altdiffusion.web.service import Finished, Shown, Studio
+from altdiffusion.web.request import GenerateRequest
+from altdiffusion.web.service import DemoService, Finished, Shown
 from altdiffusion.web.translations import GRADIO_ZH, TEXTS, Refused, say
 
 logger = logging.getLogger(__name__)
@@ -28,9 +28,9 @@ I18N = gr.I18n(
     }
 )
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "hidden"}
-KEPT = 60  # pictures of a session's history
+KEPT = 60  # images of a session's history
 
-# A drawn picture in a session's state: its file, its settings as infotext, its caption, its seed.
+# A drawn image in a session's state: its file, its settings as infotext, its caption, its seed.
 Entry = tuple[str, str, str, int]
 
 
@@ -65,7 +65,7 @@ class Controls:
     def inputs(self) -> list[Any]:
         return [getattr(self, name) for name in self.names]
 
-    def wish(self, values: tuple[Any, ...], **more: Any) -> Wish:
+    def wish(self, values: tuple[Any, ...], **more: Any) -> GenerateRequest:
         """What the components say, as a wish; `values` in the order of `inputs`."""
         said = dict(zip(self.names, values, strict=True))
         said["seed"] = request.seed_of(said["seed"])
@@ -74,11 +74,11 @@ class Controls:
                 said["shape"] = ""
             else:
                 said["width"] = said["height"] = 0
-        return replace(Wish(prompt=""), **(said | more))
+        return replace(GenerateRequest(prompt=""), **(said | more))
 
 
-def controls(studio: Studio, *, sizes: bool = False, strength: bool = False, several: bool = True) -> Controls:
-    """The accordion of settings, closed at first. several: more than one picture, and the best of them."""
+def controls(studio: DemoService, *, sizes: bool = False, strength: bool = False, several: bool = True) -> Controls:
+    """The accordion of settings, closed at first. several: more than one image, and the best of them."""
     limits = studio.limits
     shape = width = height = None
     with gr.Accordion(I18N("settings"), open=False):
@@ -109,7 +109,7 @@ def controls(studio: Studio, *, sizes: bool = False, strength: bool = False, sev
 
 @dataclass
 class Stage:
-    """Where drawing shows: what happens, the picture so far, the pictures."""
+    """Where drawing shows: what happens, the image so far, the images."""
 
     status: gr.HTML
     preview: gr.Image
@@ -167,7 +167,7 @@ def as_gallery(entries: list[Entry]) -> list[tuple[str, str]]:
 
 
 def follow(
-    studio: Studio, wish_of: Callable[..., Wish]
+    studio: DemoService, wish_of: Callable[..., GenerateRequest]
 ) -> Callable[..., AsyncGenerator[tuple[Any, Any, Any, Any, Any], None]]:
     """The event that draws: (language, history, *what `wish_of` takes) -> what a stage shows, and the history."""
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from altdiffusion.web.request import Wish
-from altdiffusion.web.service import Studio
+from altdiffusion.web.request import GenerateRequest
+from altdiffusion.web.service import DemoService
 from altdiffusion.web.tabs.controls import (
     I18N,
     PRIVATE,
@@ -34,7 +34,7 @@ EXAMPLES = [
 
 
 def draw_tab(
-    studio: Studio, model: gr.Dropdown, language: gr.Radio, history: gr.State
+    studio: DemoService, model: gr.Dropdown, language: gr.Radio, history: gr.State
 ) -> tuple[gr.Textbox, gr.Textbox, Controls]:
     with gr.Row():
         with gr.Column():
@@ -52,7 +52,7 @@ def draw_tab(
         with gr.Column():
             shown = stage()
 
-    def wish(model: str, prompt: str, negative: str, *values: Any) -> Wish:
+    def wish(model: str, prompt: str, negative: str, *values: Any) -> GenerateRequest:
         return settings.wish(values, model=model, prompt=prompt, negative_prompt=negative)
 
     drawing = go.click(

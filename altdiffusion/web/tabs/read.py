@@ -8,14 +8,14 @@ import gradio as gr
 
 from altdiffusion.generation.settings import Settings
 from altdiffusion.web import html_parts
-from altdiffusion.web.service import Studio
+from altdiffusion.web.service import DemoService
 from altdiffusion.web.tabs import controls
 from altdiffusion.web.tabs.controls import I18N, PRIVATE, Controls
 from altdiffusion.web.translations import TEXTS, say
 
 
 def read_tab(
-    studio: Studio,
+    studio: DemoService,
     language: gr.Radio,
     tabs: gr.Tabs,
     prompt: gr.Textbox,
@@ -46,8 +46,8 @@ def read_tab(
     send.click(send_to_draw, kept, places, **PRIVATE).then(lambda: gr.Tabs(selected="draw"), None, tabs, **PRIVATE)
 
 
-def settings_found(studio: Studio, path: str, language: str) -> tuple[str, Settings]:
-    """The settings in a picture, to see and to send."""
+def settings_found(studio: DemoService, path: str, language: str) -> tuple[str, Settings]:
+    """The settings in an image, to see and to send."""
     found, changed = studio.read_settings(path)
     pairs = [
         (say(name, language), str(getattr(found, name)))

@@ -1,4 +1,4 @@
-"""The tab that scores: heat map and bars, zero-shot labels, a ranking; and what the settings in a picture look like."""
+"""The tab that scores: heat map and bars, zero-shot labels, a ranking; and what the settings in an image look like."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import gradio as gr
 
 from altdiffusion.web import html_parts, request
-from altdiffusion.web.service import Studio
+from altdiffusion.web.service import DemoService
 from altdiffusion.web.tabs.controls import I18N, PRIVATE, told_later
 from altdiffusion.web.translations import say
 
 
-def score_tab(studio: Studio, model: gr.Dropdown, language: gr.Radio) -> None:
+def score_tab(studio: DemoService, model: gr.Dropdown, language: gr.Radio) -> None:
     longest = studio.limits.text * studio.limits.texts
     pictures = gr.Gallery(
         label=I18N("pictures"), type="filepath", file_types=["image"], columns=4, interactive=True, buttons=[],

@@ -51,7 +51,7 @@ def close(found, expected):
 
 
 def same(system, one, other):
-    """Whether two texts, or two pictures, are the same to a system."""
+    """Whether two texts, or two images, are the same to a system."""
     features = system.text_features if isinstance(one, str) else system.image_features
     first, second = features([one])[0], features([other])[0]
     return torch.allclose(first, second, atol=1e-5)

@@ -156,7 +156,7 @@ def test_similarity_by_hand(checkpoint):
     system = load(checkpoint)
     texts = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
     images = torch.tensor([[[0.6, 0.8], [-0.8, -0.6]], [[-1.0, 0.0], [0.0, -1.0]]])
-    # text to image: the best picture tokens for x and y are 0.6 and 0.8; in the second image 0 and 0
+    # text to image: the best image tokens for x and y are 0.6 and 0.8; in the second image 0 and 0
     torch.testing.assert_close(system.similarity(texts, images), torch.tensor([[0.7, 0.0]]))
     # image to text: the first token's best is 0.8, the second's the padding's 0; in the second image both are 0
     torch.testing.assert_close(system.image_to_text_similarity(texts, images), torch.tensor([[0.4, 0.0]]))

@@ -1,4 +1,4 @@
-"""Pictures to train on: with captions and without, good ones and bad ones."""
+"""Images to train on: with captions and without, good ones and bad ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from altdiffusion.data.open_tables import BadImage, decode_image
 from altdiffusion.errors import InputError
+from altdiffusion.images import BadImage, decode_image
 from altdiffusion.training.inputs.captioned_images import CaptionedPictures
 from altdiffusion.training.inputs.image_tensors import Remembered, fit_to, to_tensor
 
@@ -30,7 +30,7 @@ def encoded(colour: str) -> bytes:
 
 
 def save_folder(folder: Path, columns: dict[str, str], bad: tuple[int, ...] = ()) -> Path:
-    """Four pictures with these texts in metadata.jsonl."""
+    """Four images with these texts in metadata.jsonl."""
     folder.mkdir()
     lines = []
     for number, colour in enumerate(COLOURS):

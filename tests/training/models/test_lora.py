@@ -1,4 +1,4 @@
-"""`train align --trainable lora`: a LoRA from pictures with captions."""
+"""`train align --trainable lora`: a LoRA from images with captions."""
 
 from __future__ import annotations
 

@@ -207,11 +207,11 @@ def test_with_buckets_the_unet_sees_these_shapes(given):
     assert all(len(shape) == 4 and shape[2] * shape[3] <= (2 * SIDE) ** 2 for shape in shapes)
 
 
-# Bad pictures
+# Bad images
 
 
 def damaged(folder: Path, *numbers: int, cut: bool = False) -> Path:
-    """With broken pictures: no pictures at all, or cut off after the header."""
+    """With broken images: no images at all, or cut off after the header."""
     for number in numbers:
         path = folder / f"{number}.png"
         path.write_bytes(path.read_bytes()[:-60] if cut else b"no picture")

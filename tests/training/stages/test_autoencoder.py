@@ -1,4 +1,4 @@
-"""`train autoencoder`: a VAE from pictures alone."""
+"""`train autoencoder`: a VAE from images alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`train dreambooth`: a subject from a few pictures, whole or as a LoRA, with its class kept."""
+"""`train dreambooth`: a subject from a few images, whole or as a LoRA, with its class kept."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def trained(given: dict[str, Any], **changes: Any) -> Path:
 
 
 def read(folder: Path) -> list[torch.Tensor]:
-    """The pixels of all pictures, as training sees them."""
-    from altdiffusion.images import picture_files
+    """The pixels of all images, as training sees them."""
+    from altdiffusion.images import image_files
     from altdiffusion.training.inputs.image_tensors import fit_to, to_tensor
 
-    return [to_tensor(fit_to(Image.open(path), SIDE, SIDE)) for path in picture_files(folder)]
+    return [to_tensor(fit_to(Image.open(path), SIDE, SIDE)) for path in image_files(folder)]
 
 
 def is_in(pixels: torch.Tensor, pictures: list[torch.Tensor]) -> bool:
@@ -248,12 +248,12 @@ def test_a_batch_that_cannot_hold_both_kinds_is_refused(given, prior):
         trained(given, batch_size=6, gradient_accumulation_steps=2, **prior)
 
 
-# Pictures of the class that are missing
+# Images of the class that are missing
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Two steps for each picture instead of twenty-five."""
+    """Two steps for each image instead of twenty-five."""
     monkeypatch.setattr("altdiffusion.generation.settings.DEFAULT_STEPS", 2)
 
 
@@ -307,7 +307,7 @@ def test_a_class_that_the_safety_checker_hides_is_refused(given, prior, tmp_path
 
     def generate(prompt, *, seed, **settings):
         drawn.append(seed)
-        yield stage.Picture(Image.new("RGB", (SIDE, SIDE)), None, filtered=True)
+        yield stage.GeneratedImage(Image.new("RGB", (SIDE, SIDE)), None, filtered=True)
 
     monkeypatch.setattr(stage, "generate", generate)
     with pytest.raises(InputError, match="the safety checker hides what the model draws for --class-prompt 猫"):
