@@ -10,7 +10,7 @@ The settings are in pipelines/settings/distill.toml and contrast.toml. Run the s
 import argparse
 from pathlib import Path
 
-from altdiffusion.training.settings import read_settings
+from altdiffusion.settings import read_settings
 from altdiffusion.training.stage_settings import ContrastSettings, DistillSettings, run_stage
 
 SETTINGS = Path(__file__).parent / "settings"

@@ -11,7 +11,7 @@ again to go on after a stop.
 import argparse
 from pathlib import Path
 
-from altdiffusion.training.settings import read_settings
+from altdiffusion.settings import read_settings
 from altdiffusion.training.stage_settings import BridgeSettings, run_stage
 
 SETTINGS = Path(__file__).parent / "settings"

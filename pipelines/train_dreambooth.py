@@ -8,7 +8,7 @@ The settings are in pipelines/settings/dreambooth.toml; add --lora-rank 16 for a
 import argparse
 from pathlib import Path
 
-from altdiffusion.training.settings import read_settings
+from altdiffusion.settings import read_settings
 from altdiffusion.training.stage_settings import DreamBoothSettings, run_stage
 
 SETTINGS = Path(__file__).parent / "settings"

@@ -10,15 +10,15 @@ from typing import Any
 
 from altdiffusion.checkpoints import hub
 from altdiffusion.cli.terminal import hide_loading, print_json
-from altdiffusion.devices import available_devices, choose_device, choose_dtype
-from altdiffusion.speed.attention import choose_attention
 
 _PACKAGES = ("altdiffusion", "torch", "diffusers", "transformers", "accelerate", "xformers", "peft", "pillow")
 
 
 def describe() -> dict[str, Any]:
     """Versions, devices, the default device and dtype, and the attention of the embedded default on that device."""
+    from altdiffusion.devices import available_devices, choose_device, choose_dtype
     from altdiffusion.pipelines.alt_diffusion import AltDiffusionPipeline
+    from altdiffusion.speed.attention import choose_attention
 
     facts: dict[str, Any] = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -52,8 +52,6 @@ def _info(options: argparse.Namespace) -> None:
                     print(f"{name.replace('_', ' ')}: {value}")
             print(f"\n{to_command(settings)}")
         return
-    from altdiffusion.cli.info import describe
-
     hide_loading()
     facts = describe()
     if options.json:

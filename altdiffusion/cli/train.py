@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 from altdiffusion.cli.terminal import hide_loading, say
-from altdiffusion.training.settings import Settings, read_settings
+from altdiffusion.settings import as_flag, choices_of, read_settings
+from altdiffusion.training.settings import TrainingSettings
 from altdiffusion.training.stage_settings import STAGES, run_stage
 
 
-def _add_stage(stages: Any, name: str, settings: type[Settings]) -> None:
+def _add_stage(stages: Any, name: str, settings: type[TrainingSettings]) -> None:
     """A flag for every setting. They are read as text: `read_settings` names all that is wrong at once."""
     summary = (settings.__doc__ or "").strip()
     stage = stages.add_parser(name, help=summary, description=summary, allow_abbrev=False)
@@ -23,21 +23,21 @@ def _add_stage(stages: Any, name: str, settings: type[Settings]) -> None:
         metavar="F",
         help="file of settings: TOML, or the settings.json of a training; flags win over it",
     )
-    for each in dataclasses.fields(settings):
-        about = each.metadata["help"]
-        default = [] if each.default_factory is not dataclasses.MISSING else each.default
-        if default is dataclasses.MISSING:
+    for field_name, field in settings.model_fields.items():
+        about = field.description or ""
+        default = field.get_default(call_default_factory=True)
+        if field.is_required():
             about += " (must be given)"
         elif default is not None and default is not False and default != []:
             about += f" (default: {default})"
-        name_of = "--" + each.name.replace("_", "-")
-        options: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS, "help": about.replace("%", "%%")}
+        flag = as_flag(field_name)
+        options: dict[str, Any] = {"dest": field_name, "default": argparse.SUPPRESS, "help": about.replace("%", "%%")}
         if default is False:
-            stage.add_argument(name_of, nargs="?", const="true", metavar="true|false", **options)
+            stage.add_argument(flag, nargs="?", const="true", metavar="true|false", **options)
         else:
-            metavar = "|".join(each.metadata["choices"]) or each.name.split("_")[-1].upper()
-            several = {"nargs": "+", "action": "extend"} if str(each.type).startswith("list") else {}
-            stage.add_argument(name_of, metavar=metavar, **several, **options)
+            metavar = "|".join(choices_of(field)) or field_name.split("_")[-1].upper()
+            several = {"nargs": "+", "action": "extend"} if str(field.annotation).startswith("list") else {}
+            stage.add_argument(flag, metavar=metavar, **several, **options)
     stage.set_defaults(run=_train, stage=name)
 
 

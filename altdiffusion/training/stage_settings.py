@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from altdiffusion.training.settings import Settings, setting
+from altdiffusion.settings import setting
+from altdiffusion.training.settings import TrainingSettings
 
 _TEXTS = "files of texts: .tsv, .csv, .jsonl, .parquet, folders of Hugging Face datasets (patterns and {000..012} are expanded)"
 _PICTURES = (
@@ -16,8 +17,7 @@ _PICTURES = (
 _LANGUAGES = "columns of the data that are read, with weights: en zh=2 (default: all)"
 
 
-@dataclass(kw_only=True)
-class DistillSettings(Settings):
+class DistillSettings(TrainingSettings):
     """Phase 1: a multilingual text tower learns CLIP's text space from parallel text."""
 
     teacher: str = setting(..., "CLIP, its text encoder, or a Stable Diffusion: folder or id on the hub")
@@ -25,20 +25,19 @@ class DistillSettings(Settings):
     train_data: list[str] = setting(..., _TEXTS)
     languages: list[str] = setting([], _LANGUAGES)
     teacher_language: str = setting("en", "the column that the teacher reads")
-    loss: str = setting("mse", "what pulls the student to the teacher", choices=("mse", "cosine", "contrastive"))
+    loss: Literal["mse", "cosine", "contrastive"] = setting("mse", "what pulls the student to the teacher")
     contrastive_scale: float = setting(20.0, "factor on the cosines of the contrastive loss", minimum=0)
     teacher_cache: Path | None = setting(None, "folder for the teacher's vectors, so that they are computed once")
     validation_data: list[str] = setting([], "texts to validate on, in the same columns")
 
 
-@dataclass(kw_only=True)
-class ContrastSettings(Settings):
+class ContrastSettings(TrainingSettings):
     """Phase 2: contrastive tuning on images with captions."""
 
     model: str = setting(..., "AltCLIP or CLIP: folder or id on the hub")
     train_data: list[str] = setting(..., _PICTURES)
     languages: list[str] = setting([], _LANGUAGES)
-    trainable: str = setting("text", "the text tower alone, or both towers", choices=("text", "both"))
+    trainable: Literal["text", "both"] = setting("text", "the text tower alone, or both towers")
     image_cache: Path | None = setting(None, "folder for the image features, so that they are computed once")
     interpolation: float = setting(
         1.0, "share of the trained weights in the saved ones, the rest being the former ones", minimum=0, maximum=1
@@ -52,23 +51,20 @@ class ContrastSettings(Settings):
         return []
 
 
-@dataclass(kw_only=True)
-class AutoencoderSettings(Settings):
+class AutoencoderSettings(TrainingSettings):
     """An image autoencoder (VAE) for latent diffusion."""
 
     model: str = setting(..., "the AutoencoderKL to start from: its folder")
     train_data: list[str] = setting(..., _PICTURES)
-    loss: str = setting(
+    loss: Literal["l1", "mse", "l1+mse"] = setting(
         "l1+mse",
         "absolute error finds outlines, squared error the last decibel; l1+mse: a tenth of the one and the other",
-        choices=("l1", "mse", "l1+mse"),
     )
     kl_weight: float = setting(1e-5, "of the latents' divergence from a normal distribution", minimum=0)
     validation_data: list[str] = setting([], "pictures to validate on")
 
 
-@dataclass(kw_only=True)
-class DiffusionSettings(Settings):
+class DiffusionSettings(TrainingSettings):
     """What align and dreambooth share: a Stable Diffusion, images, the diffusion loss."""
 
     model: str = setting(..., "Stable Diffusion 1.x or 2.x, or AltDiffusion: folder or id on the hub")
@@ -82,7 +78,6 @@ class DiffusionSettings(Settings):
     validation_guidance_scale: float = setting(7.5, "guidance of the samples", minimum=0)
 
 
-@dataclass(kw_only=True)
 class AlignSettings(DiffusionSettings):
     """A UNet learns a text encoder: AltDiffusion's concept alignment and quality stages."""
 
@@ -91,16 +86,13 @@ class AlignSettings(DiffusionSettings):
     )
     train_data: list[str] = setting(..., _PICTURES)
     languages: list[str] = setting([], _LANGUAGES)
-    trainable: str = setting(
-        "kv",
-        "kv: attn2.to_k and attn2.to_v; attn2: all of the cross-attention; unet: all; lora: a LoRA beside it",
-        choices=("kv", "attn2", "unet", "lora"),
+    trainable: Literal["kv", "attn2", "unet", "lora"] = setting(
+        "kv", "kv: attn2.to_k and attn2.to_v; attn2: all of the cross-attention; unet: all; lora: a LoRA beside it"
     )
     lora_rank: int = setting(16, "rank of the LoRA, with --trainable lora", minimum=1, maximum=1024)
-    lora_layers: str = setting(
+    lora_layers: Literal["attention", "all"] = setting(
         "attention",
         "what the LoRA stands beside: attention: its projections; all: convolutions and linear layers, for styles",
-        choices=("attention", "all"),
     )
     caption_dropout: float = setting(
         0.1, "share of captions replaced by the empty one, for guidance", minimum=0, maximum=1
@@ -124,8 +116,7 @@ class AlignSettings(DiffusionSettings):
         return found
 
 
-@dataclass(kw_only=True)
-class BridgeSettings(Settings):
+class BridgeSettings(TrainingSettings):
     """AltCLIP's states become CLIP's: any Stable Diffusion in every language, from text alone."""
 
     text_encoder: str = setting(..., "AltCLIP or AltDiffusion, whose states are read: folder or id on the hub")
@@ -166,7 +157,6 @@ class BridgeSettings(Settings):
         return []
 
 
-@dataclass(kw_only=True)
 class DreamBoothSettings(DiffusionSettings):
     """A subject from a few images of it."""
 
@@ -177,10 +167,9 @@ class DreamBoothSettings(DiffusionSettings):
     instance_dir: Path = setting(..., "folder with pictures of the subject")
     instance_prompt: str = setting(..., "names the subject by a rare word and its class: 一只 <斑斑> 狗")
     lora_rank: int = setting(0, "train a LoRA of this rank; 0: the whole UNet", minimum=0, maximum=1024)
-    lora_layers: str = setting(
+    lora_layers: Literal["attention", "all"] = setting(
         "attention",
         "what the LoRA stands beside: attention: its projections; all: convolutions and linear layers, for styles",
-        choices=("attention", "all"),
     )
     prior_weight: float = setting(0.0, "of the prior preservation; 0: without", minimum=0)
     class_dir: Path | None = setting(None, "folder with pictures of the class; those missing are drawn into it")
@@ -200,7 +189,7 @@ class DreamBoothSettings(DiffusionSettings):
 
 
 # name -> (its settings, the function that runs it)
-STAGES: dict[str, tuple[type[Settings], str]] = {
+STAGES: dict[str, tuple[type[TrainingSettings], str]] = {
     "distill": (DistillSettings, "altdiffusion.training.stages.distill:distill"),
     "contrast": (ContrastSettings, "altdiffusion.training.stages.contrast:contrast"),
     "autoencoder": (AutoencoderSettings, "altdiffusion.training.stages.autoencoder:autoencoder"),
@@ -210,7 +199,7 @@ STAGES: dict[str, tuple[type[Settings], str]] = {
 }
 
 
-def run_stage(name: str, settings: Settings) -> None:
+def run_stage(name: str, settings: TrainingSettings) -> None:
     """Import a stage, and torch with it, and run it."""
     module, _, function = STAGES[name][1].partition(":")
     getattr(importlib.import_module(module), function)(settings)

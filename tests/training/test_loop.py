@@ -13,13 +13,14 @@ from torch import nn
 
 from altdiffusion import InputError
 from altdiffusion.errors import TrainingStopped
+from altdiffusion.settings import setting
 from altdiffusion.training.loop import export, fit, start
-from altdiffusion.training.settings import Settings, setting
+from altdiffusion.training.settings import TrainingSettings
 from altdiffusion.training.stage_settings import DistillSettings
 
 
 @dataclass(kw_only=True)
-class ToySettings(Settings):
+class ToySettings(TrainingSettings):
     teacher: str = setting("a", "a setting of the stage's own")
 
 

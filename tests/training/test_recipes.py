@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from altdiffusion.errors import InputError
-from altdiffusion.training.settings import read_settings
+from altdiffusion.settings import read_settings
 from altdiffusion.training.stage_settings import STAGES
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"

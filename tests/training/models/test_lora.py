@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def test_only_the_lora_gets_gradients(settings):
 
 @pytest.mark.parametrize("layers", ["attention", "all"])
 def test_it_stands_beside_the_layers_that_were_asked_for(settings, layers):
-    settings = dataclasses.replace(settings, lora_layers=layers)
+    settings = settings.replace(lora_layers=layers)
     names = {name for name, each in before_fit(align, settings).task.named_parameters() if each.requires_grad}
     assert any(".attn2.to_k." in name for name in names)
     assert any(".conv1." in name for name in names) == (layers == "all")
@@ -51,7 +50,7 @@ def test_it_stands_beside_the_layers_that_were_asked_for(settings, layers):
 
 @pytest.mark.parametrize("layers", ["attention", "all"])
 def test_the_lora_alone_is_saved_and_changes_what_the_untouched_model_draws(settings, layers):
-    settings = dataclasses.replace(settings, lora_layers=layers)
+    settings = settings.replace(lora_layers=layers)
     model = Path(settings.model)
     before = weights(model)
     align(settings)
