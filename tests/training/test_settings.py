@@ -162,7 +162,7 @@ def test_a_setting_that_would_be_ignored_is_refused(stage, given, reason):
 @pytest.mark.parametrize("stage", STAGES)
 def test_help_shows_every_setting_without_importing_torch(stage):
     words = ["train", stage, "--help"]
-    script = f"import sys; from altdiffusion.cli.main import main\ntry: main({words!r})\nfinally: assert 'torch' not in sys.modules"
+    script = f"import sys; from altdiffusion.cli.main import main\ntry: main({words!r})\nfinally: assert 'torch' not in sys.modules"  # noqa: E501
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for name in STAGES[stage][0].model_fields:
