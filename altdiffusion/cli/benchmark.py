@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from altdiffusion.benchmark.catalogue import CASES
 from altdiffusion.cli.terminal import hide_loading, print_json, say
 from altdiffusion.errors import InputError
-
-CASES = ("text", "captions", "generation", "batches", "memory", "scoring", "import")
 
 
 def add_benchmark(commands: Any) -> None:

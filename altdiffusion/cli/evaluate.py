@@ -126,7 +126,7 @@ def _retrieval(options: argparse.Namespace) -> None:
     from altdiffusion.evaluation.datasets.captioned import read_captions
     from altdiffusion.evaluation.report import render
     from altdiffusion.evaluation.retrieval import evaluate_retrieval
-    from altdiffusion.evaluation.systems import load_system
+    from altdiffusion.evaluation.systems.load import load_system
 
     hide_loading()
     _check_share(options.max_skipped)
@@ -158,7 +158,7 @@ def _classification(options: argparse.Namespace) -> None:
     from altdiffusion.devices import DTYPES
     from altdiffusion.evaluation.classification import ClassificationResult, evaluate_classification, localised
     from altdiffusion.evaluation.datasets.labelled import read_labelled, read_lines
-    from altdiffusion.evaluation.systems import load_system
+    from altdiffusion.evaluation.systems.load import load_system
 
     hide_loading()
     _check_share(options.max_skipped)

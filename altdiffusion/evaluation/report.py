@@ -1,4 +1,4 @@
-"""Results as a table: text for a terminal, Markdown, CSV, JSON. Published figures stand under the measured ones."""
+"""Results as a table: text for a terminal, Markdown, CSV, JSON. Published metrics stand under the measured ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from altdiffusion.errors import InputError
-from altdiffusion.evaluation.paper_results import SOURCE, Published
+from altdiffusion.evaluation.paper_results import SOURCE, PublishedRow
 from altdiffusion.evaluation.retrieval import RetrievalResult
 from altdiffusion.metrics import KS
 from altdiffusion.text_table import width
@@ -24,14 +24,14 @@ _LANGUAGES = {
 
 
 def render(results: Sequence[RetrievalResult], form: str = "text") -> str:
-    """A table of results. form: "text", "markdown", "csv" or "json". Figures are per cent."""
+    """A table of results. form: "text", "markdown", "csv" or "json". Recalls are per cent."""
     if form not in _FORMS:
         raise InputError(f"unknown form of table {form!r}: expected one of {', '.join(_FORMS)}")
     return _FORMS[form](results)
 
 
 def as_json(results: Sequence[RetrievalResult]) -> dict[str, Any]:
-    """One JSON document; figures unrounded."""
+    """One JSON document; recalls unrounded."""
     return {
         "results": [
             {
@@ -79,7 +79,7 @@ def _markdown(results: Sequence[RetrievalResult]) -> str:
 
 
 def _csv(results: Sequence[RetrievalResult]) -> str:
-    """A line for each set of figures, measured and published; those of a line have the same names as in JSON."""
+    """A line for each row, measured or published, under the names of the JSON document."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
@@ -106,12 +106,12 @@ def _rows(results: Sequence[RetrievalResult], indent: str = "") -> list[list[str
 
 
 def _measured(result: RetrievalResult) -> list[float]:
-    figures = result.figures
-    return [*figures.text_to_image, *figures.image_to_text, figures.mean]
+    metrics = result.metrics
+    return [*metrics.text_to_image, *metrics.image_to_text, metrics.mean]
 
 
-def _printed(row: Published) -> list[float]:
-    return [*row.figures.text_to_image, *row.figures.image_to_text, row.mean]
+def _printed(row: PublishedRow) -> list[float]:
+    return [*row.metrics.text_to_image, *row.metrics.image_to_text, row.mean]
 
 
 def _by_data(results: Sequence[RetrievalResult]) -> Iterator[tuple[str, list[RetrievalResult]]]:
@@ -125,7 +125,7 @@ def _by_data(results: Sequence[RetrievalResult]) -> Iterator[tuple[str, list[Ret
 
 
 def _under(results: Sequence[RetrievalResult], mark: str) -> list[str]:
-    """What must be known about the figures above."""
+    """What must be known about the rows above."""
     lines = [f"{row.system}, published: {row.note}" for each in results for row in each.published if row.note]
     if any(each.published for each in results):
         lines.insert(0, f"published: Flickr30k's test set, ViT-L image encoders; {SOURCE}")

@@ -115,7 +115,7 @@ def test_memory_that_runs_out_is_one_line(monkeypatch):
     def hungry(sizes, device):
         raise MemoryError
 
-    monkeypatch.setitem(runs.CASES, "text", hungry)
+    monkeypatch.setattr(text, "measure", hungry)
     with pytest.raises(ValueError, match="memory ran out in 'text'"):
         runs.run(["text"], SMALL, "cpu", str)
 
@@ -139,23 +139,23 @@ def test_many_pictures_together_and_one_by_one(tmp_path):
 
 def test_ours_and_stock_by_openvino_draw_the_same_and_leave_stock_as_it_is(stock):
     pytest.importorskip("openvino")
-    expected = generation.draws(stock, SMALL, 1)()
+    expected = generation.make_generate(stock, SMALL, 1)()
     ours, peers, absent = generation.on_a_cpu(stock)
     assert absent == []
     for pipe in (*ours.values(), *peers.values()):
         assert isinstance(pipe.unet.forward, UnetForward)
-        np.testing.assert_allclose(generation.draws(pipe, SMALL, 1)(), expected, atol=1e-4)
+        np.testing.assert_allclose(generation.make_generate(pipe, SMALL, 1)(), expected, atol=1e-4)
     assert "forward" not in vars(stock.unet)
-    np.testing.assert_allclose(generation.draws(stock, SMALL, 1)(), expected)
+    np.testing.assert_allclose(generation.make_generate(stock, SMALL, 1)(), expected)
 
 
 def test_a_gpus_peers_draw_the_same_pictures(stock, monkeypatch):
     """On a CPU, where xformers can't run, and with PyTorch's "eager" backend, which traces as the compiler does."""
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend="eager"))
-    expected = generation.draws(stock, SMALL, 1)()
+    expected = generation.make_generate(stock, SMALL, 1)()
     peers, _ = generation.gpu_peers(stock)
     peers.pop("stock with xformers", None)
     assert len(peers) == 4
     for peer in peers.values():
-        np.testing.assert_allclose(generation.draws(peer, SMALL, 1)(), expected, atol=1e-4)
+        np.testing.assert_allclose(generation.make_generate(peer, SMALL, 1)(), expected, atol=1e-4)

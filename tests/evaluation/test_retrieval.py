@@ -88,7 +88,7 @@ def test_batch_size_changes_no_figure(tmp_path, batch_size):
     data = read("token", tmp_path)
     fake = Fake()
     (result,) = run(data, fake, batch_size=batch_size)
-    assert result.figures == run(data)[0].figures
+    assert result.metrics == run(data)[0].metrics
     assert sum(fake.batches) == 3 * COUNT
     assert max(fake.batches) == min(batch_size, 2 * COUNT)
 
@@ -103,7 +103,7 @@ def test_bad_images_are_listed_and_the_rest_is_done(tmp_path):
             (str(bad), "no picture that can be read: expected JPEG, PNG, WebP or the like")
         ]
         assert (result.images, result.captions) == (COUNT - 1, 2 * COUNT - 2)
-        assert result.figures.text_to_image[0] == pytest.approx(21 / 22 * 100)  # image 3's wrong caption is gone
+        assert result.metrics.text_to_image[0] == pytest.approx(21 / 22 * 100)  # image 3's wrong caption is gone
     with pytest.raises(InputError, match=r"1 of 12 records .*no picture.*--max-skipped"):
         run(data)
 
@@ -135,7 +135,7 @@ def test_pictures_are_decoded_while_the_system_computes(tmp_path):
             assert later.wait(timeout=20), "the second batch is not decoded while the first is computed"
             return super().image_features(images)
 
-    assert run(data, Slow(), batch_size=4)[0].figures == run(data)[0].figures
+    assert run(data, Slow(), batch_size=4)[0].metrics == run(data)[0].metrics
 
 
 def test_systems_may_be_made_when_their_turn_comes(tmp_path):
@@ -175,8 +175,8 @@ class TokenWise(Fake):
 
 def test_token_wise_systems_have_a_similarity_for_each_direction(tmp_path):
     (result,) = run(read("token", tmp_path), TokenWise(), batch_size=5)
-    assert result.figures.text_to_image[0] > 60
-    assert result.figures.image_to_text[0] < 20
+    assert result.metrics.text_to_image[0] > 60
+    assert result.metrics.image_to_text[0] < 20
     assert result.notes == ["Token-wise: it compares token by token"]
 
 

@@ -85,7 +85,7 @@ def test_bad_input(published, prompts, tmp_path, scorer):
     with pytest.raises(InputError, match="has no column de"):
         evaluate(published, prompts, tmp_path / "out", scorer=scorer, languages=["de"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no pictures in"):
+    with pytest.raises(InputError, match="no images in"):
         evaluate(published, prompts, tmp_path / "out", scorer=scorer, reference=tmp_path / "empty")
     with pytest.raises(InputError, match="--scorer"):
         evaluate(published, prompts, tmp_path / "out")

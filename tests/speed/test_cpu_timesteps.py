@@ -60,11 +60,11 @@ def test_as_diffusers_leaves_it_every_scheduler_does(stock, name):
 def test_pictures_are_the_same_and_generates_schedulers_are_kept_too(stock, name):
     pipe = generation.twin(stock)
     pipe.scheduler = build_scheduler(SCHEDULERS[name], pipe)
-    expected = generation.draws(pipe, FOUR_STEPS, 1)()
+    expected = generation.make_generate(pipe, FOUR_STEPS, 1)()
     optimize(pipe, dtype=torch.float32)
     assert is_kept(pipe.scheduler)
     assert is_kept(build_scheduler("EulerDiscreteScheduler", pipe))
-    torch.testing.assert_close(generation.draws(pipe, FOUR_STEPS, 1)(), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(generation.make_generate(pipe, FOUR_STEPS, 1)(), expected, atol=1e-4, rtol=0)
 
 
 def test_pipelines_see_which_arguments_the_scheduler_takes():

@@ -137,13 +137,13 @@ def test_a_tiny_vae_takes_the_place_of_the_vae(tmp_path):
     full = models.diffusion(SMALL, models.text_tower(SMALL, CPU), CPU, torch.float32)
     optimize(full, tiny_vae=tmp_path, exact=False, dtype=torch.float32)
     assert isinstance(full.vae, AutoencoderTiny)
-    assert generation.draws(full, SMALL, 1)().shape == (1, SMALL.side, SMALL.side, 3)
+    assert generation.make_generate(full, SMALL, 1)().shape == (1, SMALL.side, SMALL.side, 3)
 
 
 def test_lcm_is_a_lora_and_its_scheduler(tmp_path):
     pytest.importorskip("peft")
     full = models.diffusion(SMALL, models.text_tower(SMALL, CPU), CPU, torch.float32)
-    expected = generation.draws(full, SMALL, 1)()
+    expected = generation.make_generate(full, SMALL, 1)()
     other = copy.deepcopy(full.unet)
     add_lora(other, lora_config(2, "attention"), seed=0)
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_lcm_is_a_lora_and_its_scheduler(tmp_path):
     optimize(full, lcm=tmp_path, exact=False, dtype=torch.float32)
     assert isinstance(full.scheduler, LCMScheduler)
     assert list(full.unet.peft_config) == ["lcm"]
-    assert np.abs(generation.draws(full, SMALL, 1)() - expected).max() > 1e-3
+    assert np.abs(generation.make_generate(full, SMALL, 1)() - expected).max() > 1e-3
 
 
 def test_any_stable_diffusion_can_be_optimized(monkeypatch):

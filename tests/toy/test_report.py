@@ -54,10 +54,10 @@ def perfect_judge(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_font
 def test_right_pictures_are_right_and_others_are_not(monkeypatch):
     perfect_judge(monkeypatch)
-    asked = report._names("zh", 40)
-    pictures = {each.prompt: render(each.concept, each.colour) for each in asked}
+    asked = report.name_prompts("zh", 40)
+    pictures = {each.text: render(each.concept, each.colour) for each in asked}
     pictures[asked[0].prompt] = render(asked[1].concept, 3)  # another thing, on another background
-    figures = list(report.drawing_figures("it", Painter(pictures), Judge(), ["zh"], 40, 2, kinds=["names"]))
+    figures = list(report.image_metrics("it", Painter(pictures), Judge(), ["zh"], 40, 2, kinds=["names"]))
     share = 100 * (len(asked) - 1) / len(asked)
     assert [(each.what, each.language) for each in figures] == [
         ("it: names, right thing", "zh"),
@@ -69,8 +69,8 @@ def test_right_pictures_are_right_and_others_are_not(monkeypatch):
 @needs_font
 def test_a_style_is_taken_off_before_it_is_judged(monkeypatch):
     perfect_judge(monkeypatch)
-    pictures = {each.prompt: framed(render(each.concept, each.colour)) for each in report._names("en", 40)}
-    figures = report.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, in_frame=True, kinds=["names"])
+    pictures = {each.text: framed(render(each.concept, each.colour)) for each in report.name_prompts("en", 40)}
+    figures = report.image_metrics("it", Painter(pictures), Judge(), ["en"], 40, 2, in_frame=True, kinds=["names"])
     assert [(each.what, each.value) for each in figures] == [
         ("it: names, style kept", 100),
         ("it: names, right thing", 100),
@@ -81,8 +81,8 @@ def test_a_style_is_taken_off_before_it_is_judged(monkeypatch):
 @needs_font
 def test_a_picture_in_the_old_style_has_lost_it(monkeypatch):
     perfect_judge(monkeypatch)
-    pictures = {each.prompt: render(each.concept, each.colour) for each in report._names("en", 40)}
-    kept, *_ = report.drawing_figures("it", Painter(pictures), Judge(), ["en"], 40, 2, in_frame=True, kinds=["names"])
+    pictures = {each.text: render(each.concept, each.colour) for each in report.name_prompts("en", 40)}
+    kept, *_ = report.image_metrics("it", Painter(pictures), Judge(), ["en"], 40, 2, in_frame=True, kinds=["names"])
     assert kept.value == 0
 
 
@@ -100,29 +100,29 @@ class Rising:
 @pytest.mark.parametrize(("liked", "shares"), [(0, [0, 0, 0]), (1, [0, 100, 100]), (7, [0, 100, 100]), (2, [0, 0, 0])])
 def test_the_best_of_several_is_the_one_that_the_scorer_likes(monkeypatch, liked, shares):
     """Of 8 drawings, every second one is right."""
-    asked = report._unseen_pairs("en", 40)
-    monkeypatch.setattr(report, "draw", lambda pipe, prompts, **options: list(range(len(prompts))))
+    asked = report.unseen_pair_prompts("en", 40)
+    monkeypatch.setattr(report, "generate_images", lambda pipe, prompts, **options: list(range(len(prompts))))
     monkeypatch.setattr(
         report, "judge_concepts", lambda judge, drawn: [asked[i // 8].concept if i % 2 else -1 for i in drawn]
     )
-    figures = report.best_of_figures(Painter({}), Rising(liked), Judge(), ["en"], 40)
+    figures = report.best_of_metrics(Painter({}), Rising(liked), Judge(), ["en"], 40)
     assert [each.value for each in figures] == shares
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_pairs_never_seen_together_are_those_held_out_of_training(language):
-    asked = report._unseen_pairs(language, 1)
+    asked = report.unseen_pair_prompts(language, 1)
     assert {(each.concept, each.colour) for each in asked} == {
         (i, c) for i in range(len(CONCEPTS)) for c in range(len(COLOURS)) if held_out(i, c)
     }
-    assert len({each.prompt for each in asked}) == len(asked)
+    assert len({each.text for each in asked}) == len(asked)
 
 
 def test_free_prompts_are_sentences_that_no_caption_is():
     names = {language: concept_names(language) for language in LANGUAGES}
     rng = random.Random(0)
     seen = {caption for _ in range(300) for caption in captions(4, 0, names, rng).values()}
-    asked = {each.prompt for language in LANGUAGES for each in report._free_prompts(language, 1)}
+    asked = {each.text for language in LANGUAGES for each in report.free_prompts(language, 1)}
     assert len(seen) > 1000
     assert not seen & asked
 

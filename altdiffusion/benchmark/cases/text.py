@@ -1,4 +1,4 @@
-"""States of a prompt and a negative prompt, as a drawing asks for them: ours, AltCLIPTextModel, diffusers' deprecated class."""
+"""Hidden states of prompts and negative prompts: ours, AltCLIPTextModel, diffusers' deprecated class."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     stock = models.text_tower(sizes, device)
     encoder, fast, old = models.ours(stock), models.ours(stock), models.deprecated(stock)
     half = models.ours(copy.deepcopy(stock).bfloat16()) if device.type != "cpu" or has_amx() else None
-    for each in (fast, half) if device.type == "cpu" else ():  # as `optimize` does
-        if each is not None:
-            pack(each)
-    layers = sum(each.numel() for name, each in stock.named_parameters() if "embeddings" not in name)
+    if device.type == "cpu":  # as `optimize` does
+        pack(fast)
+        if half is not None:
+            pack(half)
+    layers = sum(tensor.numel() for name, tensor in stock.named_parameters() if "embeddings" not in name)
     for count in (1, 32):
         batches = prompts(count, stock.config.vocab_size, device)
         ways = {
-            'altdiffusion, optimize(), "" remembered': states(fast, batches),
-            "altdiffusion, optimize(), nothing remembered": states(fast, batches, fast.forward.cache.forget),
-            'altdiffusion, "" remembered': states(encoder, batches),
-            "altdiffusion, nothing remembered": states(encoder, batches, encoder.forward.cache.forget),
-            "AltCLIPTextModel": states(stock, batches),
-            "diffusers' deprecated class": states(old, batches),
+            'altdiffusion, optimize(), "" remembered': make_encode(fast, batches),
+            "altdiffusion, optimize(), nothing remembered": make_encode(fast, batches, fast.forward.cache.forget),
+            'altdiffusion, "" remembered': make_encode(encoder, batches),
+            "altdiffusion, nothing remembered": make_encode(encoder, batches, encoder.forward.cache.forget),
+            "AltCLIPTextModel": make_encode(stock, batches),
+            "diffusers' deprecated class": make_encode(old, batches),
         }
         absent = []
         if half is not None:
-            ways['altdiffusion, optimize() in bfloat16, "" remembered'] = states(half, batches)
+            ways['altdiffusion, optimize() in bfloat16, "" remembered'] = make_encode(half, batches)
         else:
             absent = [Contender("altdiffusion in bfloat16", note="not measured: no AMX here")]
         flops = 2 * layers * count * (REAL + 1)
@@ -62,20 +63,21 @@ def prompts(count: int, vocabulary: int, device: torch.device) -> Iterator[tuple
         yield ids.to(device), empty.to(device)
 
 
-def states(
-    encoder: Any, batches: Iterator[tuple[Tensor, Tensor]], forget: Callable[[], None] = lambda: None
+def make_encode(
+    encoder: Any, batches: Iterator[tuple[Tensor, Tensor]], clear_cache: Callable[[], None] = lambda: None
 ) -> Callable[[], list[Tensor]]:
-    """Reads the next batch as diffusers does: prompts and negative prompts, one call after the other."""
+    """A function that encodes the next batch as diffusers does: prompts, then negative prompts."""
 
     @torch.no_grad()
-    def read() -> list[Tensor]:
-        forget()
-        return [read_one(encoder, ids) for ids in next(batches)]
+    def run() -> list[Tensor]:
+        clear_cache()
+        return [encode(encoder, ids) for ids in next(batches)]
 
-    return read
+    return run
 
 
-def read_one(encoder: Any, ids: Tensor) -> Tensor:
+def encode(encoder: Any, ids: Tensor) -> Tensor:
+    """Hidden states of padded ids (batch, 77): float (batch, 77, 768)."""
     output = encoder(ids, attention_mask=ids.ne(1).long())
-    found: Tensor = output["projection_state"] if "projection_state" in output else output[0]
-    return found
+    states: Tensor = output["projection_state"] if "projection_state" in output else output[0]
+    return states

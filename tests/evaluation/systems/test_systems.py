@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer, CLIPImageProcessorPil, CLIPTokenizer, XLMRobertaTokenizer
 
 from altdiffusion import InputError
-from altdiffusion.evaluation.systems import load_system
-from altdiffusion.evaluation.systems.loading import cropped_pixels, squashed_pixels
+from altdiffusion.checkpoints import hub
+from altdiffusion.evaluation.systems.load import load_system
+from altdiffusion.evaluation.systems.pixels import cropped_pixels, squashed_pixels
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -216,7 +217,7 @@ def test_altclip_gives_what_transformers_class_gives(altclip):
 
 @pytest.mark.parametrize("name", [None, "mini", "altclip:mini"])
 def test_the_embedded_default_is_its_altclip(altclip, monkeypatch, name):
-    monkeypatch.setattr("altdiffusion.checkpoints.hub.mini_folder", lambda: altclip[1].parent)
+    monkeypatch.setattr(hub, "mini_folder", lambda: altclip[1].parent)
     found = load(name).text_features(small.TEXTS)
     torch.testing.assert_close(found, load(altclip[1]).text_features(small.TEXTS))
 
@@ -422,7 +423,7 @@ def test_a_processor_that_makes_other_sizes_is_refused(folders, tmp_path):
 
 
 def test_nothing_to_encode_and_a_batch_of_none(folders):
-    with pytest.raises(InputError, match="at least one picture or text"):
+    with pytest.raises(InputError, match="at least one image or text"):
         load(folders[0] / "clip").text_features([])
     with pytest.raises(InputError, match="batch_size 0"):
         load(folders[0] / "clip", batch_size=0)
