@@ -1,4 +1,4 @@
-"""Retrieval metrics on matrices worked out by hand, and against the peers' own implementations."""
+"""Metrics on matrices worked out by hand, and against the peers' own implementations."""
 
 import importlib
 import json
@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F
 
 from altdiffusion import InputError
-from altdiffusion.metrics import RetrievalMetrics, recall_at_k, retrieval_metrics, retrieval_metrics_of_features
+from altdiffusion.metrics import (
+    RetrievalMetrics,
+    classification_metrics,
+    own_prompt_first,
+    recall_at_k,
+    retrieval_metrics,
+    retrieval_metrics_of_features,
+)
 
 SIMILARITY = torch.tensor([[0.9, 0.5, 0.1], [0.8, 0.7, 0.1], [0.3, 0.2, 0.1], [0.1, 0.2, 0.3]])
 
@@ -46,9 +53,9 @@ def by_hand():
 
 def test_text_to_image_by_hand():
     similarity, positives = by_hand()
-    figures = retrieval_metrics(similarity, positives)
+    metrics = retrieval_metrics(similarity, positives)
     # ranks above 1: 2 5 6 10 11 12 3; above 5: 6 10 11 12; above 10: 11 12
-    assert figures.text_to_image == (17 / 24 * 100, 20 / 24 * 100, 22 / 24 * 100)
+    assert metrics.text_to_image == (17 / 24 * 100, 20 / 24 * 100, 22 / 24 * 100)
 
 
 def test_image_to_text_by_hand():
@@ -64,23 +71,23 @@ def test_mean_recall_is_that_of_all_six():
 
 def test_a_text_may_belong_to_several_images():
     positives = torch.tensor([(0, 1), (0, 2)])
-    figures = retrieval_metrics(torch.tensor([[0.3, 0.1, 0.2]]), positives)
-    assert figures.text_to_image == (0.0, 100.0, 100.0)
+    metrics = retrieval_metrics(torch.tensor([[0.3, 0.1, 0.2]]), positives)
+    assert metrics.text_to_image == (0.0, 100.0, 100.0)
 
 
 def test_what_belongs_to_nothing_is_searched_but_no_query():
     similarity = torch.tensor([[0.5, 0.9], [0.9, 0.1]])
-    figures = retrieval_metrics(similarity, torch.tensor([(0, 0)]))  # image 1 and text 1 are distractors
-    assert figures.text_to_image[0] == 0.0
-    assert figures.image_to_text[0] == 0.0
-    assert figures.text_to_image[1] == figures.image_to_text[1] == 100.0
+    metrics = retrieval_metrics(similarity, torch.tensor([(0, 0)]))  # image 1 and text 1 are distractors
+    assert metrics.text_to_image[0] == 0.0
+    assert metrics.image_to_text[0] == 0.0
+    assert metrics.text_to_image[1] == metrics.image_to_text[1] == 100.0
 
 
 def test_the_other_direction_may_have_similarities_of_its_own():
     positives = torch.tensor([(0, 0), (1, 1)])
-    figures = retrieval_metrics(torch.eye(2), positives, 1 - torch.eye(2))
-    assert figures.text_to_image[0] == 100.0
-    assert figures.image_to_text[0] == 0.0
+    metrics = retrieval_metrics(torch.eye(2), positives, 1 - torch.eye(2))
+    assert metrics.text_to_image[0] == 100.0
+    assert metrics.image_to_text[0] == 0.0
 
 
 # ---- ties
@@ -89,8 +96,8 @@ def test_the_other_direction_may_have_similarities_of_its_own():
 def test_of_equal_items_the_first_counts_as_more_similar():
     similarity = torch.zeros(30, 30)  # as of a model that has collapsed: one query in thirty is answered, by chance
     positives = torch.arange(30)[:, None].expand(30, 2)
-    figures = retrieval_metrics(similarity, positives)
-    assert figures.text_to_image == figures.image_to_text == (1 / 30 * 100, 5 / 30 * 100, 10 / 30 * 100)
+    metrics = retrieval_metrics(similarity, positives)
+    assert metrics.text_to_image == metrics.image_to_text == (1 / 30 * 100, 5 / 30 * 100, 10 / 30 * 100)
 
 
 def test_ties_are_ordered_as_pythons_stable_sort_orders_them():
@@ -158,6 +165,34 @@ def test_positives_that_do_not_fit_are_refused():
         retrieval_metrics(SIMILARITY, torch.tensor([(0, 0), (1, 3)]))
     with pytest.raises(InputError, match=r"\(4, 3\) one way and \(3, 4\) the other"):
         retrieval_metrics(SIMILARITY, torch.tensor([(0, 0)]), SIMILARITY.T)
+
+
+# ---- classification
+
+
+def test_classification_by_hand():
+    scores = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.8, 0.1], [0.6, 0.5, 0.4], [0.1, 0.3, 0.2]])
+    metrics = classification_metrics(scores, torch.tensor([0, 1, 1, 2]))
+    assert metrics == {"top1": 0.5, "top5": 1.0, "mean_per_class_recall": pytest.approx((1 + 0.5 + 0) / 3)}
+
+
+def test_of_equal_scores_the_first_class_counts():
+    assert classification_metrics(torch.zeros(2, 7), torch.tensor([0, 6]))["top1"] == 0.5
+    assert classification_metrics(torch.zeros(2, 7), torch.tensor([4, 5]))["top5"] == 0.5
+
+
+def test_scores_that_are_nan_are_refused():
+    with pytest.raises(InputError, match="NaN"):
+        classification_metrics(torch.tensor([[float("nan"), 0.0]]), torch.tensor([0]))
+
+
+# ---- generated images
+
+
+def test_a_tie_is_lost_but_the_same_prompt_is_no_rival():
+    scores = torch.tensor([[0.5, 0.5, 0.5], [0.1, 0.3, 0.2], [0.5, 0.1, 0.5]])
+    assert own_prompt_first(scores, ["a cat", "a dog", "a cat"]) == [False, True, True]
+    assert own_prompt_first(torch.full((3, 3), 0.7), ["1", "2", "3"]) == [False] * 3
 
 
 # ---- the peers
