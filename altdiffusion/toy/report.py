@@ -52,6 +52,10 @@ from altdiffusion.toy.judge import (
 
 # The options of `optimize` by name. Its other approximate ones need models made for mini, and there are none.
 APPROXIMATE: dict[str, dict[str, Any]] = {"int8": {"int8": True}, "bfloat16": {"dtype": torch.bfloat16}}
+_LESSER_BRIDGES = {
+    "bridge-kv": "SD-mini + a bridge trained as long as K and V",
+    "bridge-states": "SD-mini + a bridge that learnt the states alone",
+}
 
 
 @dataclass(frozen=True)
@@ -156,43 +160,40 @@ def image_metrics(
 
 def bridge_metrics(build: Path, judge: Judge, languages: Sequence[str], every: int, steps: int) -> Iterator[Metric]:
     """SD-mini's UNet untouched, with its own encoder, with AltCLIP alone, and with AltCLIP through the bridge."""
-    own = load_diffusion(str(build / "sd-mini/model"))
-    altclip, kinds = build / "phase-2/model", ("names", "pairs never seen together")
     some = [language for language in ("en", "zh") if language in languages]
-    yield from _without_targets(image_metrics("SD-mini, its own encoder", own, judge, some, every, steps, kinds=kinds))
-    swapped = swap_text_encoder(copy.deepcopy(own), altclip)
-    yield from _without_targets(
-        image_metrics("SD-mini, swapped, no bridge", swapped, judge, some, every, steps, kinds=kinds)
-    )
+
+    def measure(name: str, pipe: Any, languages: Sequence[str], in_frame: bool = False) -> Iterator[Metric]:
+        kinds = ("names", "pairs never seen together")
+        return image_metrics(name, pipe, judge, languages, every, steps, in_frame, kinds)
+
+    def bridged(pipe: Any, bridge: Bridge | Path | None) -> Any:
+        return swap_text_encoder(pipe, build / "phase-2/model", bridge=bridge)
+
+    own = load_diffusion(str(build / "sd-mini/model"))
+    yield from _without_targets(measure("SD-mini, its own encoder", own, some))
+    yield from _without_targets(measure("SD-mini, swapped, no bridge", bridged(copy.deepcopy(own), None), some))
     if (build / "kv/model").is_dir():
         aligned = AltDiffusionPipeline.from_pretrained(build / "kv/model")
-        yield from _without_targets(
-            image_metrics("SD-mini, K and V aligned", aligned, judge, some, every, steps, kinds=kinds)
-        )
+        yield from _without_targets(measure("SD-mini, K and V aligned", aligned, some))
     for stage, name in _LESSER_BRIDGES.items():
         if (build / stage / "model").is_dir():
-            lesser = swap_text_encoder(copy.deepcopy(own), altclip, bridge=build / stage / "model")
-            read = languages if stage == "bridge-states" else some
-            yield from _without_targets(image_metrics(name, lesser, judge, read, every, steps, kinds=kinds))
+            lesser = bridged(copy.deepcopy(own), build / stage / "model")
+            yield from _without_targets(measure(name, lesser, languages if stage == "bridge-states" else some))
     bridge = Bridge.from_pretrained(build / "bridge/model")
-    bridged = swap_text_encoder(copy.deepcopy(own), altclip, bridge=bridge)
-    yield from image_metrics("SD-mini + bridge", bridged, judge, languages, every, steps, kinds=kinds)
+    yield from measure("SD-mini + bridge", bridged(copy.deepcopy(own), bridge), languages)
     for style in ("fine-tune", "lora"):
         if not (build / style / "model").is_dir():
             continue
         styled = load_diffusion(str(build / (style if style == "fine-tune" else "sd-mini") / "model"))
         if style == "lora":
             styled.load_lora_weights(build / "lora/model")
-        name = f"{style} in a frame"
-        reached = {}
-        before = image_metrics(f"{name}, own encoder", styled, judge, ["en"], every, steps, in_frame=True, kinds=kinds)
-        for metric in _without_targets(before):
+        reached = {}  # by its own encoder; the bridge may lose 2 %
+        for metric in _without_targets(measure(f"{style} in a frame, own encoder", styled, ["en"], in_frame=True)):
             reached[metric.what.partition(": ")[2]] = metric.value
             yield metric
-        bridged = swap_text_encoder(styled, altclip, bridge=bridge)
-        for metric in image_metrics(f"{name} + bridge", bridged, judge, languages, every, steps, True, kinds):
-            within = metric.target if "style" in metric.what else reached[metric.what.partition(": ")[2]] - 2
-            yield replace(metric, target=within)
+        for metric in measure(f"{style} in a frame + bridge", bridged(styled, bridge), languages, in_frame=True):
+            target = metric.target if "style" in metric.what else reached[metric.what.partition(": ")[2]] - 2
+            yield replace(metric, target=target)
 
 
 def best_of_metrics(
@@ -235,12 +236,6 @@ def generate_images(
 def as_json(metrics: Sequence[Metric]) -> dict[str, Any]:
     """One JSON document of the metrics."""
     return {"figures": [asdict(metric) for metric in metrics]}
-
-
-_LESSER_BRIDGES = {
-    "bridge-kv": "SD-mini + a bridge trained as long as K and V",
-    "bridge-states": "SD-mini + a bridge that learnt the states alone",
-}
 
 
 def name_prompts(language: str, every: int) -> list[JudgedPrompt]:

@@ -90,15 +90,14 @@ def read_entries(path: Path, split: str, skip: Skip, names: Path | None = None) 
         return "xtd10", list(_lines_of(path, lines, names, skip))
     if form == "karpathy":
         return form, list(_karpathy(path, lines, split, skip))
-    if form == "cn-clip":
-        return form, list(_cn_clip(path, lines, skip))
-    if form == "token":
-        return form, list(_token(path, lines, skip))
     if form == "csv":
         entries = _csv(path, lines, skip)
-        return (form, entries) if entries is not None else ("clip-benchmark", list(_clip_benchmark(path, lines, skip)))
-    if form == "clip-benchmark":
-        return form, list(_clip_benchmark(path, lines, skip))
+        if entries is not None:
+            return form, entries
+        form = "clip-benchmark"
+    readers = {"token": _token, "cn-clip": _cn_clip, "clip-benchmark": _clip_benchmark}
+    if form in readers:
+        return form, list(readers[form](path, lines, skip))
     if form == NAMES:
         raise InputError(f"{path} holds names of images, no captions: give the file of a language's captions")
     if form == IMAGES:
