@@ -60,12 +60,12 @@ def text_tower(sizes: Sizes, device: torch.device) -> AltCLIPTextModel:
     return AltCLIPTextModel(config).eval().requires_grad_(False).to(device)
 
 
-def ours(stock: AltCLIPTextModel) -> AltCLIPTextModel:
+def our_text_encoder(stock: AltCLIPTextModel) -> AltCLIPTextModel:
     """Our text encoder, on the very same tensors."""
     return patch_forward(_sharing(AltCLIPTextModel, stock.config, stock, stock.state_dict()))
 
 
-def deprecated(stock: AltCLIPTextModel) -> nn.Module:
+def deprecated_text_encoder(stock: AltCLIPTextModel) -> nn.Module:
     """diffusers' deprecated text encoder, on the very same tensors.
 
     It has no norm behind the last layer, which changes nothing: that layer ends in one, and both are fresh.

@@ -57,8 +57,8 @@ def check_all() -> Iterator[Check]:
 def check_text_states() -> Iterator[Check]:
     """Our text encoder, fresh and from its cache, packed, and after its weights changed."""
     stock = models.text_tower(SMALL, CPU)
-    encoder = models.ours(stock)
-    peers = {"AltCLIPTextModel": stock, "diffusers' deprecated class": models.deprecated(stock)}
+    encoder = models.our_text_encoder(stock)
+    peers = {"AltCLIPTextModel": stock, "diffusers' deprecated class": models.deprecated_text_encoder(stock)}
     for count in (1, 4):
         for ids in next(text.prompts(count, stock.config.vocab_size, CPU)):
             for name, peer in peers.items():
@@ -86,7 +86,9 @@ def check_scores() -> Iterator[Check]:
         paths = scoring.save_images(Path(folder), SMALL.pictures)
         pixels = processor.image_processor([Image.open(path) for path in paths], return_tensors="pt")["pixel_values"]
         features = scorer.image_features(paths)
-    yield Check("pictures read ahead, and the bare tower", _difference(features, scoring.bare(model, pixels)), EXACT)
+    yield Check(
+        "pictures read ahead, and the bare tower", _difference(features, scoring.bare_features(model, pixels)), EXACT
+    )
 
 
 def check_images() -> Iterator[Check]:
@@ -105,10 +107,10 @@ def check_images() -> Iterator[Check]:
     if importlib.util.find_spec("openvino") is not None:
         ways["optimize(openvino=True)"] = lambda pipe: optimize(pipe, dtype=torch.float32, openvino=True)
     for name, way in ways.items():
-        got = generation.make_generate(way(generation.twin(stock)), SMALL, 1)()
+        got = generation.make_generate(way(generation.copy_with_our_encoder(stock)), SMALL, 1)()
         allowed = BFLOAT16 * _difference(rough, expected) if "bfloat16" in name else PIXELS
         yield Check(f"picture, {name}", _difference(got, expected), allowed)
-    pipe: Any = generation.twin(stock)
+    pipe: Any = generation.copy_with_our_encoder(stock)
     pipe.set_progress_bar_config(disable=True)
     orders = [Order("一只猫", seed=1), Order("a dog", seed=2)]
     both = draw_together(pipe, orders, Recipe(SMALL.side, SMALL.side, steps=SMALL.steps))

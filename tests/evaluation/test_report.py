@@ -1,4 +1,4 @@
-"""Tables: the same figures as text, Markdown, CSV and JSON."""
+"""Tables: the same recalls as text, Markdown, CSV and JSON."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Systems run on a data set: every format gives the same figures, what is bad is listed and the rest is done."""
+"""Systems run on a data set: every format gives the same recalls, what is bad is listed and the rest is done."""
 
 import re
 import threading
@@ -33,7 +33,7 @@ ODD_TEXTS = {
 
 
 class Fake:
-    """Image i is direction i; its captions too, but for some, so that the figures can be worked out by hand."""
+    """Image i is direction i; its captions too, but for some, so that the recalls can be worked out by hand."""
 
     name = "Fake"
     note = ""
@@ -47,12 +47,12 @@ class Fake:
 
     def text_features(self, texts):
         self.batches.append(len(texts))
-        found = []
+        features = []
         for text in texts:
             image = int(re.match(r"\d+", text)[0])
             which = [*caption_sets.captions(image), *caption_sets.captions(image, "zh")].index(text) % 2
-            found.append(ODD_TEXTS.get((image, which), direction(**{f"_{image}": 1.0})))
-        return torch.stack(found)
+            features.append(ODD_TEXTS.get((image, which), direction(**{f"_{image}": 1.0})))
+        return torch.stack(features)
 
     def similarity(self, texts, images):
         return texts @ images.T
@@ -110,8 +110,8 @@ def test_bad_images_are_listed_and_the_rest_is_done(tmp_path):
 
 def test_where_no_image_can_be_read_nothing_is_measured(tmp_path):
     data = read("token", tmp_path)
-    for picture in (tmp_path / "pictures").iterdir():
-        picture.write_bytes(b"")
+    for path in (tmp_path / "pictures").iterdir():
+        path.write_bytes(b"")
     with pytest.raises(InputError, match="no caption is left"):
         run(data, max_skipped=1.0)
 

@@ -58,7 +58,7 @@ def test_as_diffusers_leaves_it_every_scheduler_does(stock, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_are_the_same_and_generates_schedulers_are_kept_too(stock, name):
-    pipe = generation.twin(stock)
+    pipe = generation.copy_with_our_encoder(stock)
     pipe.scheduler = build_scheduler(SCHEDULERS[name], pipe)
     expected = generation.make_generate(pipe, FOUR_STEPS, 1)()
     optimize(pipe, dtype=torch.float32)

@@ -25,8 +25,8 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     dtype = torch.float16 if on_gpu else torch.float32
     tower = models.text_tower(replace(sizes, vocabulary=None), device)
     stock = models.diffusion(sizes, tower, device, dtype)
-    pipe = optimize(twin(stock))
-    ours, peers, absent = on_a_gpu(stock) if on_gpu else on_a_cpu(stock)
+    pipe = optimize(copy_with_our_encoder(stock))
+    ours, peers, absent = gpu_contenders(stock) if on_gpu else cpu_contenders(stock)
     for batch in (1, 8) if on_gpu else (1,):
         pipes = {"altdiffusion, optimize()": pipe, **(ours if batch == 1 else {})}
         pipes |= {f"stock StableDiffusionPipeline, {_name(dtype)}": stock, **peers}
@@ -40,10 +40,10 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
         )
 
 
-def twin(stock: Any) -> Any:
+def copy_with_our_encoder(stock: Any) -> Any:
     """A copy of the pipeline with our text encoder."""
     parts = {name: part for name, part in stock.components.items() if name not in ("text_encoder", "unet", "vae")}
-    encoder = models.ours(stock.text_encoder)
+    encoder = models.our_text_encoder(stock.text_encoder)
     return type(stock)(
         **parts,
         text_encoder=encoder,
@@ -56,25 +56,27 @@ def twin(stock: Any) -> Any:
 Contenders = tuple[dict[str, Any], dict[str, Any], list[Contender]]
 
 
-def on_a_cpu(stock: Any) -> Contenders:
+def cpu_contenders(stock: Any) -> Contenders:
     """More of ours by name, peers by name, and those that can't be measured here."""
     if importlib.util.find_spec("openvino") is None:
         return {}, {}, [Contender("by OpenVINO", note="not installed")]
     parts = stock.components | {name: _sharing(stock.components[name]) for name in ("unet", "vae")}
     peer = type(stock)(**parts, requires_safety_checker=False)
-    ours = type(stock)(**parts | {"text_encoder": models.ours(stock.text_encoder)}, requires_safety_checker=False)
+    ours = type(stock)(
+        **parts | {"text_encoder": models.our_text_encoder(stock.text_encoder)}, requires_safety_checker=False
+    )
     optimize(ours, openvino=True)  # and with it the peer's UNet and VAE, which are the same
     return {"altdiffusion, optimize(openvino=True)": ours}, {"stock by OpenVINO": peer}, []
 
 
-def on_a_gpu(stock: Any) -> Contenders:
-    """The same: ours with CUDA graphs; stock with each kernel of PyTorch's attention, xformers, and its UNet compiled."""
-    ours = {"altdiffusion, optimize(compile='graphs')": optimize(twin(stock), compile="graphs")}
+def gpu_contenders(stock: Any) -> Contenders:
+    """The same for a GPU: ours with CUDA graphs, and `gpu_peers`."""
+    ours = {"altdiffusion, optimize(compile='graphs')": optimize(copy_with_our_encoder(stock), compile="graphs")}
     return ours, *gpu_peers(stock)
 
 
 def gpu_peers(stock: Any) -> tuple[dict[str, Any], list[Contender]]:
-    """Peers by name, and those that can't be measured here."""
+    """Stock with each kernel of PyTorch's attention, with its UNet compiled, with xformers; and what can't be measured here."""
     kernels = {
         "flash": SDPBackend.FLASH_ATTENTION,
         "memory-efficient": SDPBackend.EFFICIENT_ATTENTION,

@@ -58,7 +58,7 @@ def peak(setting: str, sizes: Sizes, device: torch.device) -> int:
     cpu, dtype = torch.device("cpu"), torch.float16 if device.type == "cuda" else torch.float32
     stock = models.diffusion(sizes, models.text_tower(sizes, cpu), cpu, dtype)
     if setting in SETTINGS:
-        parts = stock.components | {"text_encoder": models.ours(stock.text_encoder)}
+        parts = stock.components | {"text_encoder": models.our_text_encoder(stock.text_encoder)}
         pipe = SETTINGS[setting](type(stock)(**parts, requires_safety_checker=False), device)
     else:
         pipe = stock

@@ -44,7 +44,7 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
             "PromptScorer.score, files": score,
             "PromptScorer.image_features, files": image_features,
             "loop of transformers' documentation": lambda: documented_loop(model, processor, paths, prompts),
-            "bare vision tower, pixels at hand": lambda: [bare(model, pixels) for pixels in batches],
+            "bare vision tower, pixels at hand": lambda: [bare_features(model, pixels) for pixels in batches],
         }
         absent = []
         if importlib.util.find_spec("torchmetrics") is None:
@@ -65,7 +65,7 @@ def save_images(folder: Path, count: int) -> list[Path]:
 
 
 @torch.inference_mode()
-def bare(model: Any, pixels: Tensor) -> Tensor:
+def bare_features(model: Any, pixels: Tensor) -> Tensor:
     """The vision tower alone: float (images, width), unit vectors on the CPU."""
     return F.normalize(model.get_image_features(pixels.to(model.device)).pooler_output, dim=-1).cpu()
 

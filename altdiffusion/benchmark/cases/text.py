@@ -21,8 +21,12 @@ REAL = 14  # tokens of a prompt; with one of padding 15 are computed
 
 def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     stock = models.text_tower(sizes, device)
-    encoder, fast, old = models.ours(stock), models.ours(stock), models.deprecated(stock)
-    half = models.ours(copy.deepcopy(stock).bfloat16()) if device.type != "cpu" or has_amx() else None
+    encoder, fast, old = (
+        models.our_text_encoder(stock),
+        models.our_text_encoder(stock),
+        models.deprecated_text_encoder(stock),
+    )
+    half = models.our_text_encoder(copy.deepcopy(stock).bfloat16()) if device.type != "cpu" or has_amx() else None
     if device.type == "cpu":  # as `optimize` does
         pack(fast)
         if half is not None:
@@ -52,7 +56,7 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
 
 
 def prompts(count: int, vocabulary: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of (ids, negative ids), padded to 77; each batch another one, the negative prompts always ""."""
+    """Endless batches of ids and negative ids, int64 (count, 77) each; the negative prompts are always ""."""
     random = torch.Generator().manual_seed(0)
     empty = torch.full((count, MAX_TOKENS), 1)
     empty[:, :2] = torch.tensor([0, 2])

@@ -21,14 +21,14 @@ def test_the_stock_peer_gets_the_mask_as_published_models_do(stock):
     """Without, diffusers passes none, and the peer would attend to padding: another work."""
     with torch.no_grad():
         theirs, _ = stock.encode_prompt("一只猫", "cpu", 1, False)
-        ours, _ = generation.twin(stock).encode_prompt("一只猫", "cpu", 1, False)
+        ours, _ = generation.copy_with_our_encoder(stock).encode_prompt("一只猫", "cpu", 1, False)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_ours_and_stock_by_openvino_draw_the_same_and_leave_stock_as_it_is(stock):
     pytest.importorskip("openvino")
     expected = generation.make_generate(stock, SMALL, 1)()
-    ours, peers, absent = generation.on_a_cpu(stock)
+    ours, peers, absent = generation.cpu_contenders(stock)
     assert absent == []
     for pipe in (*ours.values(), *peers.values()):
         assert isinstance(pipe.unet.forward, UnetForward)
