@@ -8,14 +8,12 @@ import torch
 from altdiffusion.benchmark import runs
 from altdiffusion.benchmark.cases import text
 from altdiffusion.benchmark.models import SMALL
-from altdiffusion.cli import main
+from altdiffusion.cli.main import main
 
 
 def test_text_figures_as_a_document(tmp_path):
     small = ["--rounds", "1", "--layers", "1", "--width", "64"]
-    assert (
-        main.main(["benchmark", "--cases", "text", *small, "--device", "cpu", "--json", str(tmp_path / "f.json")]) == 0
-    )
+    assert main(["benchmark", "--cases", "text", *small, "--device", "cpu", "--json", str(tmp_path / "f.json")]) == 0
     report = json.loads((tmp_path / "f.json").read_text())
     assert report["machine"]["torch"] == torch.__version__
     assert report["comparisons"][0]["contenders"][0]["ratio"] == 1
@@ -33,7 +31,7 @@ def test_text_figures_as_a_document(tmp_path):
 )
 def test_bad_input_is_one_line(words, says, capsys):
     try:
-        status = main.main(["benchmark", *words])
+        status = main(["benchmark", *words])
     except SystemExit as ended:
         status = ended.code
     assert status == 2
