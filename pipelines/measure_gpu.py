@@ -45,11 +45,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 # Part -> (module and function in gpu/, the fraction of the budget that it may take at most)
 PARTS = {
-    "generation": ("generation:generation", 0.45),
-    "xformers": ("generation:xformers", 0.12),
-    "memory and attention": ("memory:memory", 0.25),
-    "text states and scoring": ("text:text", 0.15),
-    "training": ("training:training", 0.4),
+    "generation": ("generation:generation", 0.5),
+    "xformers": ("memory:xformers", 0.1),
+    "memory and attention": ("memory:memory", 0.2),
+    "text states and scoring": ("text:text", 0.12),
+    "training": ("training:training", 0.5),
 }
 LEAST = 0.03  # of the budget; with less left, a part is not begun
 
@@ -99,8 +99,10 @@ def run_part(given: argparse.Namespace) -> int:
 
     try:
         logging.getLogger("altdiffusion").addHandler(Warnings(logging.WARNING))
-        for row in rows(given):
-            tell(row)
+        rows = prepare(given)
+        if sys.stdin.readline():  # it is this part's turn; nothing comes where the parent has gone
+            for row in rows:
+                tell(row)
     except BaseException as error:
         traceback.print_exc()
         tell({"error": f"{type(error).__name__}: {error}".splitlines()[0], "traceback": traceback.format_exc()})
@@ -108,20 +110,25 @@ def run_part(given: argparse.Namespace) -> int:
     return 0
 
 
-def rows(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def prepare(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Import what a part needs, which takes seconds and no GPU. Returns its rows, which are computed as they are taken."""
     if given.part == "xformers" and importlib.util.find_spec("xformers") is None:
-        yield {"table": "Generation with xformers", "way": "stock with xformers", "reason": "xformers: not installed"}
-        return
+        why = "xformers: not installed"
+        return iter([{"table": "Generation with xformers", "way": "stock with xformers", "reason": why}])
     import torch
     from gpu.models import SMALL, Setup
 
-    yield {"about": versions(given.device)}
-    torch.manual_seed(0)
-    small = SMALL if given.small else {}
+    module, name = PARTS[given.part][0].split(":")
+    function = getattr(importlib.import_module(f"gpu.{module}"), name)
     dtype = torch.float16 if given.device.startswith("cuda") else torch.float32
-    module, function = PARTS[given.part][0].split(":")
-    setup = Setup(given.folder, torch.device(given.device), dtype, **small)
-    yield from getattr(importlib.import_module(f"gpu.{module}"), function)(setup)
+    setup = Setup(given.folder, torch.device(given.device), dtype, **(SMALL if given.small else {}))
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield {"about": versions(given.device)}
+        torch.manual_seed(0)
+        yield from function(setup)
+
+    return rows()
 
 
 def versions(device: str) -> dict[str, str]:
@@ -150,6 +157,7 @@ def versions(device: str) -> dict[str, str]:
 
 def measure(given: argparse.Namespace) -> None:
     """Run the parts in order, and write the results after each row."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part's process ends too
     begun = time.monotonic()
     command = shlex.join(["python", "pipelines/measure_gpu.py", *sys.argv[1:]])
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -157,52 +165,80 @@ def measure(given: argparse.Namespace) -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         given.folder = Path(folder)
-        for name in given.parts:
-            left = given.budget_seconds - (time.monotonic() - begun)
-            part: dict[str, Any] = {"state": "running", "rows": [], "notes": []}
-            results["parts"][name] = part
-            if left < LEAST * given.budget_seconds:
-                part |= {"state": "skipped", "reason": f"the budget of {given.budget_seconds:g} s was spent"}
-            else:
+        process, waiting = None, launch(given, given.parts[0])
+        try:
+            for name, following in zip(given.parts, [*given.parts[1:], None], strict=True):
+                process, waiting = waiting, launch(given, following) if following else None
+                part: dict[str, Any] = {"state": "running", "rows": [], "notes": []}
+                results["parts"][name] = part
                 started = time.monotonic()
-                follow(given, name, min(left, PARTS[name][1] * given.budget_seconds), part, results)
-                part["seconds"] = round(time.monotonic() - started, 1)
-            write(given.out, results)
-            print(f"{name}: {part['state']}", part.get("reason", ""), file=sys.stderr, flush=True)
+                left = given.budget_seconds - (started - begun)
+                if left < LEAST * given.budget_seconds:
+                    part |= {"state": "skipped", "reason": f"the budget of {given.budget_seconds:g} s was spent"}
+                    stop(process)
+                else:
+                    follow(process, min(left, PARTS[name][1] * given.budget_seconds), part, results, given.out)
+                    part["seconds"] = round(time.monotonic() - started, 1)
+                if part["state"] in ("failed", "cut off"):
+                    part["stderr"] = stderr(given, name).read_text(encoding="utf-8", errors="replace")[-4000:]
+                write(given.out, results)
+                print(f"{name}: {part['state']}", part.get("reason", ""), file=sys.stderr, flush=True)
+        finally:
+            for each in filter(None, (process, waiting)):
+                stop(each)
     results["seconds"] = round(time.monotonic() - begun, 1)
     write(given.out, results)
     print((given.out / "gpu.md").read_text(encoding="utf-8"))
 
 
-def follow(given: argparse.Namespace, name: str, seconds: float, part: dict[str, Any], results: dict[str, Any]) -> None:
-    """Run one part for so long at most; each row is written when it comes."""
-    errors = tempfile.TemporaryFile()  # noqa: SIM115
-    process = subprocess.Popen(
-        child(given, name), stdout=subprocess.PIPE, stderr=errors, start_new_session=True, env=environment(given, name)
-    )
+def launch(given: argparse.Namespace, name: str) -> subprocess.Popen[bytes]:
+    """A part's process, which imports and waits: while the part before is measured, on another core."""
+    with stderr(given, name).open("wb") as errors:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            child(given, name),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=errors,
+            start_new_session=True,
+            env=environment(given, name),
+        )
+
+
+def stderr(given: argparse.Namespace, name: str) -> Path:
+    return given.folder / f"{name}.stderr"
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """And whatever it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def follow(
+    process: subprocess.Popen[bytes], seconds: float, part: dict[str, Any], results: dict[str, Any], out: Path
+) -> None:
+    """Let one part run for so long at most; each row is written when it comes."""
     lines: queue.Queue[bytes | None] = queue.Queue()
     threading.Thread(target=pump, args=(process.stdout, lines), daemon=True).start()
     deadline = time.monotonic() + seconds
     try:
+        with contextlib.suppress(OSError), process.stdin as door:
+            door.write(b"go\n")
         while (line := lines.get(timeout=max(0.0, deadline - time.monotonic()))) is not None:
             take(json.loads(line), part, results["about"])
-            write(given.out, results)
+            write(out, results)
         code = process.wait(timeout=10)
         if code and "reason" not in part:
             part["reason"] = f"its process ended with status {code}"
         part["state"] = "failed" if code else "measured"
-    except queue.Empty:
+    except (queue.Empty, subprocess.TimeoutExpired):
         part |= {"state": "cut off", "reason": f"after {seconds:.0f} s; what had been measured is kept"}
     except ValueError as error:
         part |= {"state": "failed", "reason": f"its process printed what is no row: {error}"}
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if part["state"] != "measured":
-            errors.seek(0)
-            part["stderr"] = errors.read().decode(errors="replace")[-4000:]
-        errors.close()
+        stop(process)
 
 
 def child(given: argparse.Namespace, name: str) -> list[str]:

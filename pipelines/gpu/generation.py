@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -43,7 +44,14 @@ def compiled(setup: Setup, pipes: dict[str, Any]) -> Iterator[Row]:
             yield reason(table, name, error)
             continue
         pipes[name] = pipe
-        yield row(table, name, **{"optimize() (s)": seconds, "first image (s)": first})
+        found = {"optimize() (s)": seconds, "first image (s)": first, "compiled": is_compiled(pipe.unet)}
+        yield row(table, name, **found)
+
+
+def is_compiled(unet: Any) -> str:
+    """Whether it is, or went the slower way: `optimize` says why in a warning, which becomes a note of the part."""
+    compiled = "forward" in vars(unet) or any(each._compiled_call_impl is not None for each in unet.modules())
+    return "yes" if compiled else "no"
 
 
 def generation_table(setup: Setup, batch: int) -> str:
@@ -64,7 +72,7 @@ def images_a_second(setup: Setup, batch: int, pipes: Mapping[str, Any]) -> Itera
         )
 
 
-_PROMPTS = iter(f"一只猫, {number}" for number in range(10**6))
+_NUMBERS = itertools.count()
 
 
 def generates(pipe: Any, setup: Setup, batch: int, **options: Any) -> Callable[[], np.ndarray]:
@@ -72,7 +80,10 @@ def generates(pipe: Any, setup: Setup, batch: int, **options: Any) -> Callable[[
 
     def generate() -> np.ndarray:
         given = {"num_inference_steps": setup.steps, "height": setup.side, "width": setup.side, "output_type": "np"}
-        given |= {"prompt": [next(_PROMPTS) for _ in range(batch)], "generator": torch.Generator().manual_seed(1)}
+        given |= {
+            "prompt": [f"一只猫, {next(_NUMBERS)}" for _ in range(batch)],
+            "generator": torch.Generator().manual_seed(1),
+        }
         return pipe(**(given | options)).images
 
     return generate
@@ -104,15 +115,3 @@ def differences(images: np.ndarray, expected: np.ndarray) -> dict[str, float]:
         "mean": float(steps.mean()),
         "standard deviation of the image": float(images.std()) * 255,
     }
-
-
-def xformers(setup: Setup) -> Iterator[Row]:
-    """Stock with xformers beside stock without, in a process of its own: a broken build spoils no other figure."""
-    if not setup.on_gpu:
-        yield reason(generation_table(setup, setup.batches[0]), "stock with xformers", "xformers: for a GPU")
-        return
-    pipes = {"stock, eager (beside xformers)": load(StableDiffusionPipeline, setup).to(setup.device)}
-    faster = pipes["stock with xformers"] = load(StableDiffusionPipeline, setup).to(setup.device)
-    faster.enable_xformers_memory_efficient_attention()
-    for batch in setup.batches:
-        yield from images_a_second(setup, batch, pipes)

@@ -1,4 +1,4 @@
-"""Part b: peak memory of generating an image, and the kernels that computed attention."""
+"""Part b: peak memory of generating an image, and the kernels that computed attention; xformers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from gpu.generation import generates
+from gpu.generation import generates, generation_table, images_a_second
 from gpu.models import Setup, forward, load, prompt_ids, release, save_pipeline, saved
 from gpu.timing import Row, reason, row, timed, wait
 
@@ -40,6 +40,8 @@ def memory(setup: Setup) -> Iterator[Row]:
 
 
 MEMORY = "Peak memory of generating one image, weights included"
+KERNELS = "Attention: the kernels that ran, by the profiler"
+STEPS = 4  # more of them take no more memory
 
 
 def offloaded(setup: Setup, how: str) -> Any:
@@ -52,23 +54,30 @@ def peak(setup: Setup, name: str, make: Callable[[], Any]) -> Row:
     """Of the second image: the first one may compile. What loading took for a moment is not counted."""
     release()
     before = torch.cuda.memory_allocated() if setup.on_gpu else 0
-    generate = generates(make(), setup, 1)
+    generate = generates(make(), setup, 1, num_inference_steps=STEPS)
     generate()
     if not setup.on_gpu:
         import psutil
 
-        return row(MEMORY, name, **{"process (GB)": psutil.Process().memory_info().rss / 1e9, "image (s)": None})
+        return row(
+            MEMORY,
+            name,
+            **{"process (GB)": psutil.Process().memory_info().rss / 1e9, f"image of {STEPS} steps (s)": None},
+        )
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     seconds = timed(generate, setup.device)
     figures = {"allocated (GB)": torch.cuda.max_memory_allocated(), "reserved (GB)": torch.cuda.max_memory_reserved()}
     figures |= {"held before loading (GB)": before}
-    return row(MEMORY, name, **{key: value / 1e9 for key, value in figures.items()}, **{"image (s)": seconds})
+    return row(
+        MEMORY, name, **{key: value / 1e9 for key, value in figures.items()}, **{f"image of {STEPS} steps (s)": seconds}
+    )
 
 
 def attention(setup: Setup) -> Iterator[Row]:
     """Which kernel computed attention in each part, by the profiler, beside what `choose_attention` reports."""
+    release()
     pipe = load(AltDiffusionPipeline, setup).to(setup.device)
     said = choose_attention(pipe)
     side = setup.side // 8
@@ -81,7 +90,7 @@ def attention(setup: Setup) -> Iterator[Row]:
     }
     for part, (way, reported) in ways.items():
         figures = {"choose_attention says": reported, **profiled(way, setup)}
-        yield row("Attention: the kernels that ran, by the profiler", part, **figures)
+        yield row(KERNELS, part, **figures)
 
 
 NAMES = ("attention", "attn", "fmha", "flash", "sdpa")
@@ -117,3 +126,16 @@ def profiled(way: Callable[[], Any], setup: Setup) -> dict[str, str | float]:
         "fraction of the time": sum(times[name] for name in known) / total,
         "longest others": described(others),
     }
+
+
+def xformers(setup: Setup) -> Iterator[Row]:
+    """Stock with xformers beside stock without, in a process of its own: a broken build spoils no other figure."""
+    if not setup.on_gpu:
+        yield reason(generation_table(setup, setup.batches[0]), "stock with xformers", "xformers: for a GPU")
+        return
+    pipes = {"stock, eager (beside xformers)": load(StableDiffusionPipeline, setup).to(setup.device)}
+    faster = pipes["stock with xformers"] = load(StableDiffusionPipeline, setup).to(setup.device)
+    faster.enable_xformers_memory_efficient_attention()
+    for batch in setup.batches:
+        yield from images_a_second(setup, batch, pipes)
+    yield row(KERNELS, "UNet with xformers", **profiled(forward(faster.unet, setup, 1), setup))

@@ -21,14 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from gpu.models import Setup, random_model, release, save_altclip, save_pipeline, saved, tokenizer
-from gpu.timing import Row, reason, row, timed
+from gpu import plain
+from gpu.models import Setup, random_model, release, save_altclip, save_pipeline, saved
+from gpu.timing import Row, reason, row
 from PIL import Image
 from transformers import (
-    AltCLIPModel,
-    AltCLIPTextModel,
     AutoTokenizer,
     CLIPConfig,
     CLIPImageProcessor,
@@ -36,8 +33,6 @@ from transformers import (
     CLIPTextModel,
     CLIPTokenizer,
 )
-
-from altdiffusion import Bridge
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,25 +46,23 @@ WORDS = ["a", "photo", "of", "small", "red", "cat", "on", "the", "green", "grass
 def training(setup: Setup) -> Iterator[Row]:
     """Each stage by both loops; a stage that fails is named, and the others go on."""
     data(setup)
-    seconds: dict[str, float] = {}
-    for stage in ("bridge", "align", "distill", "contrast"):
-        table = f"Training: {stage}, batch {batch_of(setup, stage)}, {'bfloat16' if setup.on_gpu else 'float32'}"
-        yield from each_way(setup, table, stage, seconds)
-    table = "Training: the schedule of a bridge for Stable Diffusion 1.5"
-    for name in SCHEDULE:
-        yield from scheduled(setup, table, name, seconds)
-    if seconds.keys() >= set(SCHEDULE):
-        hours = sum(seconds[name] * read_settings(name)["max_train_steps"] for name in SCHEDULE) / 3600
-        yield row(table, "both", **{"hours": hours})
+    yield from each_way(setup, "bridge")
+    yield from schedule(setup)
+    for stage in ("align", "distill", "contrast"):
+        yield from each_way(setup, stage)
 
 
-def each_way(setup: Setup, table: str, stage: str, seconds: dict[str, float]) -> Iterator[Row]:
+def each_way(setup: Setup, stage: str) -> Iterator[Row]:
+    """One stage by both loops."""
+    table = f"Training: {stage}, batch {batch_of(setup, stage)}, {'bfloat16' if setup.on_gpu else 'float32'}"
     ways: dict[str, Callable[[], list[float]]] = {
-        "plain PyTorch": lambda: plain_steps(setup, stage),
+        "plain PyTorch": lambda: plain.steps(setup, stage, batch_of(setup, stage)),
         "altdiffusion train": lambda: command_line(setup, stage, flags(setup, stage)),
     }
+    first: float | None = None
     for name, way in ways.items():
         release()
+        held = {"held before (GB)": torch.cuda.memory_allocated() / 1e9} if setup.on_gpu else {}
         try:
             median = statistics.median(way())
         except Exception as error:  # out of memory, say
@@ -81,17 +74,25 @@ def each_way(setup: Setup, table: str, stage: str, seconds: dict[str, float]) ->
             "steps a second": 1 / median,
             "samples a second": batch_of(setup, stage) / median,
         }
-        first = (
-            seconds.setdefault(f"plain {stage}", median) if name == "plain PyTorch" else seconds.get(f"plain {stage}")
-        )
-        yield row(table, name, **figures, **{"times plain": first and first / median}, **peak(setup))
+        first = median if first is None and name == "plain PyTorch" else first
+        yield row(table, name, **figures, **{"times plain": first and first / median}, **peak(setup), **held)
 
 
 SCHEDULE = ("bridge-1-states", "bridge-2-unet")
 
 
-def scheduled(setup: Setup, table: str, name: str, seconds: dict[str, float]) -> Iterator[Row]:
-    """Some steps of one of the bridge's settings files, and the hours that all of them would take.
+def schedule(setup: Setup) -> Iterator[Row]:
+    """Hours of a bridge for Stable Diffusion 1.5, by steps of both of its settings files."""
+    table = "Training: the schedule of a bridge for Stable Diffusion 1.5"
+    hours: list[float] = []
+    for name in SCHEDULE:
+        yield from scheduled(setup, table, name, hours)
+    if len(hours) == len(SCHEDULE):
+        yield row(table, "both", hours=sum(hours))
+
+
+def scheduled(setup: Setup, table: str, name: str, hours: list[float]) -> Iterator[Row]:
+    """Some steps of one of them, and the hours that all of them would take, which are added to `hours`.
 
     Where the whole batch does not fit, it is cut into pieces, which the row's name says.
     """
@@ -100,7 +101,7 @@ def scheduled(setup: Setup, table: str, name: str, seconds: dict[str, float]) ->
         release()
         way = name if pieces == 1 else f"{name}, --gradient-accumulation-steps {pieces}"
         given = ["--config", str(SETTINGS / f"{name}.toml"), "--gradient-accumulation-steps", str(pieces)]
-        given += ["--mixed-precision", precision(setup), "--tensorboard", "false", *sizes_of_bridge(setup)]
+        given += ["--mixed-precision", setup.precision, "--tensorboard", "false", *sizes_of_bridge(setup)]
         given += [] if setup.batch is None else ["--batch-size", str(setup.batch)]
         try:
             median = statistics.median(command_line(setup, "bridge", given))
@@ -108,20 +109,11 @@ def scheduled(setup: Setup, table: str, name: str, seconds: dict[str, float]) ->
             traceback.print_exc()
             yield reason(table, way, error)
             continue
-        seconds[name] = median
         steps = settings["max_train_steps"]
+        hours.append(median * steps / 3600)
         figures = {"batch": setup.batch or settings["batch_size"], "step (s)": median, "steps": steps}
-        yield row(table, way, **figures, **{"hours": median * steps / 3600}, **peak(setup))
+        yield row(table, way, **figures, hours=hours[-1], **peak(setup))
         return
-
-
-def warm_up(setup: Setup) -> int:
-    """Steps that don't count."""
-    return 2 if setup.on_gpu else 1
-
-
-def precision(setup: Setup) -> str:
-    return "bf16" if setup.on_gpu else "no"
 
 
 def read_settings(name: str) -> dict[str, Any]:
@@ -207,7 +199,7 @@ def flags(setup: Setup, stage: str) -> list[str]:
         "distill": ["--teacher", str(setup.folder / "clip"), "--student", str(setup.folder / "student")],
         "contrast": ["--model", str(setup.folder / "altclip")],
     }[stage]
-    return [*given, "--batch-size", str(batch_of(setup, stage)), "--mixed-precision", precision(setup)]
+    return [*given, "--batch-size", str(batch_of(setup, stage)), "--mixed-precision", setup.precision]
 
 
 def sizes_of_bridge(setup: Setup) -> list[str]:
@@ -232,7 +224,7 @@ def command_line(setup: Setup, stage: str, given: list[str]) -> list[float]:
     shared += [word for name in every for word in (name, "1000000")]
     shared += ["--logging-steps", "1", "--device", "auto" if setup.on_gpu else "cpu"]
     ended = threading.Event()
-    watcher = threading.Thread(target=interrupt, args=(out / "log.jsonl", warm_up(setup) + setup.train_steps, ended))
+    watcher = threading.Thread(target=interrupt, args=(out / "log.jsonl", setup.warm_up + setup.train_steps, ended))
     before, code = sys.argv, 0
     sys.argv = ["altdiffusion", "train", stage, *given, *shared]
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -245,7 +237,7 @@ def command_line(setup: Setup, stage: str, given: list[str]) -> list[float]:
         ended.set()
         watcher.join()
         sys.argv = before
-    rows = read_log(out / "log.jsonl")[warm_up(setup) :]
+    rows = read_log(out / "log.jsonl")[setup.warm_up :]
     if len(rows) < setup.train_steps:
         raise RuntimeError(
             f"altdiffusion train {stage} ended with status {code} after {len(rows)} timed steps, see stderr"
@@ -268,139 +260,3 @@ def interrupt(log: Path, steps: int, ended: threading.Event) -> None:
         if len(read_log(log)) >= steps:
             signal.raise_signal(signal.SIGINT)
             return
-
-
-# The plain loop
-
-
-def plain_steps(setup: Setup, stage: str) -> list[float]:
-    """Seconds of each step."""
-    lines = (setup.folder / "data.jsonl").read_text(encoding="utf-8").splitlines()
-    records, picks = [json.loads(line) for line in lines], random.Random(1)
-    model, loss_of = {
-        "bridge": plain_bridge,
-        "align": plain_align,
-        "distill": plain_distill,
-        "contrast": plain_contrast,
-    }[stage](setup)
-    trained = [each for each in model.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4)
-
-    def step() -> None:
-        some = picks.choices(records, k=batch_of(setup, stage))
-        with torch.autocast(setup.device.type, torch.bfloat16, enabled=precision(setup) == "bf16"):
-            loss = loss_of(some)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if not torch.isfinite(loss):
-            raise ValueError(f"the loss of the plain loop became {loss.item()}")
-
-    return [timed(step, setup.device) for _ in range(warm_up(setup) + setup.train_steps)][warm_up(setup) :]
-
-
-Records = list[dict[str, str]]
-Plain = tuple[Any, Callable[[Records], torch.Tensor]]
-
-
-def padded(words: Any, texts: list[str], device: torch.device) -> Any:
-    return words(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").to(device)
-
-
-def frozen(model: Any, setup: Setup) -> Any:
-    return model.to(setup.device, torch.bfloat16 if setup.on_gpu else torch.float32).eval().requires_grad_(False)
-
-
-def trainable(model: Any, setup: Setup) -> Any:
-    return model.to(setup.device, torch.float32).train()
-
-
-def plain_bridge(setup: Setup) -> Plain:
-    """Mean squared error of all 77 states; ours, by the settings, adds the cross-attention's error where it is asked for."""
-    config = Bridge.config_class(input_width=setup.states, output_width=setup.states)
-    if setup.states != 768:
-        config.hidden_size, config.num_attention_heads, config.intermediate_size, config.num_layers = 64, 2, 64, 1
-    model, words = trainable(Bridge(config), setup), tokenizer()
-    tower = frozen(AltCLIPTextModel.from_pretrained(setup.folder / "student"), setup)
-    clip = frozen(CLIPTextModel.from_pretrained(setup.folder / "clip"), setup)
-    clip_words = AutoTokenizer.from_pretrained(setup.folder / "clip")
-
-    def loss(some: Records) -> torch.Tensor:
-        given = padded(words, [each["zh"] for each in some], setup.device)
-        with torch.no_grad():
-            target = clip(padded(clip_words, [each["en"] for each in some], setup.device).input_ids)[0]
-            states = tower(**given)[0]
-        return F.mse_loss(model(states, given.attention_mask).last_hidden_state.float(), target.float())
-
-    return model, loss
-
-
-def plain_align(setup: Setup) -> Plain:
-    """Keys and values of the cross-attention learn; VAE and text tower run at every step."""
-    folder = setup.folder / "pipeline"
-    unet = trainable(UNet2DConditionModel.from_pretrained(folder / "unet"), setup)
-    for name, parameter in unet.named_parameters():
-        parameter.requires_grad_("attn2.to_k" in name or "attn2.to_v" in name)
-    vae = frozen(AutoencoderKL.from_pretrained(folder / "vae"), setup)
-    tower, words = frozen(AltCLIPTextModel.from_pretrained(folder / "text_encoder"), setup), tokenizer()
-    scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
-    processor = image_processor(setup.side)
-
-    def loss(some: Records) -> torch.Tensor:
-        given = padded(words, [each["zh"] for each in some], setup.device)
-        pixels = pixels_of(setup, processor, some)
-        with torch.no_grad():
-            states = tower(**given)[0]
-            latents = vae.encode(pixels.to(vae.dtype)).latent_dist.sample() * vae.config.scaling_factor
-        noise, timesteps = torch.randn_like(latents), torch.randint(0, 1000, (len(some),), device=setup.device)
-        predicted = unet(scheduler.add_noise(latents, noise, timesteps), timesteps, states).sample
-        return F.mse_loss(predicted.float(), noise.float())
-
-    return unet, loss
-
-
-def plain_distill(setup: Setup) -> Plain:
-    """The student's first state learns the teacher's pooled one."""
-    student, words = trainable(AltCLIPTextModel.from_pretrained(setup.folder / "student"), setup), tokenizer()
-    teacher = frozen(CLIPTextModel.from_pretrained(setup.folder / "clip"), setup)
-    teacher_words = AutoTokenizer.from_pretrained(setup.folder / "clip")
-
-    def loss(some: Records) -> torch.Tensor:
-        given = padded(words, [each["zh"] for each in some], setup.device)
-        with torch.no_grad():
-            target = teacher(**padded(teacher_words, [each["en"] for each in some], setup.device)).pooler_output
-        return F.mse_loss(student(**given).pooler_output.float(), target.float())
-
-    return student, loss
-
-
-def plain_contrast(setup: Setup) -> Plain:
-    """The text tower learns; the image tower, which is frozen, runs at every step."""
-    model, words = trainable(AltCLIPModel.from_pretrained(setup.folder / "altclip"), setup), tokenizer()
-    model.vision_model.requires_grad_(False)
-    model.visual_projection.requires_grad_(False)
-    processor = CLIPImageProcessor.from_pretrained(setup.folder / "altclip")
-
-    def loss(some: Records) -> torch.Tensor:
-        given = padded(words, [each["zh"] for each in some], setup.device)
-        logits = model(**given, pixel_values=pixels_of(setup, processor, some)).logits_per_text.float()
-        target = torch.arange(len(some), device=setup.device)
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-    return model, loss
-
-
-def image_processor(side: int) -> CLIPImageProcessor:
-    """To squares of values in -1 to 1, as the VAE takes them."""
-    return CLIPImageProcessor(
-        size={"shortest_edge": side},
-        crop_size={"height": side, "width": side},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
-
-
-def pixels_of(setup: Setup, processor: CLIPImageProcessor, some: Records) -> torch.Tensor:
-    images = [Image.open(setup.folder / each["image"]).convert("RGB") for each in some]
-    return processor(images, return_tensors="pt")["pixel_values"].to(setup.device)
