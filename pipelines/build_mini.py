@@ -6,7 +6,7 @@
     data       316 things on ten backgrounds, and captions in nine languages
     teacher    a CLIP that reads English only                                            train contrast --trainable both
     phase-1    an XLM-R text tower learns the teacher's text space from parallel text    train distill
-    phase-2    the same tower is tuned on pictures in nine languages: AltCLIP            train contrast
+    phase-2    the same tower is tuned on images in nine languages: AltCLIP            train contrast
     vae        64 x 64 pixels to 16 x 16 latents                                         train autoencoder
     sd-mini    a small Stable Diffusion on the teacher's states: it reads English only   train align --trainable unet
     bridge-states   AltCLIP's states to the teacher's: SD-mini reads nine languages      train bridge
@@ -44,12 +44,11 @@ from transformers import (
 )
 
 from altdiffusion import AltDiffusionPipeline, Bridge
-from altdiffusion.conversion import forget_paths
+from altdiffusion.altclip.model import load_similarity
 from altdiffusion.files import new_folder, write_text
-from altdiffusion.text_encoder import MAX_TOKENS
-from altdiffusion.training import stages
-from altdiffusion.training.contrast import load_similarity
-from altdiffusion.training.glyphs import (
+from altdiffusion.pipelines.convert import forget_paths
+from altdiffusion.text_encoder.tokenizer import MAX_TOKENS
+from altdiffusion.toy.glyphs import (
     COLOURS,
     CONCEPTS,
     LANGUAGES,
@@ -62,6 +61,7 @@ from altdiffusion.training.glyphs import (
     render,
     wordy,
 )
+from altdiffusion.training import stage_settings
 
 WIDTH = 192  # of the text towers' states, and of what the UNet attends to
 
@@ -120,7 +120,7 @@ class Build:
         yield "mini", self.mini
 
     def data(self) -> None:
-        """Pictures, and captions of them in nine languages, plain and wordy: {"image": ..., "en": ..., "en-wordy": ...}.
+        """Images, and captions of them in nine languages, plain and wordy: {"image": ..., "en": ..., "en-wordy": ...}.
 
         The English teacher reads "en" alone. All that learns from it sees the wordy ones too, so that what people write
         around the name of a thing does not change what is drawn.
@@ -355,8 +355,8 @@ class Build:
             "device": "auto",
             "resume": True,
         }
-        settings_class, _ = stages.STAGES[stage]
-        stages.run_stage(stage, settings_class(**(defaults | settings)))
+        settings_class, _ = stage_settings.STAGES[stage]
+        stage_settings.run_stage(stage, settings_class(**(defaults | settings)))
         shutil.rmtree(self.out / name / "checkpoints")  # the model is whole
 
     def _start(self, name: str, *parts: Any) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from altdiffusion.cli import main
+from altdiffusion.cli.main import main
 
 CASES = {"text": "captions", "images": "scoring"}
 

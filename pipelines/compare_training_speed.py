@@ -40,10 +40,9 @@ from transformers import (
 )
 
 from altdiffusion import load_text_encoder
-from altdiffusion.text_encoder import load_tokenizer
-from altdiffusion.training.clip_models import load_any_tokenizer
-from altdiffusion.training.pixels import fit_to, to_tensor, to_unit
-from altdiffusion.training.stages import STAGES, run_stage
+from altdiffusion.text_encoder.tokenizer import load_any_tokenizer, load_tokenizer
+from altdiffusion.training.inputs.image_tensors import fit_to, to_tensor, to_unit
+from altdiffusion.training.stage_settings import STAGES, run_stage
 
 TOWER = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, vocab_size=250002)
 TOWER |= dict(max_position_embeddings=514, project_dim=768, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)

@@ -3,7 +3,7 @@
     python pipelines/evaluate_miniature.py mini-build --format markdown
 
 mini-build: the folder of pipelines/build_mini.py, of which the English teacher, phase 1 and phase 2 are compared on
-pictures of all 316 things, five captions each, as Flickr30k has them.
+images of all 316 things, five captions each, as Flickr30k has them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from altdiffusion.evaluation.captions import read_captions
-from altdiffusion.evaluation.retrieve import evaluate_retrieval
+from altdiffusion.evaluation.datasets.captioned import read_captions
+from altdiffusion.evaluation.report import render
+from altdiffusion.evaluation.retrieval import evaluate_retrieval
 from altdiffusion.evaluation.systems import load_system
-from altdiffusion.evaluation.tables import render
-from altdiffusion.training.glyphs import CONCEPTS, LANGUAGES, captions, concept_names
-from altdiffusion.training.glyphs import render as draw
+from altdiffusion.toy.glyphs import CONCEPTS, LANGUAGES, captions, concept_names
+from altdiffusion.toy.glyphs import render as draw
 
 PHASES = {"teacher": "CLIP, English only", "phase-1": "AltCLIP, phase 1", "phase-2": "AltCLIP, phase 2"}
 
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def save_data(folder: Path, languages: list[str]) -> None:
-    """A picture of each thing on white, and a file of captions for each language."""
+    """An image of each thing on white, and a file of captions for each language."""
     names = {language: concept_names(language) for language in languages}
     for concept in range(len(CONCEPTS)):
         draw(concept, 0).save(folder / f"{concept:03d}.png")

@@ -1,4 +1,4 @@
-"""A picture changed by a prompt in any language.
+"""An image changed by a prompt in any language.
 
 python pipelines/image_to_image.py "一只狗" cat.png dog.png [MODEL]
 """

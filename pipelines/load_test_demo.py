@@ -1,9 +1,9 @@
-"""The demo under load: `altdiffusion demo` in a process of its own, and visitors who want pictures.
+"""The demo under load: `altdiffusion demo` in a process of its own, and visitors who want images.
 
     python pipelines/load_test_demo.py                          # 50 visitors for 2 minutes, a queue of 10
     python pipelines/load_test_demo.py --seconds 20 --requests 100
 
-It tells how many got a picture or "the queue is full", how many were lost (none may be), whether who cancelled freed the
+It tells how many got an image or "the queue is full", how many were lost (none may be), whether who cancelled freed the
 place, how much faster 8 waiting visitors are served together than one by one, and the server's memory as requests go by.
 Status 1 where a promise isn't kept: nobody lost, 1.5 times the throughput, memory flat.
 """
@@ -81,7 +81,7 @@ class Visitor:
         self.http, self.function, self.steps = http, function, steps
 
     async def draw(self, cancel_after: float | None = None) -> str:
-        """ "picture", "full", "cancelled", or what else came."""
+        """ "image", "full", "cancelled", or what else came."""
         session = secrets.token_hex(6)
         data = [random.choice(PROMPTS), "", "", str(secrets.randbelow(2**32)), self.steps, 7.5, 0, 0, "", 1, 0]
         body = {"data": data, "fn_index": self.function, "session_hash": session}

@@ -1,4 +1,4 @@
-"""A picture from a prompt in any language.
+"""An image from a prompt in any language.
 
 python pipelines/text_to_image.py "一只猫" cat.png [MODEL]
 """

@@ -1,8 +1,8 @@
-"""AltCLIP at the published scale: phase 1 on parallel text, phase 2 on pictures with captions.
+"""AltCLIP at the published scale: phase 1 on parallel text, phase 2 on images with captions.
 
-    python pipelines/train_altclip.py altclip --texts "texts/*.tsv" --pictures "pairs/{000..199}.tar"
+    python pipelines/train_altclip.py altclip --texts "texts/*.tsv" --images "pairs/{000..199}.tar"
     accelerate launch --multi_gpu --num_machines 4 --num_processes 32 --machine_rank 0 --main_process_ip host-0 \
-        pipelines/train_altclip.py altclip --texts "texts/*.tsv" --pictures "pairs/{000..199}.tar"
+        pipelines/train_altclip.py altclip --texts "texts/*.tsv" --images "pairs/{000..199}.tar"
 
 The settings are in pipelines/settings/distill.toml and contrast.toml. Run the same line again to go on after a stop.
 """
@@ -10,8 +10,8 @@ The settings are in pipelines/settings/distill.toml and contrast.toml. Run the s
 import argparse
 from pathlib import Path
 
-from altdiffusion.training.settings import read_settings
-from altdiffusion.training.stages import ContrastSettings, DistillSettings, run_stage
+from altdiffusion.settings import read_settings
+from altdiffusion.training.stage_settings import ContrastSettings, DistillSettings, run_stage
 
 SETTINGS = Path(__file__).parent / "settings"
 

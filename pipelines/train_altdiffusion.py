@@ -1,7 +1,7 @@
 """AltDiffusion at the published scale: a Stable Diffusion learns AltCLIP in three stages.
 
     python pipelines/train_altdiffusion.py out --model stable-diffusion-v1-5/stable-diffusion-v1-5 \
-        --text-encoder altclip/phase-2/model --pictures "pairs/{000..199}.tar"
+        --text-encoder altclip/phase-2/model --images "pairs/{000..199}.tar"
     accelerate launch --multi_gpu --num_machines 8 --num_processes 64 ... pipelines/train_altdiffusion.py out ...
 
 K and V at 256², the whole UNet at 512², then with captions dropped for guidance: the settings are in
@@ -11,8 +11,8 @@ pipelines/settings/align-*.toml. Run the same line again to go on after a stop.
 import argparse
 from pathlib import Path
 
-from altdiffusion.training.settings import read_settings
-from altdiffusion.training.stages import AlignSettings, run_stage
+from altdiffusion.settings import read_settings
+from altdiffusion.training.stage_settings import AlignSettings, run_stage
 
 SETTINGS = Path(__file__).parent / "settings"
 

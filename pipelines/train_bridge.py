@@ -11,8 +11,8 @@ again to go on after a stop.
 import argparse
 from pathlib import Path
 
-from altdiffusion.training.settings import read_settings
-from altdiffusion.training.stages import BridgeSettings, run_stage
+from altdiffusion.settings import read_settings
+from altdiffusion.training.stage_settings import BridgeSettings, run_stage
 
 SETTINGS = Path(__file__).parent / "settings"
 

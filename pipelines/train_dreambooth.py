@@ -1,6 +1,6 @@
-"""DreamBooth on AltDiffusion, with prior preservation: a subject from a few pictures.
+"""DreamBooth on AltDiffusion, with prior preservation: a subject from a few images.
 
-    python pipelines/train_dreambooth.py naruto --instance-dir pictures --instance-prompt "<鸣人>男孩" --class-prompt "男孩"
+    python pipelines/train_dreambooth.py naruto --instance-dir images --instance-prompt "<鸣人>男孩" --class-prompt "男孩"
 
 The settings are in pipelines/settings/dreambooth.toml; add --lora-rank 16 for a LoRA of a few megabytes.
 """
@@ -8,8 +8,8 @@ The settings are in pipelines/settings/dreambooth.toml; add --lora-rank 16 for a
 import argparse
 from pathlib import Path
 
-from altdiffusion.training.settings import read_settings
-from altdiffusion.training.stages import DreamBoothSettings, run_stage
+from altdiffusion.settings import read_settings
+from altdiffusion.training.stage_settings import DreamBoothSettings, run_stage
 
 SETTINGS = Path(__file__).parent / "settings"
 

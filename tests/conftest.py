@@ -12,11 +12,10 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import layouts
 import pytest
-import tiny
 import torch
-from forks import Forks
+from helpers import layouts, tiny
+from helpers.forks import Forks
 
 # Processes in the background of a script ignore SIGINT, and hand that on to those that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,7 +48,7 @@ def _deterministic() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with clip, student, xlm-r, pairs.tsv and pictures, see tiny.py. Read it, never write into it."""
+    """A folder with clip, student, xlm-r, pairs.tsv and images, see tiny.py. Read it, never write into it."""
     root = tmp_path_factory.mktemp("tiny")
     tiny.save_clip(root / "clip")
     tiny.save_student(root / "student")

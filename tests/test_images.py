@@ -1,4 +1,4 @@
-"""Pictures of every kind come out upright and RGB; what is none is refused in one line."""
+"""Images of every kind come out upright and RGB; what is none is refused in one line."""
 
 import struct
 import zlib

@@ -10,14 +10,15 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import nn
 from transformers import AltCLIPConfig, AltCLIPModel, AltCLIPTextConfig, AltCLIPTextModel, CLIPImageProcessor
 
-from altdiffusion import sources
-from altdiffusion.similarity import AltCLIPProcessor
-from altdiffusion.text_encoder import equip, load_tokenizer
+from altdiffusion.altclip.model import AltCLIPProcessor
+from altdiffusion.checkpoints import hub
+from altdiffusion.text_encoder.forward import patch_forward
+from altdiffusion.text_encoder.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """rounds: timed of each contender. layers, width: of the towers. captions, pictures: how many. steps, side: of a
+    """rounds: timed of each contender. layers, width: of the towers. captions, images: how many. steps, side: of a
     drawing; side in pixels. channels: of the UNet's first level, a multiple of 32. vocabulary: None for mini's."""
 
     rounds: int = 5
@@ -58,7 +59,7 @@ def text_tower(sizes: Sizes, device: torch.device) -> AltCLIPTextModel:
 
 def ours(stock: AltCLIPTextModel) -> AltCLIPTextModel:
     """Our encoder, on the very same tensors."""
-    return equip(_sharing(AltCLIPTextModel, stock.config, stock, stock.state_dict()))
+    return patch_forward(_sharing(AltCLIPTextModel, stock.config, stock, stock.state_dict()))
 
 
 def deprecated(stock: AltCLIPTextModel) -> nn.Module:
@@ -97,7 +98,7 @@ def _sharing(model_class: Any, config: Any, stock: nn.Module, state: dict[str, A
 
 def tokenizer() -> Any:
     """mini's, which is at hand: which words get which number costs nothing."""
-    return load_tokenizer(sources.MINI)
+    return load_tokenizer(hub.MINI)
 
 
 def altclip(sizes: Sizes, device: torch.device) -> tuple[AltCLIPModel, AltCLIPProcessor]:

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from altdiffusion.batched import Order, Recipe, draw_together
-from altdiffusion.benchmark import captions, generation, models, scoring, text
+from altdiffusion.altclip.scorer import PromptScorer
+from altdiffusion.benchmark import models
+from altdiffusion.benchmark.cases import captions, generation, scoring, text
 from altdiffusion.benchmark.models import SMALL
-from altdiffusion.generation import generate
-from altdiffusion.memory import save_memory
-from altdiffusion.optimization import optimize
-from altdiffusion.packing import pack
-from altdiffusion.scoring import PromptScorer
+from altdiffusion.generation.draw import Order, Recipe, draw_together
+from altdiffusion.generation.generate import generate
+from altdiffusion.speed.low_memory import save_memory
+from altdiffusion.speed.optimize import optimize
+from altdiffusion.speed.packed_linear import pack
 
 CPU = torch.device("cpu")
 EXACT = 1e-5  # float32

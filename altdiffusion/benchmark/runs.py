@@ -15,13 +15,13 @@ import torch
 import transformers
 
 from altdiffusion import __version__
-from altdiffusion.benchmark import batches, captions, generation, imports, memory, scoring, text
+from altdiffusion.benchmark.cases import batches, captions, generation, imports, memory, scoring, text
 from altdiffusion.benchmark.models import Sizes
 from altdiffusion.benchmark.timing import Comparison
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
-from altdiffusion.optimization import has_amx
-from altdiffusion.terminal import aligned
+from altdiffusion.speed.optimize import has_amx
+from altdiffusion.text_table import aligned
 
 CASES: dict[str, Callable[[Sizes, torch.device], Iterator[Comparison]]] = {
     "text": text.measure,

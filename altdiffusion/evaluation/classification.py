@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import torch
 from PIL.Image import Image
-from torch import Tensor
 
+from altdiffusion.altclip.zero_shot import ensemble, fill
 from altdiffusion.errors import InputError
-from altdiffusion.evaluation.labelled import CIFAR_10, Labelled
-from altdiffusion.evaluation.system import System
-from altdiffusion.training.pictures import BadImage, decode_image
-from altdiffusion.zero_shot import ensemble, fill
+from altdiffusion.evaluation.datasets.labelled import CIFAR_10, Labelled
+from altdiffusion.evaluation.systems.base import System
+from altdiffusion.images import BadImage, decode_image
+from altdiffusion.metrics import classification_figures
 
 # What CLIP's authors ask CIFAR with, and FlagAI after them: nine sentences, with "a" and with "the".
 CIFAR_TEMPLATES = tuple(
@@ -153,24 +153,6 @@ def usual_templates(data: Labelled, language: str) -> tuple[str, ...]:
             f"no templates in {language!r}: give them, a line each with {{}} for the name (--templates FILE)"
         )
     return TEMPLATES[language]
-
-
-def classification_figures(scores: Tensor, labels: Tensor) -> dict[str, float]:
-    """Top-1, top-5 and mean per-class recall, 0 to 1; the last is the mean over classes that occur.
-
-    scores: float (images, classes). labels: int (images,). Of equal scores the first class counts.
-    Raises InputError where scores are not numbers.
-    """
-    if scores.isnan().any():
-        raise InputError("some similarities are not numbers (NaN): the model's weights or its dtype are at fault")
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    hits = order == labels[:, None]
-    recalls = [hits[labels == label, 0].double().mean() for label in torch.unique(labels)]
-    return {
-        "top1": hits[:, 0].double().mean().item(),
-        "top5": hits[:, :5].any(1).double().mean().item(),
-        "mean_per_class_recall": torch.stack(recalls).mean().item(),
-    }
 
 
 def _decode(data: Labelled, number: int) -> Image | str:

@@ -1,192 +1,166 @@
-"""Retrieval metrics: pure functions of similarities between texts and images.
+"""Runs systems on a data set of images with captions: `altdiffusion evaluate retrieval`.
 
-A query counts as answered at K if any of its right items is among the K most similar ones (the seed's meaning). Of
-equally similar items the one that comes first in the data counts as more similar, as in Chinese-CLIP's scripts.
+data = read_captions("flickr30k_cn_test.txt", "flickr30k-images")
+for result in evaluate_retrieval([AltCLIPSystem(...), ...], data):
+    print(result.system, result.figures.mean)
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
-from statistics import fmean
+from itertools import islice
 
 import torch
+import torch.nn.functional as F
+from PIL.Image import Image
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import InputError
-
-KS = (1, 5, 10)
-
-Similarity = Callable[[Tensor, Tensor], Tensor]  # of text features and image features: float (texts, images)
+from altdiffusion.evaluation.datasets.captioned import Captions, Problem
+from altdiffusion.evaluation.paper_results import Published, published_rows
+from altdiffusion.evaluation.systems.base import System
+from altdiffusion.images import BadImage, ImageSource, decode_image
+from altdiffusion.metrics import RetrievalFigures, figures_from_features
 
 
 @dataclass(frozen=True)
-class RetrievalFigures:
-    """Recall at 1, 5 and 10 in both directions, per cent."""
+class RetrievalResult:
+    """What one system did on one data set."""
 
-    text_to_image: tuple[float, float, float]
-    image_to_text: tuple[float, float, float]
+    system: str
+    data: str
+    language: str
+    figures: RetrievalFigures
+    images: int  # searched through
+    captions: int
+    seconds: float  # of decoding, features and figures
+    problems: Sequence[Problem]  # captions and images that were left out
+    published: Sequence[Published]  # what may be compared with it: empty unless this is Flickr30k's test set
+    notes: Sequence[str]
 
-    @property
-    def mean(self) -> float:
-        """MR: the mean of the six recalls."""
-        return fmean((*self.text_to_image, *self.image_to_text))
 
+def evaluate_retrieval(
+    systems: Iterable[System],
+    data: Captions,
+    *,
+    batch_size: int = 32,
+    max_skipped: float = 0.01,
+    published: bool | None = None,
+) -> Iterator[RetrievalResult]:
+    """Text to image and image to text, for one system after the other; each may be made when its turn comes.
 
-def recall_at_k(similarity: Tensor, relevant: Tensor, k: int) -> float:
-    """The share of queries, 0 to 1, that have a relevant item among their k most similar ones.
-
-    similarity: float (queries, items). relevant: bool (queries, items), at least one true in each row.
-    Raises InputError where a similarity is NaN.
+    batch_size: images, or captions, that a system is given at once. max_skipped: the share of images, 0 to 1, that may
+    turn out bad; they and their captions are left out, and listed in the results.
+    published: whether published figures stand beside the measured ones; None: if the data has the shape of Flickr30k's
+    test set. Raises InputError: too many bad images; similarities that are NaN; features of another number than asked.
     """
-    _, top = _most_similar(_checked(similarity), k)
-    return int(relevant.gather(1, top).any(1).sum()) / len(similarity)
-
-
-def retrieval_figures(similarity: Tensor, positives: Tensor, image_to_text: Tensor | None = None) -> RetrievalFigures:
-    """Figures of a whole matrix.
-
-    similarity: float (texts, images). image_to_text: the same for the other direction, where it differs.
-    positives: int64 (pairs, 2), the number of a text and of an image that belong together. A text or an image in no pair
-    is no query, but is searched through.
-    Raises InputError: a NaN, shapes that don't fit, no pairs.
-    """
-    if image_to_text is not None and image_to_text.shape != similarity.shape:
-        raise InputError(
-            f"got similarities of {tuple(similarity.shape)} one way and {tuple(image_to_text.shape)} the other: "
-            "expected (texts, images) both times"
+    if published is None:
+        published = data.is_flickr30k_test
+    for system in systems:
+        started = time.monotonic()
+        images, bad = _image_features(system, data, batch_size, max_skipped)
+        data = data.without(list(bad), [Problem(_where(data.images[i]), reason) for i, reason in bad.items()])
+        if not data.captions:
+            raise InputError(f"{data.name}: no caption is left, none of its images can be read")
+        texts = _text_features(system, data.captions, batch_size)
+        token_wise = texts.ndim == 3
+        figures = figures_from_features(
+            texts, images, data.pairs, system.similarity, system.image_to_text_similarity if token_wise else None
         )
-    texts, images = similarity.shape
-    other = None if image_to_text is None else (lambda rows, columns: image_to_text[rows, columns])
-    return _figures(
-        texts, images, positives, lambda rows, columns: similarity[rows, columns], other, max(texts, images)
-    )
-
-
-def figures_from_features(
-    texts: Tensor,
-    images: Tensor,
-    positives: Tensor,
-    similarity: Similarity | None = None,
-    image_to_text: Similarity | None = None,
-    block: int | None = None,
-) -> RetrievalFigures:
-    """Figures of features, by a block of the similarity matrix at a time; the whole matrix is never held.
-
-    texts, images: (n, width), or (n, tokens, width) for `similarity` that compares token by token; of any float dtype,
-    also memory-mapped, as blocks become float32. similarity: the dot product if None. image_to_text: for the other
-    direction, where it differs. positives: as in `retrieval_figures`. block: texts and images in a block.
-    """
-    if block is None:
-        compared = math.prod(texts.shape[1:-1]) * math.prod(images.shape[1:-1])  # numbers for a text and an image
-        block = max(1, int(math.sqrt(2**22 / compared)))
-
-    def part(of: Similarity) -> _Block:
-        return lambda rows, columns: of(texts[rows].float(), images[columns].float())
-
-    other = None if image_to_text is None else part(image_to_text)
-    return _figures(len(texts), len(images), positives, part(similarity or _dot), other, block)
-
-
-_Block = Callable[[slice, slice], Tensor]  # similarities of some texts and some images
-_Best = tuple[Tensor, Tensor]  # (queries, at most 10): similarities, greatest first, and numbers of the items
-
-
-def _figures(
-    texts: int, images: int, positives: Tensor, to_images: _Block, to_texts: _Block | None, block: int
-) -> RetrievalFigures:
-    """to_texts: None if both directions share their similarities."""
-    _check_positives(positives, texts, images)
-    by_text = _Pairs(positives[:, 0], positives[:, 1], images)
-    by_image = _Pairs(positives[:, 1], positives[:, 0], texts)
-    to_image_hits = to_text_hits = torch.zeros(len(KS), dtype=torch.int64)
-    best_images: dict[int, _Best] = {}  # by the first text of a block
-    best_texts: dict[int, _Best] = {}  # by the first image of a block
-    spans = [_spans(texts, block), _spans(images, block)]
-    for one, two in product(*spans if texts >= images else reversed(spans)):  # fewer bests to keep: the smaller side's
-        rows, columns = (one, two) if texts >= images else (two, one)
-        similarity = _checked(to_images(rows, columns), rows, columns)
-        best_images[rows.start] = _merge(best_images.get(rows.start), similarity, columns.start)
-        if to_texts is not None:
-            similarity = _checked(to_texts(rows, columns), rows, columns)
-        best_texts[columns.start] = _merge(best_texts.get(columns.start), similarity.T.contiguous(), rows.start)
-        if columns.stop == images:
-            to_image_hits = to_image_hits + by_text.hits(best_images.pop(rows.start)[1], rows.start)
-        if rows.stop == texts:
-            to_text_hits = to_text_hits + by_image.hits(best_texts.pop(columns.start)[1], columns.start)
-    return RetrievalFigures(by_text.recalls(to_image_hits), by_image.recalls(to_text_hits))
-
-
-class _Pairs:
-    """Which items are right for which queries."""
-
-    def __init__(self, queries: Tensor, items: Tensor, item_count: int) -> None:
-        self._items = item_count
-        self._codes = torch.unique(queries.cpu() * item_count + items.cpu())  # sorted
-        self._queries = len(torch.unique(queries))
-
-    def hits(self, best: Tensor, first: int) -> Tensor:
-        """How many queries, numbered from `first`, have a right item among their K best: int64 (3,)."""
-        best = best.cpu()
-        codes = torch.arange(first, first + len(best))[:, None] * self._items + best
-        places = torch.searchsorted(self._codes, codes).clamp_(max=len(self._codes) - 1)
-        right = self._codes[places] == codes
-        return torch.stack([right[:, :k].any(1).sum() for k in KS])
-
-    def recalls(self, hits: Tensor) -> tuple[float, float, float]:
-        at_1, at_5, at_10 = (count / self._queries * 100 for count in hits.tolist())
-        return at_1, at_5, at_10
-
-
-def _most_similar(similarity: Tensor, k: int) -> _Best:
-    """The k greatest of each row, greatest first; of equal ones the one on the left first."""
-    k = min(k, similarity.shape[1])
-    values, indices = similarity.topk(min(k + 1, similarity.shape[1]), dim=1)
-    tied = (values[:, 1:] == values[:, :-1]).any(1)  # topk leaves open which of them it takes, and in what order
-    if tied.any():
-        ordered = similarity[tied].sort(dim=1, descending=True, stable=True)
-        values[tied], indices[tied] = ordered.values[:, : values.shape[1]], ordered.indices[:, : values.shape[1]]
-    return values[:, :k], indices[:, :k]
-
-
-def _merge(best: _Best | None, similarity: Tensor, first: int) -> _Best:
-    """The best of what was seen and of a new block (queries, items), whose items are numbered from `first`."""
-    values, indices = _most_similar(similarity, max(KS))
-    indices = indices + first
-    if best is None:
-        return values.clone(), indices
-    values, indices = torch.cat([best[0], values], 1), torch.cat([best[1], indices], 1)
-    values, places = _most_similar(values, max(KS))  # what was seen stands on the left and has lower numbers
-    return values.clone(), indices.gather(1, places)
-
-
-def _checked(similarity: Tensor, rows: slice = slice(0), columns: slice = slice(0)) -> Tensor:
-    """rows, columns: where the block lies in the matrix."""
-    if similarity.isnan().any():
-        row, column = similarity.isnan().nonzero()[0].tolist()
-        raise InputError(
-            f"similarities: got NaN at row {row + (rows.start or 0)}, column {column + (columns.start or 0)}: "
-            "a model's features are damaged or overflowed; try float32"
-        )
-    return similarity
-
-
-def _check_positives(positives: Tensor, texts: int, images: int) -> None:
-    if positives.ndim != 2 or positives.shape[1] != 2 or not len(positives):
-        raise InputError(f"positives: got shape {tuple(positives.shape)}, expected (pairs, 2) and at least one pair")
-    least, most = int(positives.min()), positives.amax(0).tolist()
-    if least < 0 or most[0] >= texts or most[1] >= images:
-        raise InputError(
-            f"positives: got text {most[0]}, image {most[1]} and a least number of {least}, expected 0 to {texts - 1} and "
-            f"0 to {images - 1}, as there are {texts} texts and {images} images"
+        yield RetrievalResult(
+            system=system.name,
+            data=data.name,
+            language=data.language,
+            figures=figures,
+            images=len(data.images),
+            captions=len(data.captions),
+            seconds=time.monotonic() - started,
+            problems=list(data.problems),
+            published=published_rows(system.name, data.language) if published else [],
+            notes=[*data.notes, *([f"{system.name}: {system.note}"] if system.note else [])],
         )
 
 
-def _spans(count: int, step: int) -> list[slice]:
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+@torch.no_grad()
+def _image_features(
+    system: System, data: Captions, batch_size: int, max_skipped: float
+) -> tuple[Tensor, dict[int, str]]:
+    """Features of the good images, (n, width) or (n, tokens, width), and the bad ones with the reason."""
+    features: list[Tensor] = []
+    bad: dict[int, str] = {}
+    skipped = SkipLog(max_skipped)
+    good: list[Image] = []
+    decoded = tqdm(_decoded(data.images, batch_size), f"{system.name}: images", len(data.images), mininterval=5)
+    for number, image in enumerate(decoded):
+        if isinstance(image, BadImage):
+            bad[number] = str(image)
+            skipped.add(_where(data.images[number]), str(image))
+        else:
+            good.append(image)
+        if len(good) == batch_size:
+            features.append(_of_all(system, good, system.image_features(good)))
+            good = []
+    skipped.check(len(data.images))
+    if good:
+        features.append(_of_all(system, good, system.image_features(good)))
+    return _joined(features) if features else torch.empty(0, 0), bad
 
 
-def _dot(texts: Tensor, images: Tensor) -> Tensor:
-    return texts @ images.T
+@torch.no_grad()
+def _text_features(system: System, captions: Sequence[str], batch_size: int) -> Tensor:
+    """In the captions' order; computed in the order of their lengths, so that little is padded."""
+    order = sorted(range(len(captions)), key=lambda text: len(captions[text]))
+    features: list[Tensor] = []
+    starts = range(0, len(order), batch_size)
+    for start in tqdm(starts, f"{system.name}: captions", mininterval=5):
+        some = [captions[text] for text in order[start : start + batch_size]]
+        features.append(_of_all(system, some, system.text_features(some)))
+    return _joined(features)[torch.tensor(order).argsort()]
+
+
+def _of_all(system: System, asked: Sequence[object], features: Tensor) -> Tensor:
+    if len(features) != len(asked):
+        raise InputError(f"{system.name} returned {len(features)} features, expected {len(asked)}")
+    return features
+
+
+def _joined(features: list[Tensor]) -> Tensor:
+    """One tensor; of a token-wise system all with as many tokens, those that a batch lacks being zero."""
+    if features[0].ndim == 3:
+        tokens = max(each.shape[1] for each in features)
+        features = [F.pad(each, (0, 0, 0, tokens - each.shape[1])) for each in features]
+    return torch.cat(features)
+
+
+def _decoded(images: Sequence[ImageSource], ahead: int) -> Iterator[Image | BadImage]:
+    """The images in order, decoded in threads, about `ahead` of them while the caller computes."""
+    waiting: deque[Future[Image | BadImage]] = deque()
+    left = iter(images)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            for image in islice(left, ahead):
+                waiting.append(pool.submit(_decode, image))
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(_decode, image) for image in islice(left, 1))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _decode(image: ImageSource) -> Image | BadImage:
+    try:
+        return decode_image(image)
+    except BadImage as error:
+        return error
+
+
+def _where(image: ImageSource) -> str:
+    return f"{image.path}:{image.member}" if image.member else str(image.path)

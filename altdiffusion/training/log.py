@@ -14,13 +14,13 @@ from tqdm.auto import tqdm
 
 from altdiffusion.errors import InputError, TrainingStopped, first_line
 from altdiffusion.files import write_text
-from altdiffusion.training.settings import Settings
+from altdiffusion.training.settings import TrainingSettings
 
 
 class Log:
     """output_dir/log.jsonl, the progress bar and, if asked for, TensorBoard."""
 
-    def __init__(self, settings: Settings, first: int, shown: bool) -> None:
+    def __init__(self, settings: TrainingSettings, first: int, shown: bool) -> None:
         self._settings, self._shown = settings, shown
         self._path = settings.output_dir / "log.jsonl"
         self._since, self._last = time.monotonic(), first

@@ -22,16 +22,16 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from altdiffusion.data.open_tables import check_there
 from altdiffusion.errors import InputError, TrainingStopped, first_line
 from altdiffusion.files import new_folder
 from altdiffusion.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from altdiffusion.training.data import check_there
 from altdiffusion.training.log import Log
-from altdiffusion.training.settings import Settings
+from altdiffusion.training.settings import TrainingSettings
 
 Batch = dict[str, Any]
 
-# Settings that may change when a training is resumed: the numbers it computes do not depend on them.
+# TrainingSettings that may change when a training is resumed: the numbers it computes do not depend on them.
 _NEUTRAL = {
     *("output_dir", "resume", "checkpointing_steps", "checkpoints_total_limit", "validation_steps", "logging_steps"),
     *("tensorboard", "data_workers", "max_skipped", "gradient_checkpointing", "device", "validation_data"),
@@ -45,7 +45,7 @@ class Batches(Protocol):
     def __call__(self, step: int, piece: int, pieces: int) -> Batch: ...
 
 
-def start(settings: Settings) -> Accelerator:
+def start(settings: TrainingSettings) -> Accelerator:
     """The accelerator of a training, and its output folder.
 
     Raises InputError where the folder holds another run, and for data that isn't there, before any model is loaded.
@@ -85,7 +85,7 @@ def start(settings: Settings) -> Accelerator:
     return accelerator
 
 
-def frozen_dtype(settings: Settings) -> torch.dtype:
+def frozen_dtype(settings: TrainingSettings) -> torch.dtype:
     """Of the models beside the trained one."""
     return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[settings.mixed_precision]
 
@@ -93,7 +93,7 @@ def frozen_dtype(settings: Settings) -> torch.dtype:
 def fit(
     model: nn.Module,
     batches: Batches,
-    settings: Settings,
+    settings: TrainingSettings,
     accelerator: Accelerator,
     *,
     records: int,
@@ -178,7 +178,7 @@ def fit(
 
 
 @contextmanager
-def export(settings: Settings, accelerator: Accelerator) -> Iterator[Path | None]:
+def export(settings: TrainingSettings, accelerator: Accelerator) -> Iterator[Path | None]:
     """The folder to save the trained model into, on the main process; it becomes output_dir/model when it is whole."""
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
@@ -238,7 +238,7 @@ class _State:
 
 
 def _ahead(
-    batches: Batches, steps: range, settings: Settings, accelerator: Accelerator
+    batches: Batches, steps: range, settings: TrainingSettings, accelerator: Accelerator
 ) -> Generator[Batch, None, None]:
     """This process's pieces in order, prepared by threads while the model computes."""
     count, process = settings.gradient_accumulation_steps, accelerator.process_index

@@ -19,7 +19,7 @@ from PIL import Image
 from altdiffusion.errors import InputError
 from altdiffusion.web.limits import Limits
 
-KEEP_SECONDS = 6 * 3600  # drawn and uploaded pictures; a page that is open longer loses the oldest of its history
+KEEP_SECONDS = 6 * 3600  # drawn and uploaded images; a page that is open longer loses the oldest of its history
 SESSIONS = 200  # that Gradio remembers, the last used; each takes a copy of the page's configuration
 LOOPBACK = "127.0.0.1"
 
@@ -63,9 +63,9 @@ def running(serving: Serving) -> Iterator[str]:
     try:
         middleware = _gradio()
         from altdiffusion.web.guard import Guard
-        from altdiffusion.web.models import Models, offered
+        from altdiffusion.web.model_pool import Models, offered
         from altdiffusion.web.page import build_page, look
-        from altdiffusion.web.studio import Studio
+        from altdiffusion.web.service import DemoService
 
         # Gradio decodes what is painted over before our own checks see it; Pillow refuses twice this number.
         Image.MAX_IMAGE_PIXELS = serving.limits.upload_pixels // 2
@@ -74,7 +74,7 @@ def running(serving: Serving) -> Iterator[str]:
         models = Models(list(serving.models) or offered(), scorer=serving.scorer, **options)
         drawn = folder / "drawn"
         drawn.mkdir()
-        studio = Studio(models, serving.limits, max_waiting=serving.max_queue, folder=drawn)
+        studio = DemoService(models, serving.limits, max_waiting=serving.max_queue, folder=drawn)
         page = build_page(studio)
         page.queue(api_open=False, max_size=1000, default_concurrency_limit=None)
         uploads = serving.limits.upload_bytes * serving.limits.pictures

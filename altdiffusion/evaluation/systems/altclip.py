@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from PIL.Image import Image
 from torch import Tensor
 
+from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.evaluation.systems.dual_encoder import Options
-from altdiffusion.scoring import PromptScorer
 
 
 class AltCLIPSystem:

@@ -23,7 +23,7 @@ CONTEXT = 52  # tokens
 def load_chinese_clip(name: str, options: Options) -> DualEncoder:
     """A Chinese-CLIP from a folder or the hub, e.g. "OFA-Sys/chinese-clip-vit-large-patch14".
 
-    Texts: lower case, “ and ” become ", cut at 52 tokens. Pictures: scaled to the model's square without a crop, bicubic.
+    Texts: lower case, “ and ” become ", cut at 52 tokens. Images: scaled to the model's square without a crop, bicubic.
     These are set here and not read from preprocessor_config.json, because transformers' defaults for this model crop;
     getting it wrong lowers the figures (Chinese-CLIP, issue 15). Source: cn_clip/clip/utils.py, cn_clip/eval/data.py.
     """

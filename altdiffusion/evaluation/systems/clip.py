@@ -20,7 +20,7 @@ CONTEXT = 77  # tokens
 def load_clip(name: str, options: Options) -> DualEncoder:
     """A CLIP from a folder or the hub. Chinese is read too, as bytes, though CLIP has learned next to none of it.
 
-    Texts are lower-cased by the tokenizer and cut at 77 tokens; pictures are prepared as preprocessor_config.json says.
+    Texts are lower-cased by the tokenizer and cut at 77 tokens; images are prepared as preprocessor_config.json says.
     """
     folder = find_folder(name, options)
     images = CLIPImages(folder, options)
@@ -38,7 +38,7 @@ def load_clip(name: str, options: Options) -> DualEncoder:
 
 
 class CLIPImages:
-    """The picture's half of a CLIP: pictures to vectors, float (batch, projection_dim).
+    """The image's half of a CLIP: images to vectors, float (batch, projection_dim).
 
     Pillow scales them, as in OpenAI's own code; with torchvision at hand, transformers' CLIPImageProcessor would not.
     """

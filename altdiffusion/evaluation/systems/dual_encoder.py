@@ -1,4 +1,4 @@
-"""A system of one vector for a picture and one for a text, compared by their cosine."""
+"""A system of one vector for an image and one for a text, compared by their cosine."""
 
 from __future__ import annotations
 

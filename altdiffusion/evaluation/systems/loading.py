@@ -1,4 +1,4 @@
-"""Models, tokenizers and pixels for the systems; whatever does not fit its model is an error, never random weights."""
+"""Models, tokenizers and pixels for the systems; whatever does not fit its model is an error, never random tensor_files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BertTokenizer, CLIPVisionConfig, CLIPVisionModel
 
-from altdiffusion import checkpoints, sources, weights
+from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.evaluation.systems.dual_encoder import Options
 
@@ -24,7 +24,7 @@ VOCABULARY = ["tokenizer.json", "vocab.txt"]  # of BERT, either
 
 def split_name(name: str) -> tuple[str, str | None]:
     """ "FILE+OTHER" -> (FILE, OTHER); a name without, or of something that exists -> (name, None)."""
-    if "+" not in name or sources.local_path(name).exists():
+    if "+" not in name or hub.local_path(name).exists():
         return name, None
     first, _, second = name.rpartition("+")
     return first, second
@@ -33,7 +33,7 @@ def split_name(name: str) -> tuple[str, str | None]:
 def find_folder(name: str, options: Options) -> Path:
     """The folder of a model in transformers' layout. Raises InputError for a file."""
     patterns = ["*.json", "*.txt", "model*.safetensors", *(["pytorch_model*.bin"] if options.allow_pickle else [])]
-    folder = sources.locate(name, patterns)
+    folder = hub.locate(name, patterns)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no model: expected a folder with config.json, weights, tokenizer")
     return folder
@@ -44,13 +44,13 @@ def load_model(model_class: Any, model_type: str, folder: Path, options: Options
 
     Raises InputError for another `model_type`, for pickles that were not allowed, for tensors missing or left over.
     """
-    if (found := weights.read_config_type(folder)) != model_type:
+    if (found := tensor_files.read_config_type(folder)) != model_type:
         raise InputError(f"{folder} is of type {found!r}, expected {model_type!r}")
     if not options.allow_pickle:
-        weights.refuse_pickles(folder)
-    weights.weight_files(folder, use_safetensors=None if options.allow_pickle else True)
+        tensor_files.refuse_pickles(folder)
+    tensor_files.weight_files(folder, use_safetensors=None if options.allow_pickle else True)
     kinds = {} if options.allow_pickle else {"use_safetensors": True}
-    return weights.load_strict(model_class, folder, dtype=options.dtype, **kinds).to(options.device).eval()
+    return tensor_files.load_strict(model_class, folder, dtype=options.dtype, **kinds).to(options.device).eval()
 
 
 def build_model(
@@ -59,7 +59,7 @@ def build_model(
     """A model of transformers from tensors under its own names. Raises InputError unless they are exactly its own."""
     with torch.device("meta"):
         expected = model_class(config, **settings).state_dict()
-    checkpoints.check_names(state, expected, what)
+    layouts.check_names(state, expected, what)
     model = model_class.from_pretrained(None, config=config, state_dict=dict(state), dtype=options.dtype, **settings)
     return model.to(options.device).eval()
 
@@ -119,7 +119,7 @@ def load_vocabulary(checkpoint: Path, named: str | None, rows: int) -> BertToken
             f"{checkpoint} carries no tokenizer: put bert-base-chinese's vocab.txt ({rows} lines) beside it, "
             f"or name it: {checkpoint.name}+VOCABULARY"
         )
-    root = checkpoint.parent / "vocab.txt" if named is None else sources.locate(named, VOCABULARY)
+    root = checkpoint.parent / "vocab.txt" if named is None else hub.locate(named, VOCABULARY)
     if root.is_dir():
         tokenizer = load_tokenizer(BertTokenizer, root, VOCABULARY, rows)
     else:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers import BertConfig, BertModel
 
-from altdiffusion import sources, weights
+from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder, Options
 from altdiffusion.evaluation.systems.loading import (
@@ -53,10 +53,10 @@ def load_r2d2(name: str, options: Options) -> DualEncoder:
 
     The checkpoint carries no vocabulary: it is vocab.txt beside the file, or VOCABULARY, a vocab.txt, a folder or an id on
     the hub such as "hfl/chinese-roberta-wwm-ext", whose 21,128 tokens R2D2 has. Texts are lower-cased and cut at 64
-    tokens; pictures are scaled to a square without a crop, bicubic.
+    tokens; images are scaled to a square without a crop, bicubic.
     """
     file_name, vocabulary = split_name(name)
-    path = sources.local_path(file_name)
+    path = hub.local_path(file_name)
     what = f"the R2D2 in {path}"
     state = dual_encoder_part(read_r2d2(path, options.allow_pickle), what)
     vision = build_vision(part(state, "visual_encoder."), what, options)
@@ -88,8 +88,8 @@ def load_r2d2(name: str, options: Options) -> DualEncoder:
 
 def read_r2d2(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
     """The tensors of a file; in the authors' own they lie under "model"."""
-    state = weights.read_tensors(path, allow_pickle=allow_pickle)
-    if state or path.suffix not in weights.PICKLES:
+    state = tensor_files.read_tensors(path, allow_pickle=allow_pickle)
+    if state or path.suffix not in tensor_files.PICKLES:
         return state
     nested = torch.load(path, map_location="cpu", weights_only=True).get("model")  # read before, and allowed
     if not isinstance(nested, Mapping):

@@ -19,7 +19,7 @@ VISION = "openai/clip-vit-large-patch14"
 def load_taiyi(name: str, options: Options) -> DualEncoder:
     """A Taiyi from a folder or the hub: "IDEA-CCNL/Taiyi-CLIP-Roberta-large-326M-Chinese", or "TEXT+VISION".
 
-    VISION: the CLIP that the pictures go through, by default OpenAI's ViT-L/14; the 102M text tower needs ViT-B/32.
+    VISION: the CLIP that the images go through, by default OpenAI's ViT-L/14; the 102M text tower needs ViT-B/32.
     A text's vector is the classifier's `logits`. Texts are padded to 77 tokens without an attention mask, as they are in
     the authors' training and Flickr test (Fengshenbang-LM, examples/clip_finetune/clip_finetune_flickr.py and
     data/clip_dataloader/flickr.py): the model reads the padding, so neither may be trimmed.

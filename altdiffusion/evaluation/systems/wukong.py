@@ -1,4 +1,4 @@
-"""Wukong: token-wise similarity of 24 picture tokens and up to 32 text tokens. Weights are brought by the user.
+"""Wukong: token-wise similarity of 24 image tokens and up to 32 text tokens. Weights are brought by the user.
 
 Layout, preprocessing and similarity follow the authors' code (huawei-noah/Pretrained-Language-Model, Noah_WuKong:
 model/wukong.py, model/vision/vision_transformer.py, model/language/transformer.py, model/modules.py, model/utils.py,
@@ -7,7 +7,7 @@ written out anew; never on the published file. The authors' retrieval evaluation
 over their real tokens is what the mask of their `token_wise_similarity` does.
 
 Both towers are CLIP's, so transformers' CLIPVisionModel and CLIPTextModel compute them; what is Wukong's own is the layer
-that reduces the picture's tokens. Of the published variants those with that layer are read: wukong_vit_l and wukong_vit_b.
+that reduces the image's tokens. Of the published variants those with that layer are read: wukong_vit_l and wukong_vit_b.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, layer_norm
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from altdiffusion import checkpoints, sources, weights
+from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.dual_encoder import Options, in_batches
 from altdiffusion.evaluation.systems.loading import (
@@ -79,13 +79,13 @@ class Wukong:
         return in_batches(self._encode_texts, texts, self._options.batch_size)
 
     def similarity(self, text_features: Tensor, image_features: Tensor, /) -> Tensor:
-        """float (texts, images): for each real token of the text its best picture token, then the mean."""
+        """float (texts, images): for each real token of the text its best image token, then the mean."""
         best = _pairs(text_features, image_features).amax(3)
         real = text_features.ne(0).any(2).sum(1, keepdim=True).clamp(min=1)
         return best.sum(1) / real  # a zero vector's best is zero
 
     def image_to_text_similarity(self, text_features: Tensor, image_features: Tensor, /) -> Tensor:
-        """float (texts, images): for each picture token its best text token, then the mean.
+        """float (texts, images): for each image token its best text token, then the mean.
 
         As in the authors' code the zeros of padding take part: with a text of fewer than 32 tokens no best is negative.
         """
@@ -105,7 +105,7 @@ class Wukong:
 
 
 class TokenReduction:
-    """Picture tokens (batch, positions, width) -> (batch, 24, width): each a weighted mean of all positions.
+    """Image tokens (batch, positions, width) -> (batch, 24, width): each a weighted mean of all positions.
 
     The weights are a softmax over the positions, of two 1 x 1 convolutions of the normalised tokens; what is averaged are
     the tokens after a third one. The first and the third are in groups.
@@ -140,8 +140,8 @@ def load_wukong(name: str, options: Options) -> Wukong:
     32 tokens that the checkpoint has positions for.
     """
     file_name, vocabulary = split_name(name)
-    path = sources.local_path(file_name)
-    state = to_stock(weights.read_tensors(path, allow_pickle=options.allow_pickle), f"the Wukong in {path}")
+    path = hub.local_path(file_name)
+    state = to_stock(tensor_files.read_tensors(path, allow_pickle=options.allow_pickle), f"the Wukong in {path}")
     rows = len(state["text." + _TEXT_SHAPES[0]])
     return Wukong(state, load_vocabulary(path, vocabulary, rows), f"the Wukong in {path}", options)
 
@@ -192,7 +192,7 @@ def to_stock(state: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
         "reduction.feat_conv.weight": (width, width // groups, 1, 1),
     }
     own = {name: stock[name] for name in _OWN}
-    checkpoints.check_names(own, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, what)
+    layouts.check_names(own, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, what)
     return stock
 
 

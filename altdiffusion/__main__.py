@@ -1,0 +1,7 @@
+"""`python -m altdiffusion`: the command line."""
+
+import sys
+
+from altdiffusion.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,127 @@
+"""Best of N: draw several images of a prompt, let AltCLIP say which fits it best."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
+
+from altdiffusion.altclip.scorer import PromptScorer
+from altdiffusion.checkpoints import hub
+from altdiffusion.errors import InputError
+
+# The AltCLIP that belongs to a published AltDiffusion; mini's judges what mini and SD-mini draw.
+_SCORERS = {name: name.replace("AltDiffusion", "AltCLIP") for name in hub.PUBLISHED}
+_SCORERS |= {hub.MINI: hub.MINI, hub.SD_MINI: hub.MINI}
+
+
+@dataclass
+class RankedOutput(StableDiffusionPipelineOutput):
+    """What a pipeline returns with `best_of`: each prompt's images together, best first.
+
+    scores: cosine of each image and its prompt, -1 to 1, in the order of `images`.
+    """
+
+    scores: list[float]
+
+
+def load_scorer(scorer: str | Path | PromptScorer | None, model: str, device: Any) -> PromptScorer:
+    """The scorer that was asked for, or the one that belongs to a model. Raises InputError where none is known."""
+    if isinstance(scorer, PromptScorer):
+        return scorer
+    name = _SCORERS.get(model) if scorer is None else str(scorer)
+    if name is None:
+        raise InputError(
+            f"no scorer is known for {model}: name an AltCLIP, such as BAAI/AltCLIP-m9 (--scorer M, scorer=M)"
+        )
+    return _loaded(name, str(device))
+
+
+@functools.lru_cache(maxsize=1)  # one call scores many batches
+def _loaded(name: str, device: str) -> PromptScorer:
+    return PromptScorer.from_pretrained(name, device=device)
+
+
+def rank(scorer: PromptScorer, images: Sequence[Any], prompt: str, filtered: Sequence[bool]) -> list[tuple[int, float]]:
+    """(index, score) of one prompt's images, best first; what the safety checker blackened comes last."""
+    return sorted(scorer.rank(images, prompt), key=lambda found: bool(filtered[found[0]]))
+
+
+def with_best_of(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A pipeline's `__call__` with two more arguments, `best_of` and `scorer`."""
+    signature = inspect.signature(call)
+
+    @functools.wraps(call)
+    def wrapped(
+        self: Any,
+        *args: Any,
+        best_of: int | None = None,
+        scorer: str | Path | PromptScorer | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if best_of is None:
+            return call(self, *args, **kwargs)
+        given = signature.bind(self, *args, **kwargs).arguments
+        arguments = {name: value for name, value in given.items() if name not in ("self", "kwargs")}
+        return _draw_ranked(self, call, best_of, scorer, arguments | given.get("kwargs", {}))
+
+    wrapped.__doc__ = (call.__doc__ or "") + _MORE
+    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ("best_of", "scorer")]
+    known = list(signature.parameters.values())
+    at = next((i for i, each in enumerate(known) if each.kind is inspect.Parameter.VAR_KEYWORD), len(known))
+    wrapped.__dict__["__signature__"] = signature.replace(parameters=[*known[:at], *more, *known[at:]])
+    return wrapped
+
+
+_MORE = """
+        And besides, in altdiffusion:
+
+            best_of: draw so many pictures of each prompt; a `RankedOutput` has them best first, with their `scores`.
+            scorer: the AltCLIP that compares them, a `PromptScorer` or its model; by default the one that belongs to
+                this model, where that is known. Raises InputError.
+"""
+
+
+def _draw_ranked(
+    pipe: Any,
+    call: Callable[..., Any],
+    best_of: int,
+    scorer: str | Path | PromptScorer | None,
+    arguments: dict[str, Any],
+) -> Any:
+    prompts = arguments.get("prompt")
+    if prompts is None:
+        raise InputError("best_of compares pictures with the prompt's words: pass prompt, not prompt_embeds")
+    if isinstance(best_of, bool) or not isinstance(best_of, int) or best_of < 1:
+        raise InputError(f"best_of={best_of!r}: expected a number of pictures, at least 1")
+    if arguments.get("num_images_per_prompt", 1) not in (None, 1):
+        raise InputError("best_of and num_images_per_prompt both say how many pictures to draw: pass one of them")
+    if arguments.get("output_type", "pil") == "latent":
+        raise InputError('best_of compares pictures, output_type="latent" gives none: expected "pil", "np" or "pt"')
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    judge = load_scorer(scorer, str(pipe.name_or_path), pipe.device)
+    as_dict = arguments.pop("return_dict", True)
+    arguments["num_images_per_prompt"] = best_of
+    output = call(pipe, **arguments)
+    flags = list(output.nsfw_content_detected or [False] * len(output.images))
+    order: list[int] = []
+    scores: list[float] = []
+    for number, prompt in enumerate(prompts):
+        first, last = number * best_of, (number + 1) * best_of
+        for index, score in rank(judge, output.images[first:last], prompt, flags[first:last]):
+            order.append(first + index)
+            scores.append(score)
+    whole = isinstance(output.images, np.ndarray | torch.Tensor)
+    ranked = RankedOutput(
+        images=output.images[order] if whole else [output.images[index] for index in order],
+        nsfw_content_detected=None if output.nsfw_content_detected is None else [flags[index] for index in order],
+        scores=scores,
+    )
+    return ranked if as_dict else (ranked.images, ranked.nsfw_content_detected, ranked.scores)

@@ -1,0 +1,96 @@
+"""Whatever people hold an image in, to the one form that is scored: PIL, RGB, upright."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from altdiffusion.errors import InputError, first_line
+from altdiffusion.images import as_rgb, open_image
+
+AnyImage: TypeAlias = "str | Path | Image.Image | npt.NDArray[Any] | Tensor"
+AnyImages: TypeAlias = "AnyImage | Iterable[AnyImage]"  # one, several, or arrays with a first dimension of images
+
+MAX_RATIO = 100  # of the sides; the shorter one is scaled to 224, so that a line of pixels would fill the memory
+
+
+def as_list(images: AnyImages) -> list[AnyImage]:
+    """Single images: one is a list of one; an array of four dimensions is split along its first."""
+    if isinstance(images, str | Path | Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray | Tensor):
+        return list(images) if images.ndim == 4 else [images]
+    if not isinstance(images, Iterable):
+        raise InputError(f"got a {type(images).__name__}, {_EXPECTED}, or a list of them")
+    return list(images)
+
+
+def as_image(image: AnyImage) -> Image.Image:
+    """One image in RGB, as the eye would see it: turned as its EXIF says, transparency on white, first frame of a file.
+
+    image: a path, a PIL image, a numpy array (height, width, channels) or a tensor (channels, height, width), or each in
+        the other order where only that makes sense; channels 1, 3 or 4 (transparency). Floats lie in [0, 1] and are
+        rounded to 8 bits, as a saved image would be; integers of any width lie in 0 to 255.
+    Raises InputError for everything else, in one line.
+    """
+    try:
+        if isinstance(image, str | Path):
+            picture = open_image(image)
+        elif isinstance(image, Image.Image):
+            picture = as_rgb(ImageOps.exif_transpose(image))
+        elif isinstance(image, Tensor):
+            values = image.detach().cpu()
+            picture = _from_array(
+                values.float().numpy() if values.is_floating_point() else values.numpy(), channels_first=True
+            )
+        elif isinstance(image, np.ndarray):
+            picture = _from_array(image, channels_first=False)
+        else:
+            raise InputError(f"got a {type(image).__name__}, {_EXPECTED}")
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # on damaged files, decoders raise whatever they stumble over
+        raise InputError(f"can't be read as a picture ({first_line(error)})") from error
+    if min(picture.size) < 1 or max(picture.size) > MAX_RATIO * min(picture.size):
+        raise InputError(
+            f"{picture.width} x {picture.height} pixels: expected at most {MAX_RATIO} times wider or higher than the other side"
+        )
+    return picture
+
+
+_EXPECTED = "expected a path, a PIL image, an array (height, width, channels) or a tensor (channels, height, width)"
+
+
+def _from_array(values: npt.NDArray[Any], channels_first: bool) -> Image.Image:
+    shape = values.shape
+    if values.ndim == 2:
+        values = values[..., None]
+    elif values.ndim == 3:
+        first, last = shape[0] in _CHANNELS, shape[2] in _CHANNELS
+        if first and (channels_first or not last):
+            values = np.moveaxis(values, 0, -1)
+    if values.ndim != 3 or values.shape[2] not in _CHANNELS or 0 in shape:
+        order = "(channels, height, width)" if channels_first else "(height, width, channels)"
+        raise InputError(f"shape {tuple(shape)}, expected {order} with 1, 3 or 4 channels")
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise InputError("has values that are NaN or infinite, expected floats in [0, 1]")
+        if low < 0 or high > 1:
+            raise InputError(f"values from {low:.4g} to {high:.4g}, expected floats in [0, 1] or integers in 0 to 255")
+        values = (values * np.float32(255)).round()
+    elif values.dtype.kind not in "iu":
+        raise InputError(f"values of type {values.dtype}, expected floats in [0, 1] or integers in 0 to 255")
+    elif low < 0 or high > 255:
+        raise InputError(f"integers from {low} to {high}, expected 0 to 255, or floats in [0, 1]")
+    pixels = np.ascontiguousarray(values.astype(np.uint8))
+    return as_rgb(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+
+
+_CHANNELS = (1, 3, 4)

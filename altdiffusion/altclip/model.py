@@ -1,0 +1,179 @@
+"""The full AltCLIP, both towers: how well an image fits a text in any of its languages.
+
+    model, processor = AltCLIP.from_pretrained("BAAI/AltCLIP"), AltCLIPProcessor.from_pretrained("BAAI/AltCLIP")
+    inputs = processor(text=["一只猫", "a dog"], images=image, return_tensors="pt", padding=True)
+    probabilities = model(**inputs).logits_per_image.softmax(dim=1)
+
+Stock transformers classes, loaded from every layout that was published; what they save is stock again.
+`PromptScorer` (scoring.py) is the quicker and easier way to scores.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import (
+    AltCLIPConfig,
+    AltCLIPModel,
+    AltCLIPVisionConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    XLMRobertaTokenizer,
+)
+
+from altdiffusion.checkpoints import hub, layouts, tensor_files
+from altdiffusion.errors import InputError
+from altdiffusion.text_encoder.forward import patch_forward
+from altdiffusion.text_encoder.tokenizer import hub_files, load_any_tokenizer, load_tokenizer
+
+
+class AltCLIP(AltCLIPModel):
+    """transformers' AltCLIPModel that reads every layout, and whose features are tensors, as before transformers 5.
+
+    Padding is trimmed before it is computed; outputs stay the same.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device_map: Any = None,
+        allow_pickle: bool = False,
+        variant: str | None = None,
+        use_safetensors: bool | None = None,
+        **hub_options: Any,
+    ) -> AltCLIP:
+        """Load a full AltCLIP, in eval mode.
+
+        model: None or "mini" (the embedded default), an id on the hub, or a folder: AltCLIP, -m9, -m18, or what
+            `save_pretrained` and the trainers wrote.
+        dtype: of the weights; None means float32. device_map: as in transformers.
+        allow_pickle: read .bin files (with torch's weights_only).
+        variant, use_safetensors: which files of the folder, as in diffusers. hub: revision, token, cache_dir, ...
+        Raises InputError for what can't be found or read, for another architecture, and for tensors that are missing
+        or left over.
+        """
+        folder = altclip_folder(model, hub_files(allow_pickle), **hub_options)
+        files = tensor_files.weight_files(folder, variant, use_safetensors)
+        state = tensor_files.read_files(files, allow_pickle=allow_pickle, dtype=dtype or torch.float32)
+        config, stock = _fitting(state, folder)
+        loaded = super().from_pretrained(
+            None, config=config, state_dict=stock, dtype=dtype or torch.float32, device_map=device_map
+        )
+        patch_forward(loaded.text_model)
+        return loaded.eval()
+
+    def get_text_features(self, *args: Any, **kwargs: Any) -> Tensor:
+        """float (texts, projection_dim), not normalised. Takes what AltCLIPModel takes: input_ids, attention_mask, ..."""
+        return super().get_text_features(*args, **{**kwargs, "return_dict": True}).pooler_output
+
+    def get_image_features(self, *args: Any, **kwargs: Any) -> Tensor:
+        """float (images, projection_dim), not normalised. Takes what AltCLIPModel takes: pixel_values, ..."""
+        return super().get_image_features(*args, **{**kwargs, "return_dict": True}).pooler_output
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """As in transformers. The folder names AltCLIPModel as its class: it needs nothing of ours."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        self.config.architectures = [AltCLIPModel.__name__]
+        if kwargs.get("is_main_process", True):
+            self.config.save_pretrained(save_directory)
+
+
+class AltCLIPProcessor(transformers.AltCLIPProcessor):
+    """transformers' AltCLIPProcessor, which cuts texts at the 77 tokens that AltCLIP was trained with."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | None = None,
+        *,
+        tokenizer: str | Path | XLMRobertaTokenizer | None = None,
+        **hub_options: Any,
+    ) -> AltCLIPProcessor:
+        """Tokenizer and image processor of an AltCLIP; `model` and `hub` as in `AltCLIP.from_pretrained`.
+
+        tokenizer: where to take it from instead. Raises InputError where one of the two is missing or damaged.
+        """
+        folder = altclip_folder(model, _PROCESSOR_FILES, **hub_options)
+        return cls(load_image_processor(folder), load_tokenizer(tokenizer if tokenizer is not None else folder))
+
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
+        """Tokens and pixels, as in transformers. Texts are cut at 77 tokens unless `truncation` says otherwise."""
+        if "truncation" not in kwargs.get("text_kwargs", {}):
+            kwargs = {"truncation": True} | kwargs
+        return super().__call__(images=images, text=text, **kwargs)
+
+
+_PROCESSOR_FILES = ["*.json", "*.model", "tokenizer/*.json", "tokenizer/*.model"]
+EMBEDDED = "altclip"  # the embedded default's folder in mini, where the text encoder's is the text tower alone
+
+
+def altclip_folder(model: str | Path | None, hub_patterns: list[str], **hub_options: Any) -> Path:
+    """The folder of a full AltCLIP. Raises InputError where there is none."""
+    folder = hub.locate(model, hub_patterns, **hub_options)
+    if (folder / EMBEDDED).is_dir():
+        return folder / EMBEDDED
+    if (folder / "model_index.json").is_file():
+        raise InputError(
+            f"{folder} is a Stable Diffusion, of AltCLIP it has no more than the text tower: "
+            "expected a full AltCLIP, such as 'BAAI/AltCLIP-m9'"
+        )
+    if not (folder / "config.json").is_file():
+        raise InputError(f"no full AltCLIP in {folder}: expected a folder with config.json and its weights")
+    return folder
+
+
+def _fitting(state: layouts.State, folder: Path) -> tuple[AltCLIPConfig, dict[str, Tensor]]:
+    """The stock config and state dict of a full AltCLIP in any layout, if its tensors are exactly the ones needed."""
+    given = tensor_files.read_json(folder / "config.json")
+    settings, stock = layouts.altclip_to_stock(state, tensor_files.read_config(folder))
+    vision = given.get("vision_config") or given.get("vision_config_dict") or {}
+    config = AltCLIPConfig(
+        text_config=settings,
+        # What configs of 2022 hold besides describes text generation, or a class that is gone.
+        vision_config={name: vision[name] for name in AltCLIPVisionConfig.__annotations__ if name in vision},
+        projection_dim=given.get("projection_dim", AltCLIPConfig.projection_dim),
+        logit_scale_init_value=given.get("logit_scale_init_value", AltCLIPConfig.logit_scale_init_value),
+    )
+    with torch.device("meta"):
+        expected = AltCLIPModel(config).state_dict()
+    layouts.check_names(stock, expected, f"the AltCLIP in {folder}")
+    return config, stock
+
+
+# A repository's files that are needed of a CLIP, an XLM-R, an AltCLIP; of a Stable Diffusion, its text encoder alone.
+HUB_FILES = [*hub_files(allow_pickle=False), "*.txt"]
+
+
+def load_image_processor(folder: Path) -> CLIPImageProcessor:
+    """How the vision tower in a folder wants its images. Raises InputError where the folder doesn't say."""
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise InputError(f"no preprocessor_config.json in {folder}: it says how the vision tower wants its pictures")
+    processor: CLIPImageProcessor = CLIPImageProcessor.from_pretrained(folder)
+    return processor
+
+
+def text_features(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """(batch, projection_dim), not normalized, of a CLIPModel or an AltCLIPModel."""
+    return model.text_projection(model.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output)
+
+
+def image_features(model: Any, pixel_values: Tensor) -> Tensor:
+    """(batch, projection_dim), not normalized."""
+    return model.visual_projection(model.vision_model(pixel_values=pixel_values).pooler_output)
+
+
+def load_similarity(model: str | Path) -> tuple[Any, Any, CLIPImageProcessor]:
+    """(AltCLIPModel or CLIPModel in float32, tokenizer, image processor)."""
+    folder = altclip_folder(model, HUB_FILES)
+    kind = tensor_files.read_config_type(folder)
+    if kind not in ("altclip", "clip"):
+        raise InputError(f"{model} is of type {kind!r}: expected a full AltCLIP or CLIP, with both towers")
+    loaded = tensor_files.load_strict(AltCLIPModel if kind == "altclip" else CLIPModel, folder)
+    return loaded, load_any_tokenizer(folder), load_image_processor(folder)

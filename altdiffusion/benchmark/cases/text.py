@@ -1,0 +1,81 @@
+"""States of a prompt and a negative prompt, as a drawing asks for them: ours, AltCLIPTextModel, diffusers' deprecated class."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altdiffusion.benchmark import machine, models
+from altdiffusion.benchmark.models import Sizes
+from altdiffusion.benchmark.timing import Comparison, Contender, in_turns
+from altdiffusion.speed.optimize import has_amx
+from altdiffusion.speed.packed_linear import pack
+from altdiffusion.text_encoder.tokenizer import MAX_TOKENS
+
+REAL = 14  # tokens of a prompt; with one of padding 15 are computed
+
+
+def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
+    stock = models.text_tower(sizes, device)
+    encoder, fast, old = models.ours(stock), models.ours(stock), models.deprecated(stock)
+    half = models.ours(copy.deepcopy(stock).bfloat16()) if device.type != "cpu" or has_amx() else None
+    for each in (fast, half) if device.type == "cpu" else ():  # as `optimize` does
+        if each is not None:
+            pack(each)
+    layers = sum(each.numel() for name, each in stock.named_parameters() if "embeddings" not in name)
+    for count in (1, 32):
+        batches = prompts(count, stock.config.vocab_size, device)
+        ways = {
+            'altdiffusion, optimize(), "" remembered': states(fast, batches),
+            "altdiffusion, optimize(), nothing remembered": states(fast, batches, fast.forward.cache.forget),
+            'altdiffusion, "" remembered': states(encoder, batches),
+            "altdiffusion, nothing remembered": states(encoder, batches, encoder.forward.cache.forget),
+            "AltCLIPTextModel": states(stock, batches),
+            "diffusers' deprecated class": states(old, batches),
+        }
+        absent = []
+        if half is not None:
+            ways['altdiffusion, optimize() in bfloat16, "" remembered'] = states(half, batches)
+        else:
+            absent = [Contender("altdiffusion in bfloat16", note="not measured: no AMX here")]
+        flops = 2 * layers * count * (REAL + 1)
+        yield Comparison(
+            f"text states, float32, {count} x ({REAL} tokens, and the negative prompt)",
+            [*in_turns(ways, sizes.rounds, device), *absent],
+            limits=machine.describe(flops, 4 * layers, device, torch.float32),
+        )
+
+
+def prompts(count: int, vocabulary: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of (ids, negative ids), padded to 77; each batch another one, the negative prompts always ""."""
+    random = torch.Generator().manual_seed(0)
+    empty = torch.full((count, MAX_TOKENS), 1)
+    empty[:, :2] = torch.tensor([0, 2])
+    while True:
+        ids = torch.full((count, MAX_TOKENS), 1)
+        ids[:, :REAL] = torch.randint(5, vocabulary, (count, REAL), generator=random)
+        ids[:, 0], ids[:, REAL - 1] = 0, 2
+        yield ids.to(device), empty.to(device)
+
+
+def states(
+    encoder: Any, batches: Iterator[tuple[Tensor, Tensor]], forget: Callable[[], None] = lambda: None
+) -> Callable[[], list[Tensor]]:
+    """Reads the next batch as diffusers does: prompts and negative prompts, one call after the other."""
+
+    @torch.no_grad()
+    def read() -> list[Tensor]:
+        forget()
+        return [read_one(encoder, ids) for ids in next(batches)]
+
+    return read
+
+
+def read_one(encoder: Any, ids: Tensor) -> Tensor:
+    output = encoder(ids, attention_mask=ids.ne(1).long())
+    found: Tensor = output["projection_state"] if "projection_state" in output else output[0]
+    return found

@@ -1,0 +1,152 @@
+"""The data that trainers read: tables of text, with or without images, with random access by record number.
+
+    skipped = SkipLog(limit=0.01)
+    tables = open_tables(["pairs.tsv", "shards/{000..012}.tar"], ["en", "zh"], images=False, skipped=skipped)
+    tables[0][17]  # {"en": "a cat", "zh": "一只猫"}
+
+| read | is |
+|---|---|
+| `.tsv`, `.txt` | tab-separated text under a line of column names |
+| `.csv` | the same, comma-separated, with RFC 4180's quotes |
+| `.jsonl` | a JSON object a line |
+| `.parquet` | rows; images in a column `image` of bytes |
+| `.tar` | samples as WebDataset writes them, `.jpg`, `.txt` and `.json`, uncompressed |
+| a folder with `metadata.jsonl`, `.csv` or `.tsv` | that file, its images beside it (column `file_name` or `image`) |
+| a folder by `datasets.save_to_disk` | its rows, or those of its split `train` |
+| another folder, where no text is wanted | its images |
+
+Everything is checked when it is opened, before the first training step. What can't be used is skipped and counted; the
+good records are numbered from 0, so the position of a training in its data is one integer.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from altdiffusion.checkpoints.hub import local_path
+from altdiffusion.data.arrow_tables import ArrowTable
+from altdiffusion.data.image_folder import PictureFolder
+from altdiffusion.data.table import SkipLog, Table
+from altdiffusion.data.tar_shards import TarTable
+from altdiffusion.data.text_lines import LineTable
+from altdiffusion.errors import InputError, first_line
+
+READ = (
+    "what is read is .tsv, .txt, .csv, .jsonl, .parquet, .tar, and folders with metadata.jsonl, .csv or .tsv or "
+    "by datasets.save_to_disk"
+)
+FOLDER_TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
+TABLES: dict[str, type[LineTable] | type[ArrowTable] | type[TarTable]] = {
+    ".tsv": LineTable,
+    ".txt": LineTable,
+    ".csv": LineTable,
+    ".jsonl": LineTable,
+    ".parquet": ArrowTable,
+    ".tar": TarTable,
+}
+COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
+
+
+def open_tables(
+    paths: Sequence[str | Path], columns: Sequence[str] | None, *, images: bool, skipped: SkipLog
+) -> list[Table]:
+    """Open and check tables, in the order given, a pattern's matches sorted by name.
+
+    paths: files and folders; patterns (`data/*.tsv`) and braces (`part-{000..012}.tsv`, `{a,b}.tsv`) are expanded.
+    columns: the text columns to read, of which each table must have at least one; empty: every text column there is;
+        None: no text is wanted.
+    images: whether every record must come with an image. skipped: told about the records that can't be used.
+    Raises InputError: nothing there, unknown format, a column that no table has, no images, too many bad records.
+    """
+    before = skipped.count
+    tables: list[Table] = []
+    for path in (path for name in paths for path in _expand(name)):
+        try:
+            table = _open(path, columns, images=images, skipped=skipped)
+        except OSError as error:
+            raise InputError(f"{path} can't be read: {first_line(error)}") from None
+        if not len(table):
+            skipped.check(skipped.count)
+            raise InputError(f"{path} has no record that can be used")
+        tables.append(table)
+    if not tables:
+        raise InputError(f"no data given: {READ}")
+    missing = [column for column in columns or () if not any(column in table.columns for table in tables)]
+    if missing:
+        found = sorted({column for table in tables for column in table.present})
+        raise InputError(f"no table has the column {', '.join(missing)}: found {', '.join(found)}")
+    skipped.check(sum(map(len, tables)) + skipped.count - before)
+    return tables
+
+
+def check_there(paths: Sequence[str | Path]) -> None:
+    """Raise InputError where one of these paths, patterns and braces stands for nothing."""
+    for name in paths:
+        deque(_expand(name), maxlen=0)
+
+
+def _open(path: Path, columns: Sequence[str] | None, *, images: bool, skipped: SkipLog) -> Table:
+    form = TABLES.get(path.suffix.lower())
+    if path.is_dir():
+        found = _in_folder(path)
+        if found is None and columns is None:
+            return PictureFolder(path)
+        if found is None:
+            raise InputError(f"{path} is no folder of training data: {READ}")
+        path, form = found
+    if form is not None:
+        return form(path, columns, images=images, skip=skipped.add)
+    if path.suffix.lower() in COMPRESSED:
+        raise InputError(f"{path} is compressed, but records are read from anywhere in a file: unpack it")
+    raise InputError(f"{path} is in no format for training data: {READ}")
+
+
+def _in_folder(folder: Path) -> tuple[Path, type[LineTable] | type[ArrowTable]] | None:
+    for name in FOLDER_TABLES:
+        if (folder / name).is_file():
+            return folder / name, LineTable
+    if (folder / "dataset_dict.json").is_file():  # a folder of splits, each by save_to_disk
+        if not (folder / "train" / "state.json").is_file():
+            splits = ", ".join(sorted(state.parent.name for state in folder.glob("*/state.json")))
+            raise InputError(f"{folder} has no split train: name the folder of one of its splits, {splits or 'none'}")
+        return folder / "train", ArrowTable
+    if (folder / "state.json").is_file():
+        return folder, ArrowTable
+    return None
+
+
+def _expand(name: str | Path) -> Iterator[Path]:
+    """The existing paths that a name stands for. Raises InputError if there are none."""
+    if local_path(name).exists():  # first, for names that hold brackets themselves
+        yield local_path(name)
+        return
+    seen: set[Path] = set()
+    for pattern in _braces(str(name)):
+        path = local_path(pattern)
+        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        if not matches:
+            raise InputError(f"there is no {pattern}: {READ}")
+        yield from (match for match in matches if match not in seen)
+        seen.update(matches)
+
+
+def _braces(pattern: str) -> Iterator[str]:
+    """Expand {a,b} and {000..012} as a shell does; the latter keeps its leading zeros."""
+    brace = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if brace is None:
+        yield pattern
+        return
+    first, last, words = brace.groups()
+    width = max(len(first), len(last)) if first and (first[0] == "0" or last[0] == "0") else 0
+    choices: Iterator[str]
+    if words is not None:
+        choices = iter(words.split(","))
+    else:
+        step = 1 if int(first) <= int(last) else -1
+        choices = (f"{number:0{width}}" for number in range(int(first), int(last) + step, step))
+    for choice in choices:
+        yield from _braces(pattern[: brace.start()] + choice + pattern[brace.end() :])

@@ -1,0 +1,182 @@
+"""What a table of training data or captions is, whatever file it lies in."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm.auto import tqdm
+
+from altdiffusion.errors import InputError
+
+
+class SkipLog:
+    """Records that can't be used: counted, shown with file and line, and fatal beyond a limit.
+
+    limit: the share of all records that may be skipped, 0 to 1. show: how many are printed on standard error.
+    """
+
+    def __init__(self, limit: float = 0.01, show: int = 10) -> None:
+        self.limit = limit
+        self.show = show
+        self.counts: Counter[str] = Counter()  # by reason
+        self._examples: dict[str, str] = {}  # reason -> the first record with it
+        self._seen: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """How many different records were skipped."""
+        return len(self._seen)
+
+    def add(self, where: str, reason: str) -> None:
+        """Count a record; the same one counts once, however often it is met. Safe to call from threads."""
+        with self._lock:
+            if where in self._seen:
+                return
+            self._seen.add(where)
+            self.counts[reason] += 1
+            self._examples.setdefault(reason, where)
+            if len(self._seen) <= self.show:  # by tqdm, which puts lines above the bars that are shown
+                tqdm.write(f"skipped {where}: {reason}", sys.stderr)
+            elif len(self._seen) == self.show + 1:
+                tqdm.write("skipped more, which are only counted", sys.stderr)
+
+    def check(self, total: int) -> None:
+        """Raise InputError if more than `limit` of `total` records, good and bad together, were skipped."""
+        with self._lock:
+            if not self._seen or self.count / max(total, 1) <= self.limit:
+                return
+            ((reason, _),) = self.counts.most_common(1)
+            raise InputError(
+                f"{self.count} of {total} records can't be used, more than {100 * self.limit:g} %; the commonest reason: "
+                f"{reason} ({self._examples[reason]}). Mend the data, or allow a larger share: --max-skipped"
+            )
+
+
+class Table(Protocol):
+    """Good records, numbered from 0. Safe to read from threads; `for record in table` works too."""
+
+    path: Path
+    columns: tuple[str, ...]  # the text columns that every record has: those asked for, or all
+    present: tuple[str, ...]  # all columns that there are
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Each column's text, trimmed; under "image" an ImageSource if opened with images. Raises IndexError."""
+        ...
+
+    def where(self, index: int) -> str:
+        """The record's place as a person would look for it: "captions.tsv:17"."""
+        ...
+
+
+Skip = Callable[[str, str], None]  # told where a bad record is and what is wrong with it
+IMAGE_COLUMNS = ("image", "file_name")  # hold an image's path; the second is the imagefolder convention
+
+
+class BadRecord(ValueError):
+    """A record can't be used. Its text is the reason, the same for every record with the same defect."""
+
+
+class Numbering:
+    """Numbers the good records of a source, in order; memory grows with the bad ones only."""
+
+    def __init__(self) -> None:
+        self._good = 0
+        self._gaps = array("q")  # for every bad record, the number of the next good one
+
+    def __len__(self) -> int:
+        return self._good
+
+    def add(self, good: bool) -> None:
+        """Take the next record of the source."""
+        if good:
+            self._good += 1
+        else:
+            self._gaps.append(self._good)
+
+    def position(self, index: int) -> int:
+        """Where in the source, counted from 0 and with the bad ones, good record `index` is. Raises IndexError."""
+        if not 0 <= index < self._good:
+            raise IndexError(f"record {index} of {self._good}")
+        return index + bisect_right(self._gaps, index)
+
+
+def choose_columns(
+    path: Path, asked: Sequence[str] | None, present: Iterable[str], text: Iterable[str]
+) -> tuple[str, ...]:
+    """The columns to read: those asked for that are present, or all with text if none is asked for.
+
+    asked: None means that no text is wanted. Raises InputError where one is, and none is left.
+    """
+    if asked is None:
+        return ()
+    present = tuple(present)
+    chosen = tuple(column for column in asked if column in present) if asked else tuple(text)
+    if not chosen:
+        wanted = f"column {' or '.join(asked)}" if asked else "column of text"
+        raise InputError(f"{path} has no {wanted}: its columns are {', '.join(present) or 'none'}")
+    return chosen
+
+
+def find_columns(records: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """All columns, and those that hold text, of the first record that has any text."""
+    present: list[str] = []
+    for record in records:
+        text = [name for name, value in record.items() if isinstance(value, str) and name not in IMAGE_COLUMNS]
+        if text:
+            return list(record), text
+        present = present or list(record)
+    return present, []
+
+
+def texts(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
+    """The text of each column, without white space around it. Raises BadRecord."""
+    return {column: _text(record.get(column), column) for column in columns}
+
+
+def _text(value: object, column: str) -> str:
+    if value is None:
+        raise BadRecord(f"no {column}")
+    if not isinstance(value, str):
+        raise BadRecord(f"{column} is no text")
+    value = value.strip()
+    if not value:
+        raise BadRecord(f"{column} is empty")
+    if "\0" in value:
+        raise BadRecord(f"a NUL in {column}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell half a character: "\ud83d"
+        raise BadRecord(f"half a character in {column}") from None
+    return value
+
+
+def decode_text(content: bytes) -> str:
+    """UTF-8, with or without a byte order mark. Raises BadRecord."""
+    if b"\0" in content:
+        raise BadRecord("a NUL byte, no UTF-8 text")
+    try:
+        return content.decode("utf-8-sig" if content.startswith(b"\xef\xbb\xbf") else "utf-8")
+    except UnicodeDecodeError:
+        raise BadRecord("not UTF-8") from None
+
+
+def parse_object(content: str) -> dict[str, Any]:
+    """A JSON object. Raises BadRecord for anything else."""
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        raise BadRecord("not valid JSON") from None
+    if not isinstance(record, dict):
+        raise BadRecord("JSON, but no object")
+    return record

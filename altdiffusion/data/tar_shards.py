@@ -1,0 +1,147 @@
+"""Tar files as WebDataset writes them: the members that share a key are one sample."""
+
+from __future__ import annotations
+
+import tarfile
+from array import array
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from altdiffusion.data.table import (
+    BadRecord,
+    Numbering,
+    Skip,
+    choose_columns,
+    decode_text,
+    find_columns,
+    parse_object,
+    texts,
+)
+from altdiffusion.errors import InputError, first_line
+from altdiffusion.images import ImageSource
+
+_PICTURE, _TEXT, _JSON = range(3)  # the parts of a sample that are read
+_PARTS = {"jpg": _PICTURE, "jpeg": _PICTURE, "png": _PICTURE, "webp": _PICTURE, "txt": _TEXT, "json": _JSON}
+_BLOCK = 512
+
+
+class TarTable:
+    """A sample a record: `.jpg`, `.jpeg`, `.png` or `.webp`, its caption in `.txt`, more columns in `.json`.
+
+    A member's key is its folder and its name up to the first dot. Raises InputError: no whole, uncompressed tar file,
+    none of the columns asked for, no images.
+    """
+
+    def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
+        self.path = path
+        self.columns: tuple[str, ...] = ()
+        self.present: tuple[str, ...] = ()
+        self._images = images
+        # For each sample six numbers: where its image, text and JSON begin and how many bytes they have, -1 without.
+        self._places = array("q")
+        # Names of their images or else first members, joined: a list would take five times as much.
+        self._names = bytearray()
+        self._name_ends = array("q")
+        self._index()
+        count = len(self._name_ends)
+        if images and not any(self._has(position, _PICTURE) for position in range(count)):
+            raise InputError(f"{path} has no pictures: expected members .jpg, .jpeg, .png or .webp")
+        if asked is not None:
+            present, text = find_columns(self._readable(range(count)))
+            self.present = tuple(present)
+            if present:
+                self.columns = choose_columns(path, asked, present, text)
+        self._good = Numbering()
+        for position in range(count):
+            try:
+                if asked is not None:
+                    record = self._record(position)
+                    if not self.columns:
+                        raise BadRecord("no text")
+                    texts(record, self.columns)
+                if images and not self._has(position, _PICTURE):
+                    raise BadRecord("no picture")
+            except BadRecord as reason:
+                skip(self._where(position), str(reason))
+                self._good.add(False)
+            else:
+                self._good.add(True)
+
+    def __len__(self) -> int:
+        return len(self._good)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        position = self._good.position(index)
+        found: dict[str, Any] = texts(self._record(position), self.columns) if self.columns else {}
+        if self._images:
+            read = partial(self._read, position, _PICTURE)
+            found["image"] = ImageSource(self.path, self._name(position), read)
+        return found
+
+    def where(self, index: int) -> str:
+        return self._where(self._good.position(index))
+
+    def _where(self, position: int) -> str:
+        return f"{self.path}:{self._name(position)}"
+
+    def _index(self) -> None:
+        samples: dict[str, dict[int, tarfile.TarInfo]] = {}
+        for member in _members(self.path):
+            folder, slash, name = member.name.rpartition("/")
+            stem, _, ending = name.partition(".")
+            part = _PARTS.get(ending.lower())
+            if stem and part is not None:  # no stem: hidden files
+                samples.setdefault(folder + slash + stem, {})[part] = member
+        if not samples:
+            raise InputError(f"{self.path} holds no samples: expected members such as 0001.jpg and 0001.txt")
+        for parts in samples.values():
+            for part in (_PICTURE, _TEXT, _JSON):
+                found = parts.get(part)
+                self._places.extend((found.offset_data, found.size) if found else (-1, -1))
+            self._names += parts.get(_PICTURE, next(iter(parts.values()))).name.encode(errors="surrogateescape")
+            self._name_ends.append(len(self._names))
+
+    def _name(self, position: int) -> str:
+        start = self._name_ends[position - 1] if position else 0
+        return self._names[start : self._name_ends[position]].decode(errors="replace")
+
+    def _has(self, position: int, part: int) -> bool:
+        return self._places[6 * position + 2 * part] >= 0
+
+    def _read(self, position: int, part: int) -> bytes:
+        start, size = self._places[6 * position + 2 * part : 6 * position + 2 * part + 2]
+        with self.path.open("rb") as file:  # opened each time: a training may read thousands of shards
+            file.seek(start)
+            return file.read(size)
+
+    def _record(self, position: int) -> dict[str, Any]:
+        """The columns of a sample, good or bad. Raises BadRecord where the text can't be read."""
+        record: dict[str, Any] = {}
+        caption = self._has(position, _TEXT)
+        if self._has(position, _JSON) and not (caption and self.columns == ("caption",)):  # else nobody needs it
+            record = parse_object(decode_text(self._read(position, _JSON)))
+        if caption:
+            record["caption"] = decode_text(self._read(position, _TEXT))
+        return record
+
+    def _readable(self, positions: range) -> Iterator[dict[str, Any]]:
+        for position in positions:
+            try:
+                yield self._record(position)
+            except BadRecord:
+                continue
+
+
+def _members(path: Path) -> Iterator[tarfile.TarInfo]:
+    """The files in a tar. Raises InputError where it isn't whole."""
+    with path.open("rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                yield from (member for member in tar if member.isreg() and not member.issparse())
+                file.seek(tar.offset)
+        except tarfile.TarError as error:
+            raise InputError(f"{path} is no whole, uncompressed tar file: {first_line(error)}") from None
+        if file.read(_BLOCK) != bytes(_BLOCK):  # tarfile takes anything else for the end, too
+            raise InputError(f"{path} is cut off or damaged at byte {tar.offset}: fetch or pack it again")

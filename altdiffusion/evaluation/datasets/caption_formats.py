@@ -1,0 +1,278 @@
+"""The files that captions of images are published in, each recognised by what stands in it.
+
+| form | a line, or the file |
+|---|---|
+| `token` | `1000092795.jpg#0<TAB>caption` (Flickr30k), `1000092795#0<TAB>caption` (Flickr30k-CN, -CNA, COCO-CN) |
+| `karpathy` | `{"images": [{"filename", "split", "sentences": [{"raw"}]}]}` |
+| `cn-clip` | `{"text_id", "text", "image_ids"}`, formerly `{"query_id", "query_text", "item_ids"}` |
+| `clip-benchmark` | any header line, then `img.jpg,caption`, commas and quotes in the caption as they are |
+| `csv` | a header with a column of images and one of captions, then rows; also with tabs, `;` or `|` |
+| `xtd10` | a caption, that of the image on the same line of another file, which holds names alone |
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from altdiffusion.data.table import BadRecord, Skip, decode_text, parse_object
+from altdiffusion.errors import InputError, first_line
+from altdiffusion.images import ENDINGS
+
+FORMS = (
+    "token files of Flickr30k and COCO-CN, Karpathy's JSON, CN-CLIP's jsonl, CLIP_benchmark's files, XTD10, "
+    "CSV with a header such as image,caption"
+)
+IMAGE_COLUMNS = ("image", "image_name", "file_name", "filename", "image_path", "filepath", "path", "img", "picture")
+CAPTION_COLUMNS = ("caption", "text", "comment", "sentence", "raw", "title")
+
+# What else is recognised, so that it can be named where it is given by mistake, or found where it is needed.
+NAMES, IMAGES, LINES = "names", "images", "lines"
+
+_HEAD = 2**18  # bytes of a file that are looked at
+_EXTENSION = rf"\.(?:{'|'.join(ending[1:] for ending in ENDINGS)})"
+_NAME = re.compile(rf"[^\s,#]+{_EXTENSION}", re.IGNORECASE)
+_TOKEN = re.compile(r"([^\s#,{]+)#(\S*\d)(?:\s(.*))?")
+_NAME_AND_CAPTION = re.compile(rf"([^,]*?{_EXTENSION}),(.*)", re.IGNORECASE)
+_BASE64 = re.compile(r"[^\t{]+\t[A-Za-z0-9+/_-]{16,}=*")
+_KEYS = (("text_id", "text", "image_ids"), ("query_id", "query_text", "item_ids"))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A caption as its file has it, unchecked."""
+
+    where: str  # "captions.txt:17"
+    caption: str
+    images: tuple[str, ...]  # names or ids, at least one
+
+
+def recognise(path: Path) -> str:
+    """The form of a file: one of those above, or NAMES, IMAGES (base64 after ids), LINES (anything else)."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    lines = [line.decode("utf-8", "replace").rstrip("\r") for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
+    lines = [line for line in (lines[:-1] if len(head) == _HEAD and len(lines) > 1 else lines) if line.strip()][:50]
+    if not lines:
+        return LINES
+    if _most(lines, _of_cn_clip):
+        return "cn-clip"
+    if lines[0].lstrip().startswith("{"):
+        return "karpathy"
+    if _most(lines, _TOKEN.fullmatch):
+        return "token"
+    if _most(lines, _NAME.fullmatch):
+        return NAMES
+    if _columns(lines[0]) is not None:
+        return "csv"  # or clip-benchmark: that takes the whole file to tell
+    if _most(lines[1:] or lines, _NAME_AND_CAPTION.fullmatch):
+        return "clip-benchmark"
+    return IMAGES if _most(lines, _BASE64.fullmatch) else LINES
+
+
+def read_entries(path: Path, split: str, skip: Skip, names: Path | None = None) -> tuple[str, list[Entry]]:
+    """The form of a file and its captions; lines that can't be read are skipped.
+
+    split: for a file that holds several. names: the file of image names, for one that holds captions alone.
+    Raises InputError: in no form that is known, no such split, names and captions of different number.
+    """
+    form, lines = recognise(path), read_lines(path)
+    if lines and lines[0][:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise InputError(f"{path} is UTF-16, expected UTF-8: iconv -f UTF-16 -t UTF-8")
+    if not any(line.strip() for line in lines):
+        raise InputError(f"{path} is empty")
+    if form == LINES and names is not None:
+        return "xtd10", list(_lines_of(path, lines, names, skip))
+    if form == "karpathy":
+        return form, list(_karpathy(path, lines, split, skip))
+    if form == "cn-clip":
+        return form, list(_cn_clip(path, lines, skip))
+    if form == "token":
+        return form, list(_token(path, lines, skip))
+    if form == "csv":
+        entries = _csv(path, lines, skip)
+        return (form, entries) if entries is not None else ("clip-benchmark", list(_clip_benchmark(path, lines, skip)))
+    if form == "clip-benchmark":
+        return form, list(_clip_benchmark(path, lines, skip))
+    if form == NAMES:
+        raise InputError(f"{path} holds names of images, no captions: give the file of a language's captions")
+    if form == IMAGES:
+        raise InputError(f"{path} holds images: give the captions beside it, such as test_texts.jsonl")
+    raise InputError(f"{path} is in no format for captions, nor is a file of image names beside it. Read are {FORMS}")
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """Lines without their ends; the last newline begins no line."""
+    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    return [line.removesuffix(b"\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def _most(lines: Sequence[str], fits: Callable[[str], object]) -> bool:
+    return sum(bool(fits(line.strip(" \t"))) for line in lines) > len(lines) / 2
+
+
+def _decoded(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[tuple[str, str]]:
+    """(where, text) of lines that aren't empty."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield f"{path}:{number}", decode_text(line)
+            except BadRecord as reason:
+                skip(f"{path}:{number}", str(reason))
+
+
+def _token(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[Entry]:
+    seen: set[tuple[str, str, str]] = set()
+    for where, line in _decoded(path, lines, skip):
+        match = _TOKEN.fullmatch(line.strip())
+        if match is None:
+            skip(where, "expected image#number, a tab, a caption")
+            continue
+        name, number, caption = match[1], match[2], match[3] or ""
+        if (name, number, caption) in seen:  # the same number with another caption is met, and means nothing
+            skip(where, "the same caption under the same number again")
+            continue
+        seen.add((name, number, caption))
+        yield Entry(where, caption, (name,))
+
+
+def _karpathy(path: Path, lines: Sequence[bytes], split: str, skip: Skip) -> Iterator[Entry]:
+    try:
+        document = json.loads(b"\n".join(lines))
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is neither Karpathy's JSON ({first_line(error)}) nor lines with text_id, text and image_ids: is it whole?"
+        ) from None
+    images = document.get("images")
+    if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
+        images = []
+    if not any(isinstance(image.get("sentences"), list) for image in images):
+        raise InputError(
+            f'{path} is JSON, but not Karpathy\'s: expected "images" with "filename", "split", "sentences"'
+        )
+    splits = {str(image.get("split")) for image in images}
+    if split not in splits:
+        raise InputError(f"{path} has no split {split!r}, only {', '.join(sorted(splits))}: choose one with --split")
+    seen: set[str] = set()
+    for number, image in enumerate(images):
+        where = f"{path}:images[{number}]"
+        if image.get("split") != split:
+            continue
+        name, sentences = image.get("filename"), image.get("sentences")
+        if not isinstance(name, str):
+            skip(where, "no filename")
+        elif name in seen:
+            skip(where, "the same filename again")
+        elif not isinstance(sentences, list) or not sentences:
+            skip(where, "an image without captions")
+        else:
+            seen.add(name)
+            folder = image.get("filepath")
+            name = f"{folder}/{name}" if isinstance(folder, str) and folder else name
+            for place, sentence in enumerate(sentences):
+                caption = sentence.get("raw") if isinstance(sentence, dict) else None
+                yield Entry(f"{where}.sentences[{place}]", caption if isinstance(caption, str) else "", (name,))
+
+
+def _of_cn_clip(line: str) -> bool:
+    try:
+        record = parse_object(line)
+    except BadRecord:
+        return False
+    return any(id_key in record and text_key in record for id_key, text_key, _ in _KEYS)
+
+
+def _cn_clip(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[Entry]:
+    seen: set[str] = set()
+    for where, line in _decoded(path, lines, skip):
+        try:
+            record = parse_object(line)
+        except BadRecord as reason:
+            skip(where, str(reason))
+            continue
+        keys = next((keys for keys in _KEYS if keys[0] in record), None)
+        if keys is None:
+            skip(where, "no text_id")
+            continue
+        key, caption, images = (record.get(name) for name in keys)
+        if str(key) in seen:
+            skip(where, f"the same {keys[0]} again")
+        elif not isinstance(images, list) or not images:
+            skip(where, f"no {keys[2]}: it names no image")
+        else:
+            seen.add(str(key))
+            yield Entry(where, caption if isinstance(caption, str) else "", tuple(str(image) for image in images))
+
+
+def _clip_benchmark(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[Entry]:
+    for number, (where, line) in enumerate(_decoded(path, lines, skip)):
+        match = _NAME_AND_CAPTION.fullmatch(line.strip())
+        if match is not None:
+            yield Entry(where, match[2], (match[1],))
+        elif number:  # the first is the header
+            skip(where, "expected the name of an image, a comma, a caption")
+
+
+def _columns(header: str) -> tuple[str, int, int, int] | None:
+    """The delimiter, how many columns there are, and the number of that of images and of that of captions."""
+    for delimiter in (",", "\t", ";", "|"):
+        names = [name.strip().strip('"').lower() for name in header.split(delimiter)]
+        image = next((names.index(name) for name in IMAGE_COLUMNS if name in names), None)
+        caption = next((names.index(name) for name in CAPTION_COLUMNS if name in names), None)
+        if image is not None and caption is not None:
+            return delimiter, len(names), image, caption
+    return None
+
+
+def _csv(path: Path, lines: Sequence[bytes], skip: Skip) -> list[Entry] | None:
+    """None if this is no CSV but the form of CLIP_benchmark, whose captions may hold commas without being quoted."""
+    undecodable: list[tuple[str, str]] = []
+    texts = dict(_decoded(path, lines, lambda where, reason: undecodable.append((where, reason))))
+    header = next(iter(texts.values()))
+    columns = _columns(header)
+    assert columns is not None
+    delimiter, count, image, caption = columns
+    kept = [texts.get(f"{path}:{number}", "") for number in range(1, len(lines) + 1)]
+    reader = csv.reader((line + "\n" for line in kept), delimiter=delimiter, strict=True)
+    entries: list[Entry] = []
+    odd: list[tuple[str, str]] = []
+    while True:
+        first = reader.line_num + 1
+        try:
+            row = next(reader)
+            reason = "" if len(row) in (0, count) else f"{len(row)} fields where the header has {count}"
+        except StopIteration:
+            break
+        except csv.Error as error:
+            row, reason = [], f"no valid CSV: {error}"
+        if reason:
+            odd += [(f"{path}:{number}", reason) for number in range(first, reader.line_num + 1)]
+        elif row:
+            entries.append(Entry(f"{path}:{first}", row[caption], (row[image].strip(),)))
+    if len(odd) > len(lines) / 20 and delimiter == "," and _most([*texts.values()][1:], _NAME_AND_CAPTION.fullmatch):
+        return None
+    for where, reason in itertools.chain(undecodable, odd):
+        skip(where, reason)
+    return entries[1:]
+
+
+def _lines_of(path: Path, captions: Sequence[bytes], names: Path, skip: Skip) -> Iterator[Entry]:
+    images = read_lines(names)
+    if len(captions) != len(images):
+        raise InputError(
+            f"{path} has {len(captions)} lines, {names} has {len(images)}: expected a caption for every image name"
+        )
+    texts = dict(_decoded(path, captions, skip))
+    for number, image in enumerate(images, 1):
+        where, name = f"{path}:{number}", image.decode("utf-8", "replace").strip()
+        if not name:
+            skip(where, f"no image name on that line of {names.name}")
+        elif captions[number - 1].strip() == b"":
+            yield Entry(where, "", (name,))
+        elif where in texts:
+            yield Entry(where, texts[where], (name,))

@@ -1,0 +1,207 @@
+"""Data sets of images with labels: CIFAR-10 and -100, folders of a class each (ImageNet), ELEVATER-CN's layout, parquet.
+
+data = read_labelled("cifar-10-batches-bin")          # or -py, a parquet file, imagenet/val, ...
+data.classes[data.labels[7]]  # "frog"
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from altdiffusion.checkpoints.hub import local_path
+from altdiffusion.errors import InputError, first_line
+from altdiffusion.images import ENDINGS, BadImage, ImageSource, image_file
+
+CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images, not read yet, each with the number of its class. kind: "cifar-10", "cifar-100", "folders", "parquet"."""
+
+    name: str
+    kind: str
+    images: Sequence[ImageSource]
+    labels: Sequence[int]
+    classes: Sequence[str]
+
+    def named(self, classes: Sequence[str]) -> Labelled:
+        """The same with other names of its classes, in the same order. Raises InputError where their number differs."""
+        if len(classes) != len(self.classes):
+            raise InputError(
+                f"{len(classes)} names of classes for {self.name}, which has {len(self.classes)}: expected one for each, "
+                "in its order"
+            )
+        return replace(self, classes=list(classes))
+
+
+def read_labelled(source: str | Path, split: str = "test") -> Labelled:
+    """Read a data set, recognised by what it holds; images are not opened.
+
+    source: a folder of CIFAR (binary or Python version), of one folder a class (also below `split`, with `label_cn.txt` or
+        `label.txt` beside it), or a parquet file with the columns of an image and a label, as the hub's CIFAR.
+    Raises InputError: no such place, nothing that is known, files that are damaged.
+    """
+    path = local_path(source)
+    if not path.exists():
+        raise InputError(f"no data set at {path}: expected a folder of CIFAR, of one folder a class, or a parquet file")
+    try:
+        if path.is_file():
+            return _parquet(path)
+        for file, read in _CIFAR.items():
+            if (path / file).is_file():
+                return read(path / file)
+        return _folders(path, split)
+    except (OSError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} can't be read as images with labels: {first_line(error)}") from None
+
+
+def read_lines(source: str | Path) -> list[str]:
+    """The lines of a text file (UTF-8), without empty ones. Raises InputError."""
+    path = local_path(source)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read ({first_line(error)}): expected UTF-8 text, a name a line") from None
+    if not any(lines):
+        raise InputError(f"{path} is empty: expected a name a line")
+    return [line for line in lines if line]
+
+
+def _pixels(path: Path, number: int, pixels: np.ndarray[Any, Any]) -> ImageSource:
+    """CIFAR's 3072 bytes, red first, as an image."""
+
+    def read() -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.reshape(3, 32, 32).transpose(1, 2, 0)).save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    return ImageSource(path, str(number), read)
+
+
+def _binary(path: Path, kind: str, label_bytes: int, names: str) -> Labelled:
+    """The binary version: a record is the labels, the finest last, then 3072 bytes."""
+    records = np.frombuffer(path.read_bytes(), np.uint8)
+    if len(records) % (label_bytes + 3072):
+        raise InputError(f"{path} is cut off: expected records of {label_bytes + 3072} bytes, got {len(records)} bytes")
+    records = records.reshape(-1, label_bytes + 3072)
+    images = [_pixels(path, number, row[label_bytes:]) for number, row in enumerate(records)]
+    if not (path.parent / names).is_file() and kind != "cifar-10":
+        raise InputError(f"no {names} beside {path}: it names the classes")
+    classes = read_lines(path.parent / names) if (path.parent / names).is_file() else list(CIFAR_10)
+    return _checked(Labelled(path.parent.name, kind, images, records[:, label_bytes - 1].tolist(), classes))
+
+
+def _pickled(path: Path, kind: str, meta: str, key: str) -> Labelled:
+    """The Python version: pickled dictionaries."""
+    batch, names = _unpickle(path), _unpickle(path.parent / meta)
+    coarse = "" if kind == "cifar-10" else "fine_"
+    images = [_pixels(path, number, row) for number, row in enumerate(np.asarray(batch[b"data"], np.uint8))]
+    labels = [int(label) for label in batch[f"{coarse}labels".encode()]]
+    return _checked(Labelled(path.parent.name, kind, images, labels, [name.decode() for name in names[key.encode()]]))
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads arrays and plain values, and runs nothing else that a pickle may ask for."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in _NEEDED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR does")
+        return _NEEDED[name]
+
+
+_NEEDED = {
+    "_reconstruct": np.zeros(1).__reduce__()[0],  # it has moved within numpy
+    "ndarray": np.ndarray,
+    "dtype": np.dtype,
+    "encode": codecs.encode,
+}
+
+
+def _unpickle(path: Path) -> dict[bytes, Any]:
+    with path.open("rb") as file:
+        found = _Unpickler(file, encoding="bytes").load()
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds a {type(found).__name__}: expected CIFAR's dictionary")
+    return found
+
+
+def _folders(path: Path, split: str) -> Labelled:
+    """A folder a class, in the order of their names; label_cn.txt or label.txt name the classes, else the folders do."""
+    root = path / split if (path / split).is_dir() else path
+    folders = sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith("."))
+    images: list[ImageSource] = []
+    labels: list[int] = []
+    for number, folder in enumerate(folders):
+        found = sorted(each for each in folder.rglob("*") if each.suffix.lower() in ENDINGS)
+        images += [image_file(each) for each in found]
+        labels += [number] * len(found)
+    if not images:
+        raise InputError(f"no images in {root}: expected CIFAR's files, or a folder of images for each class")
+    data = Labelled(path.name, "folders", images, labels, [each.name for each in folders])
+    named = next((path / name for name in ("label_cn.txt", "label.txt") if (path / name).is_file()), None)
+    return data if named is None else data.named(read_lines(named))
+
+
+def _parquet(path: Path) -> Labelled:
+    """Columns of an image ({"bytes"} or bytes) and a label, a number or a name."""
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise InputError('parquet files need the package pyarrow: pip install "altdiffusion[train]"') from None
+    try:
+        table = parquet.read_table(path)
+    except Exception as error:  # pyarrow raises its own
+        raise InputError(f"{path} is no parquet file that can be read: {first_line(error)}") from None
+    pictures = next((name for name in ("img", "image", "jpg", "webp", "png") if name in table.column_names), None)
+    labelled = next((name for name in ("fine_label", "label", "cls") if name in table.column_names), None)
+    if pictures is None or labelled is None:
+        raise InputError(
+            f"{path} has the columns {', '.join(table.column_names)}: expected one of images (img, image) and one of "
+            "labels (label, fine_label)"
+        )
+    given = table[labelled].to_pylist()
+    names = sorted({str(label) for label in given}) if given and isinstance(given[0], str) else []
+    labels = [names.index(label) for label in given] if names else [int(label) for label in given]
+    classes = names or [str(number) for number in range(max(labels, default=0) + 1)]
+    kind = {10: "cifar-10", 100: "cifar-100"}.get(len(classes), "parquet") if pictures == "img" else "parquet"
+    if kind == "cifar-10" and not names:
+        classes = list(CIFAR_10)
+    column = table[pictures]
+
+    def source(number: int) -> ImageSource:
+        def read() -> bytes:
+            value = column[number].as_py()
+            content = value.get("bytes") if isinstance(value, dict) else value
+            if not isinstance(content, bytes):
+                raise BadImage("no bytes of a picture in this row")
+            return content
+
+        return ImageSource(path, str(number), read)
+
+    return _checked(Labelled(path.stem, kind, [source(number) for number in range(len(labels))], labels, classes))
+
+
+def _checked(data: Labelled) -> Labelled:
+    if not data.images or len(data.images) != len(data.labels):
+        raise InputError(f"{data.name} has {len(data.images)} images and {len(data.labels)} labels: is it whole?")
+    if wrong := [label for label in data.labels if not 0 <= label < len(data.classes)]:
+        raise InputError(f"{data.name} has the label {wrong[0]}, but {len(data.classes)} classes")
+    return data
+
+
+_CIFAR: dict[str, Callable[[Path], Labelled]] = {
+    "test_batch.bin": lambda path: _binary(path, "cifar-10", 1, "batches.meta.txt"),
+    "test_batch": lambda path: _pickled(path, "cifar-10", "batches.meta", "label_names"),
+    "test.bin": lambda path: _binary(path, "cifar-100", 2, "fine_label_names.txt"),
+    "test": lambda path: _pickled(path, "cifar-100", "meta", "fine_label_names"),
+}

@@ -1,0 +1,143 @@
+"""Results as a table: text for a terminal, Markdown, CSV, JSON. Published figures stand under the measured ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from altdiffusion.errors import InputError
+from altdiffusion.evaluation.paper_results import SOURCE, Published
+from altdiffusion.evaluation.retrieval import RetrievalResult
+from altdiffusion.metrics import KS
+from altdiffusion.text_table import width
+
+COLUMNS = [f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in KS] + ["mr"]
+_HEADS = [f"{direction} R@{k}" for direction in ("T2I", "I2T") for k in KS] + ["MR"]
+_LANGUAGES = {
+    "en": "English", "zh": "Chinese", "es": "Spanish", "fr": "French", "ru": "Russian", "ja": "Japanese", "ko": "Korean",
+    "ar": "Arabic", "it": "Italian", "de": "German", "pl": "Polish", "pt": "Portuguese", "tr": "Turkish", "vi": "Vietnamese",
+    "und": "unknown language",
+}  # fmt: skip
+
+
+def render(results: Sequence[RetrievalResult], form: str = "text") -> str:
+    """A table of results. form: "text", "markdown", "csv" or "json". Figures are per cent."""
+    if form not in _FORMS:
+        raise InputError(f"unknown form of table {form!r}: expected one of {', '.join(_FORMS)}")
+    return _FORMS[form](results)
+
+
+def as_json(results: Sequence[RetrievalResult]) -> dict[str, Any]:
+    """One JSON document; figures unrounded."""
+    return {
+        "results": [
+            {
+                "system": each.system,
+                "data": each.data,
+                "language": each.language,
+                "images": each.images,
+                "captions": each.captions,
+                "seconds": round(each.seconds, 2),
+                "measured": dict(zip(COLUMNS, _measured(each), strict=True)),
+                "published": [
+                    {"row": row.system, **dict(zip(COLUMNS, _printed(row), strict=True)), "note": row.note}
+                    for row in each.published
+                ],
+                "source": SOURCE if each.published else None,
+                "notes": list(each.notes),
+                "problems": [{"where": problem.where, "reason": problem.reason} for problem in each.problems],
+            }
+            for each in results
+        ]
+    }
+
+
+def _text(results: Sequence[RetrievalResult]) -> str:
+    blocks = []
+    for title, group in _by_data(results):
+        rows = [["", *(f"R@{k}" for k in KS), *(f"R@{k}" for k in KS), "MR"], *_rows(group, indent="  ")]
+        widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
+        groups = [name.rjust(sum(widths[at : at + 3]) + 4) for name, at in (("text to image", 1), ("image to text", 4))]
+        lines = [
+            "  ".join([row[0] + " " * (widths[0] - width(row[0])), *map(str.rjust, row[1:], widths[1:])])
+            for row in rows
+        ]
+        blocks.append("\n".join([title, "", "  ".join([" " * widths[0], *groups]), *lines, *_under(group, "  ")]))
+    return "\n\n".join(blocks)
+
+
+def _markdown(results: Sequence[RetrievalResult]) -> str:
+    blocks = []
+    for title, group in _by_data(results):
+        rows = [["", *_HEADS], ["---", *["---:"] * len(_HEADS)], *_rows(group)]
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        blocks.append("\n".join([f"**{title}**", "", *lines, *_under(group, "- ")]))
+    return "\n\n".join(blocks)
+
+
+def _csv(results: Sequence[RetrievalResult]) -> str:
+    """A line for each set of figures, measured and published; those of a line have the same names as in JSON."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["data", "language", "system", "figures", *COLUMNS, "images", "captions", "seconds", "problems", "note"]
+    )
+    for each in results:
+        about = [each.images, each.captions, round(each.seconds, 2), len(each.problems), "; ".join(each.notes)]
+        writer.writerow([each.data, each.language, each.system, "measured", *_measured(each), *about])
+        for row in each.published:
+            writer.writerow(
+                [each.data, each.language, row.system, "published", *_printed(row), "", "", "", "", row.note]
+            )
+    return out.getvalue().rstrip("\n")
+
+
+def _rows(results: Sequence[RetrievalResult], indent: str = "") -> list[list[str]]:
+    """indent: before the names of published rows."""
+    rows = []
+    for each in results:
+        rows.append([each.system, *(f"{value:.1f}" for value in _measured(each))])
+        for row in each.published:
+            rows.append([f"{indent}{row.system}, published", *(f"{value:.1f}" for value in _printed(row))])
+    return rows
+
+
+def _measured(result: RetrievalResult) -> list[float]:
+    figures = result.figures
+    return [*figures.text_to_image, *figures.image_to_text, figures.mean]
+
+
+def _printed(row: Published) -> list[float]:
+    return [*row.figures.text_to_image, *row.figures.image_to_text, row.mean]
+
+
+def _by_data(results: Sequence[RetrievalResult]) -> Iterator[tuple[str, list[RetrievalResult]]]:
+    """The results on each data set, under a title."""
+    groups: dict[tuple[str, str], list[RetrievalResult]] = {}
+    for each in results:
+        groups.setdefault((each.data, each.language), []).append(each)
+    for (name, language), group in groups.items():
+        about = f"{group[-1].images} images, {group[-1].captions} captions; per cent"
+        yield f"{name}, {_LANGUAGES.get(language, language)}: {about}", group
+
+
+def _under(results: Sequence[RetrievalResult], mark: str) -> list[str]:
+    """What must be known about the figures above."""
+    lines = [f"{row.system}, published: {row.note}" for each in results for row in each.published if row.note]
+    if any(each.published for each in results):
+        lines.insert(0, f"published: Flickr30k's test set, ViT-L image encoders; {SOURCE}")
+    lines += [note for each in results for note in each.notes]
+    if problems := results[-1].problems:
+        lines.append(f"{len(problems)} left out, the first: {problems[0].where}: {problems[0].reason}")
+    return ["", *(mark + line for line in dict.fromkeys(lines))] if lines else []
+
+
+_FORMS: dict[str, Callable[[Sequence[RetrievalResult]], str]] = {
+    "text": _text,
+    "markdown": _markdown,
+    "csv": _csv,
+    "json": lambda results: json.dumps(as_json(results), ensure_ascii=False, indent=2),
+}

@@ -1,0 +1,36 @@
+"""What an evaluation asks of a model that compares images with texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from PIL.Image import Image
+from torch import Tensor
+
+
+class System(Protocol):
+    """A row of a table: AltCLIP, CLIP, CN-CLIP, ... each with its own preprocessing.
+
+    Features are float32 on the CPU, unit vectors: (n, width), or (n, tokens, width) for a system that compares token by
+    token, in which what is padding is a zero vector.
+    """
+
+    name: str  # as the table shows it
+    note: str  # what must be known about its figures, "" if nothing
+
+    def image_features(self, images: Sequence[Image]) -> Tensor:
+        """Features of RGB images of any sizes."""
+        ...
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Features of texts of any lengths."""
+        ...
+
+    def similarity(self, text_features: Tensor, image_features: Tensor, /) -> Tensor:
+        """How well each text fits each image by text to image: float (texts, images)."""
+        ...
+
+    def image_to_text_similarity(self, text_features: Tensor, image_features: Tensor, /) -> Tensor:
+        """The same for the other direction, float (texts, images): differs only in token-wise systems."""
+        ...

@@ -1,0 +1,87 @@
+"""The pipeline that `generate` uses."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+from diffusers import (
+    AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
+    AutoPipelineForText2Image,
+    DiffusionPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
+from PIL import Image
+from safetensors import SafetensorError
+
+from altdiffusion.checkpoints import hub
+from altdiffusion.devices import DTYPES, choose_device, choose_dtype
+from altdiffusion.errors import InputError, first_line
+from altdiffusion.pipelines.alt_diffusion import (
+    AltDiffusionImg2ImgPipeline,
+    AltDiffusionInpaintPipeline,
+    AltDiffusionPipeline,
+)
+from altdiffusion.pipelines.swap import swap_text_encoder
+from altdiffusion.speed.attention import choose_attention
+from altdiffusion.speed.low_memory import save_memory
+from altdiffusion.speed.optimize import optimize as make_fast
+
+
+def pipeline_of_kind(pipe: DiffusionPipeline, has_image: bool, has_mask: bool) -> DiffusionPipeline:
+    """This pipeline, or its relative that takes an init image or a mask, with the same parts."""
+    if has_mask:
+        return pipe if isinstance(pipe, StableDiffusionInpaintPipeline) else AutoPipelineForInpainting.from_pipe(pipe)
+    if has_image:
+        return pipe if isinstance(pipe, StableDiffusionImg2ImgPipeline) else AutoPipelineForImage2Image.from_pipe(pipe)
+    return pipe if isinstance(pipe, StableDiffusionPipeline) else AutoPipelineForText2Image.from_pipe(pipe)
+
+
+def load_pipeline(
+    model: str | Path | None = None,
+    *,
+    init_image: bool = False,
+    mask: bool = False,
+    lora: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    bridge: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    low_memory: bool = False,
+    optimize: bool = False,
+    allow_pickle: bool = False,
+) -> DiffusionPipeline:
+    """The pipeline that `generate` uses, on its device, with the memory-efficient attention at hand.
+
+    low_memory, optimize: see `save_memory`, `altdiffusion.optimize`; a dtype that is given stays.
+    """
+    target = choose_device(device)
+    classes = {(True, True): AltDiffusionInpaintPipeline, (True, False): AltDiffusionImg2ImgPipeline}
+    pipeline_class = classes.get((init_image, mask), AltDiffusionPipeline)
+    pipe = pipeline_class.from_pretrained(model, dtype=choose_dtype(dtype, target), allow_pickle=allow_pickle)
+    if text_encoder is not None or bridge is not None:
+        swap_text_encoder(pipe, text_encoder, bridge=bridge, allow_pickle=allow_pickle)
+    if lora is not None:
+        try:
+            here = hub.local_path(lora)
+            source = hub.result_of_training(here) if here.exists() else lora
+            pipe.load_lora_weights(str(source), use_safetensors=None if allow_pickle else True)
+        except ImportError as error:
+            raise InputError(f"LoRA files need the package peft: pip install peft ({error})") from None
+        except (OSError, ValueError, LookupError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+            raise InputError(f"{lora} can't be loaded as a LoRA: {first_line(error)}") from None
+    if low_memory:
+        save_memory(pipe, target)
+    else:
+        pipe.to(target)
+    choose_attention(pipe)
+    if optimize:
+        make_fast(pipe, dtype=None if dtype is None else DTYPES[dtype])
+    return pipe
+
+
+def source_name(source: str | Path | Image.Image | None) -> str | None:
+    return None if source is None else "(in memory)" if isinstance(source, Image.Image) else str(source)

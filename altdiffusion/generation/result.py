@@ -1,0 +1,49 @@
+"""A generated image, and how it is saved."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from altdiffusion import files
+from altdiffusion.errors import InputError
+from altdiffusion.generation.infotext import png_info
+from altdiffusion.generation.settings import Settings
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """A drawn image. filtered: the safety checker found something and the image is black."""
+
+    image: Image.Image
+    settings: Settings
+    filtered: bool
+
+
+def save_image(picture: GeneratedImage, path: Path) -> Path:
+    """Write a PNG with prompt and settings inside, whole or not at all. Raises InputError where it can't be written."""
+    import io
+
+    buffer = io.BytesIO()
+    picture.image.save(buffer, format="PNG", pnginfo=png_info(picture.settings))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(path, buffer.getvalue())
+    except OSError as error:
+        raise InputError(f"{path} can't be written ({error.strerror}): pick another --out or make room") from None
+    return path
+
+
+def free_path(folder: Path, settings: Settings) -> Path:
+    """A file name from prompt and seed that is not taken yet, e.g. 一只猫-1.png, 一只猫-1-2.png."""
+    words = re.sub(r"[^\w]+", "-", settings.prompt)[:40].strip("-") or "picture"
+    while len(words.encode()) > 120:  # file systems allow 255 bytes, and Chinese takes three each
+        words = words[:-1]
+    path, count = folder / f"{words}-{settings.seed}.png", 1
+    while path.exists():
+        count += 1
+        path = folder / f"{words}-{settings.seed}-{count}.png"
+    return path

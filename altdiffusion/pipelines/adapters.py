@@ -1,0 +1,93 @@
+"""LoRA and textual inversion files that were made for CLIP's text encoder: what of them fits AltCLIP's."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.loaders.textual_inversion import load_textual_inversion_state_dicts
+from diffusers.utils.peft_utils import get_adapter_name, scale_lora_layers
+from torch import Tensor
+from transformers import AltCLIPTextModel
+
+from altdiffusion.errors import InputError
+from altdiffusion.text_encoder.bridge import BridgedTextEncoder
+
+logger = logging.getLogger(__name__)
+
+
+def load_lora_into_text_encoder(
+    state_dict: dict[str, Tensor],
+    network_alphas: Any,
+    text_encoder: Any,
+    prefix: str | None = None,
+    adapter_name: str | None = None,
+    lora_scale: float = 1.0,
+    metadata: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> None:
+    """Apply the text half of a LoRA if it was made for AltCLIP's tower; leave CLIP's out, and say so.
+
+    Takes the arguments of diffusers' function of this name, which it replaces for AltCLIP's encoder, with a bridge or
+    without, and for the place that XL's first encoder left empty.
+    """
+    if not isinstance(text_encoder, AltCLIPTextModel | BridgedTextEncoder | None):
+        StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder(
+            state_dict,
+            network_alphas,
+            text_encoder,
+            prefix=prefix,
+            adapter_name=adapter_name,
+            lora_scale=lora_scale,
+            metadata=metadata,
+            **kwargs,
+        )
+        return
+    start = (prefix or "text_encoder") + "."
+    half = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
+    tower = "tower." if isinstance(text_encoder, BridgedTextEncoder) else ""
+    ours = {
+        tower + key: value
+        for key, value in ((key.removeprefix(tower), value) for key, value in half.items())
+        if key.startswith(("roberta.", "transformation."))
+    }
+    if left_out := len(half) - len(ours):
+        logger.warning(
+            "LoRA: %d tensors for CLIP's text encoder were left out, as this pipeline reads prompts with AltCLIP's; "
+            "the UNet half is applied",
+            left_out,
+        )
+    if ours and text_encoder is not None:
+        from peft import LoraConfig
+
+        settings = {key.removeprefix(start): value for key, value in (metadata or {}).items() if key.startswith(start)}
+        ranks = {key: value.shape[1] for key, value in ours.items() if key.endswith("lora_B.weight")}
+        if not settings:  # without them, as diffusers does: alpha is the rank
+            rank = next(iter(ranks.values()))
+            settings = {"r": rank, "lora_alpha": rank}
+            settings["rank_pattern"] = {key.removesuffix(".lora_B.weight"): rank for key, rank in ranks.items()}
+        settings["target_modules"] = [key.removesuffix(".lora_B.weight") for key in ranks]
+        text_encoder.load_adapter(
+            adapter_name=adapter_name or get_adapter_name(text_encoder),
+            adapter_state_dict=ours,
+            peft_config=LoraConfig(**settings),
+        )
+        scale_lora_layers(text_encoder, weight=lora_scale)
+
+
+def check_textual_inversion(sources: Any, text_encoder: Any, /, **kwargs: Any) -> None:
+    """Raise InputError unless the embeddings of a textual inversion are as wide as the encoder's.
+
+    sources: what `load_textual_inversion` takes: a path, an id, a state dict, or a list of them; kwargs: its others.
+    """
+    kwargs = {name: kwargs[name] for name in kwargs if name not in ("token", "tokenizer", "text_encoder")}
+    width = text_encoder.get_input_embeddings().weight.shape[1]
+    for state in load_textual_inversion_state_dicts(sources if isinstance(sources, list) else [sources], **kwargs):
+        values = state.get("string_to_param", state) if isinstance(state, dict) else {"embedding": state}
+        for value in values.values():
+            if isinstance(value, Tensor) and value.is_floating_point() and value.shape[-1] != width:
+                raise InputError(
+                    f"this textual inversion has embeddings of width {value.shape[-1]}, AltCLIP's are {width}: it was "
+                    "made for CLIP's text encoder and can't be used here; train one for AltCLIP"
+                )

@@ -1,0 +1,258 @@
+"""AltDiffusion's pipelines, and swapping its text encoder into any Stable Diffusion pipeline.
+
+The pipelines are diffusers' own in every respect; what they add is loading every published layout, and saving
+as the stock class, so that plain diffusers loads the result.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import safetensors
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.pipelines import auto_pipeline
+from transformers import AltCLIPTextModel
+
+from altdiffusion.altclip.best_of import with_best_of
+from altdiffusion.checkpoints import hub, tensor_files
+from altdiffusion.checkpoints.hub import HUB_OPTIONS
+from altdiffusion.errors import InputError, first_line
+from altdiffusion.files import write_text
+from altdiffusion.pipelines import adapters, legacy_import
+from altdiffusion.pipelines.model_card import write_model_card
+from altdiffusion.pipelines.single_file import load_single_file
+from altdiffusion.speed.low_memory import save_memory
+from altdiffusion.speed.optimize import optimize
+from altdiffusion.text_encoder.bridge import BridgedTextEncoder
+from altdiffusion.text_encoder.encoder import check_text_encoder
+from altdiffusion.text_encoder.forward import patch_forward
+from altdiffusion.text_encoder.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+legacy_import.install()
+
+
+class AltDiffusionMixin(DiffusionPipeline):
+    """What the three pipelines add to their stock counterparts."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path | None = None,
+        *,
+        allow_pickle: bool = False,
+        ema: bool = False,
+        tokenizer: Any = None,
+        low_memory: bool | Literal["stream"] = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Load AltDiffusion from any layout.
+
+        pretrained_model_name_or_path: None (the embedded default, "mini"), "sd-mini", an id on the hub, a folder
+            (as published, as `convert` or `save_pretrained` wrote it), or a single file (.safetensors, .ckpt).
+        allow_pickle: read .bin and .ckpt files (with torch's weights_only). ema: of a single file, the moving average.
+        tokenizer: for single files, which carry none; a folder, an id on the hub, or a tokenizer.
+        low_memory: put it on the best device so that it takes little memory there, see `save_memory`; "stream": the least.
+        kwargs: as in diffusers: dtype (by default float32), variant, device_map, revision, safety_checker=None, any component ...
+        Raises InputError: unknown model, missing or left-over tensors (named), damaged files, pickles not allowed.
+        """
+        if low_memory:
+            if kwargs.get("device_map") is not None:
+                raise InputError("low_memory and device_map both say where the weights go: pass one of them")
+            options = {"allow_pickle": allow_pickle, "ema": ema, "tokenizer": tokenizer}
+            pipeline = cls.from_pretrained(pretrained_model_name_or_path, **options, **kwargs)
+            save_memory(pipeline, stream=low_memory == "stream")
+            return pipeline
+        model = hub.MINI if pretrained_model_name_or_path is None else pretrained_model_name_or_path
+        try:
+            if model not in _EMBEDDED and hub.local_path(model).is_file():
+                path = hub.local_path(model)
+                return cls._from_file(path, ema=ema, allow_pickle=allow_pickle, tokenizer=tokenizer, **kwargs)
+            if ema:
+                raise InputError("ema=True is for single files; a folder holds one set of weights")
+            kwargs.setdefault("use_safetensors", None if allow_pickle else True)
+            if kwargs.get("dtype", kwargs.get("torch_dtype")) is None:
+                kwargs["dtype"] = torch.float32  # the libraries would each take the stored one, or not
+            folder = cls._folder(model, allow_pickle, kwargs)
+            kwargs = _load_checked(folder, tokenizer, kwargs)
+            pipeline = super().from_pretrained(str(folder), **kwargs)
+        except InputError:
+            raise
+        except _UNREADABLE as error:
+            raise InputError(f"{model} can't be loaded: {first_line(error)}") from error
+        pipeline.register_to_config(_name_or_path=str(model))
+        if isinstance(pipeline.text_encoder, AltCLIPTextModel):
+            patch_forward(pipeline.text_encoder)
+        return pipeline
+
+    @classmethod
+    def _from_file(cls, path: Path, **kwargs: Any) -> Self:
+        """A pipeline from a single file; components that are passed take the place of the file's."""
+        given = {name: kwargs.pop(name) for name in inspect.signature(cls.__init__).parameters if name in kwargs}
+        known = {"ema", "allow_pickle", "dtype", "torch_dtype", "use_safetensors", "low_cpu_mem_usage", *HUB_OPTIONS}
+        if unknown := sorted(set(kwargs) - known):
+            raise InputError(f"{unknown[0]}= can't be used with a single file: convert it to a folder first")
+        tokenizer = given.pop("tokenizer", None)
+        options = {name: kwargs[name] for name in ("ema", "allow_pickle")}
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        parts = load_single_file(path, dtype=dtype, tokenizer=tokenizer, **options)
+        pipeline = cls(**({"requires_safety_checker": False} | parts | given))
+        pipeline.register_to_config(_name_or_path=str(path))
+        return pipeline
+
+    @classmethod
+    def _folder(cls, model: str | Path, allow_pickle: bool, kwargs: dict[str, Any]) -> Path:
+        """Where the pipeline's folder is, downloaded if need be; says early what can't be loaded."""
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        folder = hub.locate(model, ["model_index.json", "config.json"], **hub_options)
+        if not (folder / "model_index.json").is_file():
+            advice = "its text encoder alone goes into a pipeline by swap_text_encoder(pipe, model)"
+            found = "AltCLIP or a text encoder" if (folder / "config.json").is_file() else "no model"
+            raise InputError(f"no model_index.json in {folder}: this is {found}, not a pipeline; {advice}")
+        index = tensor_files.read_json(folder / "model_index.json")
+        if "text_encoder_2" in index:
+            kind = index.get("_class_name")
+            raise InputError(f"{model} is a {kind}: load it with diffusers' {kind}, after `import altdiffusion`")
+        if model not in _EMBEDDED and not hub.local_path(model).exists():
+            hub_options |= {name: kwargs[name] for name in ("use_safetensors", "variant") if name in kwargs}
+            folder = Path(hub.on_hub(str(model), lambda name: cls.download(name, **hub_options)))
+        if not allow_pickle:
+            for part in sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in kwargs):
+                tensor_files.refuse_pickles(part)
+        return folder
+
+    @classmethod
+    def from_single_file(cls, path: str | Path, **kwargs: Any) -> Self:
+        """The same as `from_pretrained(path)`."""
+        return cls.from_pretrained(path, **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save in the stock layout, which plain diffusers and transformers load, with a model card."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        for name in ("text_encoder", "safety_checker", "image_encoder"):
+            # Without a dtype, transformers loads what config.json says and diffusers float32: let them agree.
+            path = Path(save_directory) / name / "config.json"
+            if path.is_file():
+                settings = tensor_files.read_json(path) | {"dtype": "float32"}
+                write_text(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+        if not (Path(save_directory) / "README.md").exists():
+            write_model_card(Path(save_directory), self)
+
+    def to_json_string(self) -> str:
+        """model_index.json names the stock class, which every diffusers has."""
+        settings = json.loads(super().to_json_string())
+        settings["_class_name"] = settings["_class_name"].replace("AltDiffusion", "StableDiffusion")
+        return json.dumps(settings, indent=2, sort_keys=True) + "\n"
+
+    def load_textual_inversion(self, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> None:
+        """As in diffusers; one made for CLIP's text encoder is refused with the reason (InputError)."""
+        adapters.check_textual_inversion(pretrained_model_name_or_path, self.text_encoder, **kwargs)
+        super().load_textual_inversion(pretrained_model_name_or_path, *args, **kwargs)
+
+    optimize = optimize
+
+    @classmethod
+    def _get_signature_types(cls) -> dict[str, Any]:
+        """diffusers warns of components that are not of these types: AltCLIP's encoders are as good as CLIP's here."""
+        types = super()._get_signature_types()
+        return types | {"text_encoder": (*types["text_encoder"], AltCLIPTextModel, BridgedTextEncoder)}
+
+    load_lora_into_text_encoder = staticmethod(adapters.load_lora_into_text_encoder)
+
+
+class AltDiffusionPipeline(AltDiffusionMixin, StableDiffusionPipeline):
+    """Text to image: a `StableDiffusionPipeline` whose prompts are read by AltCLIP, in any of its languages."""
+
+    __call__ = with_best_of(StableDiffusionPipeline.__call__)
+
+
+class AltDiffusionImg2ImgPipeline(AltDiffusionMixin, StableDiffusionImg2ImgPipeline):
+    """Image to image: a `StableDiffusionImg2ImgPipeline` whose prompts are read by AltCLIP."""
+
+    __call__ = with_best_of(StableDiffusionImg2ImgPipeline.__call__)
+
+
+class AltDiffusionInpaintPipeline(AltDiffusionMixin, StableDiffusionInpaintPipeline):
+    """Inpainting: a `StableDiffusionInpaintPipeline` whose prompts are read by AltCLIP."""
+
+    __call__ = with_best_of(StableDiffusionInpaintPipeline.__call__)
+
+
+# diffusers finds the pipelines that belong together by the names in these tables.
+auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusionPipeline
+auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusionImg2ImgPipeline
+auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusionInpaintPipeline
+
+
+_EMBEDDED = (hub.MINI, hub.SD_MINI)
+
+
+# What the libraries raise for files that are damaged or not what they seem.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    pickle.UnpicklingError,
+    safetensors.SafetensorError,
+)
+
+
+def _load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Check and load what diffusers and transformers would not: where tensors are missing they draw random ones.
+
+    Returns `kwargs` with the parts that were loaded. With a device_map or a quantization_config UNet and VAE are left
+    to diffusers, which places or quantizes them while it loads.
+    """
+    passed = dict(kwargs)
+    variant, use_safetensors = passed.get("variant"), passed.get("use_safetensors")
+    reader = _reader(folder)
+    if "text_encoder" not in passed and reader in _ALTCLIP:  # BridgedTextEncoder checks itself
+        part = folder / "text_encoder"
+        check_text_encoder(part, variant if any(part.glob(f"*.{variant}.*")) else None, use_safetensors)
+    if "tokenizer" not in passed and (tokenizer is not None or reader in (*_ALTCLIP, "BridgedTextEncoder")):
+        passed["tokenizer"] = load_tokenizer(folder if tokenizer is None else tokenizer)
+    if passed.get("device_map") is not None or passed.get("quantization_config") is not None:
+        return passed
+    dtype = passed.get("dtype", passed.get("torch_dtype"))
+    for name, model_class in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
+        if name in passed:
+            continue
+        shared = name == "vae" and folder == hub.sd_mini_folder()
+        part = (hub.mini_folder() if shared else folder) / name
+        if not part.is_dir():
+            raise InputError(f"{folder} has no folder {name!r}: the download is incomplete")
+        passed[name] = tensor_files.load_strict(
+            model_class,
+            part,
+            dtype=dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype,
+            variant=variant if any(part.glob(f"*.{variant}.*")) else None,
+            use_safetensors=use_safetensors if any(part.glob("*.safetensors")) else False,
+        )
+    return passed
+
+
+# The class of its encoder, by today's name and the published one.
+_ALTCLIP = ("AltCLIPTextModel", "RobertaSeriesModelWithTransformation")
+
+
+def _reader(folder: Path) -> str | None:
+    """The class of the text encoder, as model_index.json names it."""
+    return (tensor_files.read_json(folder / "model_index.json").get("text_encoder") or [None])[-1]

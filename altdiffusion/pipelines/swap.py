@@ -1,0 +1,96 @@
+"""AltCLIP's text encoder in the place of a pipeline's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from transformers import AltCLIPTextModel, CLIPTextModel, CLIPTextModelWithProjection
+
+from altdiffusion.checkpoints.hub import HUB_OPTIONS
+from altdiffusion.errors import InputError
+from altdiffusion.pipelines import adapters
+from altdiffusion.pipelines.alt_diffusion import AltDiffusionMixin
+from altdiffusion.text_encoder.bridge import Bridge, BridgedTextEncoder, check_bridge, load_bridge
+from altdiffusion.text_encoder.encoder import load_text_encoder
+
+
+def swap_text_encoder(
+    pipe: DiffusionPipeline,
+    model: str | Path | None = None,
+    *,
+    bridge: str | Path | Bridge | None = None,
+    **kwargs: Any,
+) -> DiffusionPipeline:
+    """Replace the text encoder and tokenizer of a Stable Diffusion pipeline by AltCLIP's, in place.
+
+    Without a bridge the UNet should be one that was trained for this encoder, as AltDiffusion's are: another one draws
+    nothing sensible. With one, any UNet of Stable Diffusion 1.x, 2.x or XL that was trained with CLIP will do.
+    pipe: any diffusers pipeline with CLIP's text encoder and a UNet. The new encoder takes the old one's device and the
+        UNet's dtype. XL's two encoders become one, `text_encoder_2`, which reads `prompt`; `prompt_2` is not read.
+    bridge: a folder, an id on the hub, "mini" (from mini's AltCLIP to "sd-mini"), or a `Bridge`, of which the pipeline
+        gets a copy.
+    model, kwargs: as in `load_text_encoder`.
+    Returns the same pipeline. Raises InputError where the widths don't fit, before anything is changed.
+    """
+    unet: Any = getattr(pipe, "unet", None)
+    wanted = getattr(getattr(unet, "config", None), "cross_attention_dim", None)
+    there = hasattr(pipe, "text_encoder")
+    xl = there and hasattr(pipe, "text_encoder_2") and "text_encoder" in pipe._optional_components
+    old: Any = getattr(pipe, "text_encoder_2" if xl else "text_encoder", None)
+    clip = CLIPTextModelWithProjection if xl else CLIPTextModel
+    fits = xl or (there and not hasattr(pipe, "text_encoder_2"))
+    if wanted is None or not fits or not isinstance(old, clip | AltCLIPTextModel | BridgedTextEncoder | None):
+        raise InputError(
+            f"{type(pipe).__name__} is not a Stable Diffusion 1.x, 2.x or XL pipeline: expected one CLIP text encoder, "
+            "or XL's two, and a UNet that attends to its states"
+        )
+    if xl and bridge is None:
+        raise InputError(
+            f"{type(pipe).__name__} has a UNet trained with two CLIPs: AltCLIP fits it by a bridge, bridge="
+        )
+    if any(hasattr(getattr(pipe, name, None), "_hf_hook") for name in ("text_encoder", "text_encoder_2")):
+        raise InputError(
+            "this pipeline offloads its parts already: swap the text encoder first, then enable the offload"
+        )
+    if "dtype" not in kwargs:
+        kwargs["dtype"] = unet.dtype
+    if bridge is not None:
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs and name != "revision"}
+        bridge = load_bridge(bridge, dtype=kwargs["dtype"], **hub_options)
+        check_bridge(bridge, unet, aesthetics=bool(pipe.config.get("requires_aesthetics_score")))
+    encoder: Any
+    encoder, tokenizer = load_text_encoder(model, **kwargs)
+    if bridge is not None:
+        encoder = BridgedTextEncoder.of(encoder, bridge.to(encoder.device))
+    elif wanted != encoder.config.project_dim:
+        raise InputError(
+            f"the UNet attends to text states of width {wanted}, this encoder gives {encoder.config.project_dim}: "
+            "768 belongs to Stable Diffusion 1.x (AltDiffusion, -m9, AltCLIP), 1024 to 2.x (AltDiffusion-m18); "
+            "between a UNet trained with CLIP and any AltCLIP stands a bridge, bridge="
+        )
+    if kwargs.get("device_map") is None:
+        encoder.to((unet if old is None else old).device)
+    if xl:
+        pipe.register_modules(text_encoder=None, tokenizer=None, text_encoder_2=encoder, tokenizer_2=tokenizer)
+    else:
+        pipe.register_modules(text_encoder=encoder, tokenizer=tokenizer)
+    if hasattr(pipe, "empty_text_embedding"):  # Marigold keeps the states of "", which were the old encoder's
+        pipe.empty_text_embedding = None
+    if not isinstance(pipe, AltDiffusionMixin):  # on this instance alone: its class stays stock
+        pipe.load_lora_into_text_encoder = adapters.load_lora_into_text_encoder
+        if hasattr(type(pipe), "load_textual_inversion"):
+            pipe.load_textual_inversion = _Checked(pipe, encoder)
+    return pipe
+
+
+class _Checked:
+    """A pipeline's own `load_textual_inversion`, behind a check that the embeddings fit the encoder."""
+
+    def __init__(self, pipe: Any, encoder: AltCLIPTextModel | BridgedTextEncoder) -> None:
+        self.pipe, self.encoder = pipe, encoder
+
+    def __call__(self, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> None:
+        adapters.check_textual_inversion(pretrained_model_name_or_path, self.encoder, **kwargs)
+        type(self.pipe).load_textual_inversion(self.pipe, pretrained_model_name_or_path, *args, **kwargs)

@@ -1,0 +1,230 @@
+"""Settings as classes: each field has its type, range and help in one line; they are checked all at once.
+
+    class Tuning(Settings):
+        steps: int = setting(25, "denoising steps", minimum=1, maximum=999)
+
+    Tuning(steps=0)                              # InputError: steps: expected 1 to 999, got 0
+    read_settings(Tuning, {"steps": "0"}, None)  # InputError: --steps: expected 1 to 999, got 0
+
+Command line, files, web API and documentation are read off these classes. Light on purpose: pydantic, no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from typing_extensions import Self
+
+from altdiffusion.checkpoints.hub import local_path
+from altdiffusion.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+S = TypeVar("S", bound="Settings")
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    multiple_of: int | None = None,
+    **about: Any,
+) -> Any:
+    """A field with its help and its range: minimum and maximum included, `above` not. `...` as default: it must be given.
+
+    about: what else is read off the field, such as its name in a PNG; `about_of` gives it back.
+    """
+    is_list = isinstance(default, list)
+    return Field(
+        **{"default_factory": default.copy} if is_list else {"default": default},
+        description=help, ge=minimum, le=maximum, gt=above, multiple_of=multiple_of, json_schema_extra=about,
+    )  # fmt: skip
+
+
+class Settings(BaseModel):
+    """Raises InputError, naming every setting that is unknown, missing, of a wrong type or out of its range."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    def __init__(self, origins: Mapping[str, str] = types.MappingProxyType({}), /, **values: Any) -> None:
+        """origins: what a setting is called in errors, where that isn't its name, such as --batch-size."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise InputError("; ".join(_explain(type(self), error.errors(), origins))) from None
+        if problems := self.problems():
+            raise InputError("; ".join(problems))
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _convert(cls, value: Any, info: ValidationInfo) -> Any:
+        """What a person types, or TOML holds, for pydantic; ValueError where pydantic would guess."""
+        assert info.field_name is not None
+        return _convert(value, cls.model_fields[info.field_name].annotation)
+
+    def problems(self) -> list[str]:
+        """What is wrong between settings that are each in their range."""
+        return []
+
+    def changed(self, *names: str) -> str:
+        """Which of these settings are not their defaults, as flags; "" if none."""
+        fields = type(self).model_fields
+        return ", ".join(as_flag(name) for name in names if getattr(self, name) != fields[name].get_default())
+
+    def replace(self, **changes: Any) -> Self:
+        """The same with changes, checked as ever."""
+        return type(self)(**(dict(self) | changes))
+
+    def save_as_json(self) -> str:
+        """A JSON document of all settings."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def read_settings(cls: type[S], flags: Mapping[str, Any], config: Path | None = None) -> S:
+    """Settings from a file and from flags, which win.
+
+    flags: name -> strings as typed (a list, or "true" for a bare switch). config: TOML with the settings' names as keys, or
+        the settings.json of an earlier training.
+    Raises InputError with everything that is wrong: unknown names, types, ranges, what is missing.
+    """
+    in_file = {name.replace("-", "_"): (value, f"{config}: {name}") for name, value in _read_config(config).items()}
+    given = in_file | {name: (value, as_flag(name)) for name, value in flags.items()}
+    origins = {name: as_flag(name) for name in cls.model_fields}  # of those that are missing
+    origins |= {name: origin for name, (_, origin) in given.items()}
+    return cls(origins, **{name: value for name, (value, _) in given.items()})
+
+
+def about_of(field: FieldInfo) -> dict[str, Any]:
+    """What `setting` was told besides help and range."""
+    about = field.json_schema_extra
+    return about if isinstance(about, dict) else {}
+
+
+def choices_of(field: FieldInfo) -> tuple[str, ...]:
+    """The values of a field that has a few, else ()."""
+    hint = _without_none(field.annotation)
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+
+
+def range_of(field: FieldInfo) -> str:
+    """The range as words, such as "1 to 999" or "at least 0"; "" where there is none."""
+    limits = {
+        name: getattr(each, name) for each in field.metadata for name in ("ge", "gt", "le") if hasattr(each, name)
+    }
+    low = f"{limits['ge']}" if "ge" in limits else f"above {limits['gt']}" if "gt" in limits else ""
+    if "le" in limits:
+        return f"{low}{' to' if 'ge' in limits else ', at most'} {limits['le']}" if low else f"at most {limits['le']}"
+    return f"at least {low}" if "ge" in limits else low
+
+
+def as_flag(name: str) -> str:
+    """batch_size -> --batch-size"""
+    return f"--{name.replace('_', '-')}"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """ ": do you mean steps?" for the name nearest to a misspelt one, "" where none is near."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f": do you mean {close[0]}?" if close else ""
+
+
+def _explain(cls: type[Settings], errors: Sequence[ErrorDetails], origins: Mapping[str, str]) -> list[str]:
+    """A line for each field that is wrong, in the order of the fields, unknown names first."""
+    lines: dict[str, str] = {}
+    for error in errors:
+        name = str(error["loc"][0])
+        origin = origins.get(name, name)
+        lines.setdefault(name, f"{origin}{_explain_one(cls, name, error, origin.startswith('--'))}")
+    order = list(cls.model_fields)
+    return [lines[name] for name in sorted(lines, key=lambda name: order.index(name) if name in order else -1)]
+
+
+def _explain_one(cls: type[Settings], name: str, error: ErrorDetails, is_flag: bool) -> str:
+    if error["type"] == "extra_forbidden":
+        spelled = as_flag if is_flag else str
+        return f" is no setting{suggest(spelled(name), map(spelled, cls.model_fields))}"
+    field, value = cls.model_fields[name], error["input"]
+    if error["type"] == "missing":
+        return f" is missing: {field.description}"
+    if error["type"] == "literal_error":
+        return f": expected one of {', '.join(choices_of(field))}, got {value!r}"
+    if error["type"] == "multiple_of":
+        return f": expected a multiple of {error['ctx']['multiple_of']}, got {value}"
+    if error["type"] in ("finite_number", "greater_than_equal", "less_than_equal", "greater_than"):
+        return f": expected {range_of(field) or 'a finite number'}, got {value}"
+    return f": expected {_describe(field.annotation)}, got {value!r}"
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    inner = _without_none(hint)
+    if inner is not hint and (value is None or value in ("none", ["none"])):
+        return None
+    if typing.get_origin(inner) is list:
+        return [
+            _convert(each, *typing.get_args(inner)) for each in (value if isinstance(value, list | tuple) else [value])
+        ]
+    if isinstance(value, list):
+        (value,) = value  # ValueError if several were given
+    if inner is bool:
+        value = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+        if not isinstance(value, bool):
+            raise ValueError
+    elif isinstance(value, bool) or (inner is int and isinstance(value, float)):
+        raise ValueError
+    elif inner in (str, Path):
+        if not isinstance(value, str | Path) or "\0" in str(value):
+            raise ValueError
+        return local_path(value) if inner is Path else str(value)
+    return value
+
+
+def _without_none(hint: Any) -> Any:
+    """X of `X | None`; anything else as it is."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(each for each in typing.get_args(hint) if each is not types.NoneType)
+    return hint
+
+
+def _describe(hint: Any) -> str:
+    if (inner := _without_none(hint)) is not hint:
+        return f"{_describe(inner)} or none"
+    if typing.get_origin(hint) is list:
+        return f"a list, each {_describe(typing.get_args(hint)[0])}"
+    return _NAMES[hint] if hint in _NAMES else f"one of {', '.join(typing.get_args(hint))}"
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    is_json = path.suffix.lower() == ".json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if is_json else tomllib.loads(text)
+    except OSError as error:
+        raise InputError(f"--config {path} can't be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        form, expected = ("JSON", _JSON_EXAMPLE) if is_json else ("TOML", "lines such as learning_rate = 1e-4")
+        raise InputError(f"--config {path} is no {form} ({error}): expected {expected}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"--config {path} holds no settings: expected {_JSON_EXAMPLE}")
+    return found
+
+
+_JSON_EXAMPLE = 'an object of settings, as {"learning_rate": 1e-4}'

@@ -1,0 +1,320 @@
+"""The bridge: AltCLIP's token states to CLIP's, so that any Stable Diffusion reads every language of AltCLIP.
+
+A UNet that was trained with CLIP keeps all it has: its weights, LoRAs, ControlNets. `Bridge` gives it what CLIP would
+have given for the English caption: learned queries, one for each of CLIP's 77 positions, attend to AltCLIP's states.
+`BridgedTextEncoder` is AltCLIP's text tower with a bridge behind it, what a pipeline holds in CLIP's place.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor, nn
+from transformers import AltCLIPTextConfig, AltCLIPTextModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.clip.modeling_clip import CLIPTextModelOutput
+from transformers.utils import ModelOutput
+
+from altdiffusion.checkpoints import hub, tensor_files
+from altdiffusion.errors import InputError, first_line
+from altdiffusion.text_encoder.forward import patch_forward
+
+
+class BridgeConfig(PreTrainedConfig):
+    """What a bridge is made of; the defaults stand between AltCLIP (768) and Stable Diffusion 1.x, 25M parameters.
+
+    input_width: of AltCLIP's text states (`project_dim`): 1024 for m18, 768 for the others.
+    output_width: of CLIP's states: 768 for Stable Diffusion 1.x, 1024 for 2.x, 2048 for XL, whose two encoders' states
+        (768 + 1280) are given side by side.
+    pooled_width: of the vector that XL takes besides (1280), 0 for none.
+    num_queries: the number of CLIP's states.
+    target: which of CLIP's states it learnt, "last_hidden_state" or "penultimate"; for the reader, nothing depends on it.
+    Raises InputError unless hidden_size is a multiple of num_attention_heads.
+    """
+
+    model_type = "altdiffusion_bridge"
+
+    def __init__(
+        self,
+        input_width: int = 768,
+        output_width: int = 768,
+        pooled_width: int = 0,
+        num_queries: int = 77,
+        hidden_size: int = 768,
+        num_layers: int = 3,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 2048,
+        target: str = "last_hidden_state",
+        **kwargs: Any,
+    ) -> None:
+        if hidden_size % num_attention_heads:
+            raise InputError(
+                f"a bridge of hidden_size {hidden_size} can't have {num_attention_heads} attention heads: "
+                "expected a divisor of it"
+            )
+        self.input_width = input_width
+        self.output_width = output_width
+        self.pooled_width = pooled_width
+        self.num_queries = num_queries
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.target = target
+        super().__init__(**kwargs)
+
+
+@dataclass
+class BridgeOutput(ModelOutput):
+    """last_hidden_state: (batch, num_queries, output_width). pooled: (batch, pooled_width), or None without one."""
+
+    last_hidden_state: Tensor | None = None
+    pooled: Tensor | None = None
+
+
+class _Exact(PreTrainedModel):
+    """Loads safetensors alone, and exactly the tensors it needs: transformers only reports those it made up."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers. dtype: float32 by default. Raises InputError that names a missing or left-over tensor."""
+        with_report = kwargs.pop("output_loading_info", False)
+        kwargs["dtype"] = kwargs.get("dtype") or kwargs.pop("torch_dtype", None) or torch.float32
+        kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        model, report = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        for kind in ("missing", "unexpected", "mismatched"):
+            if names := sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[f"{kind}_keys"]):
+                raise InputError(
+                    f"the tensors in {pretrained_model_name_or_path} do not fit its config.json: "
+                    f"{kind} {', '.join(names[:4])}"
+                )
+        return (model, report) if with_report else model
+
+
+class Bridge(_Exact):
+    """Learned queries that cross-attend to AltCLIP's token states in pre-norm transformer decoder layers."""
+
+    config_class = BridgeConfig
+    main_input_name = "states"
+
+    def __init__(self, config: BridgeConfig) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        self.project_in = nn.Linear(config.input_width, width)
+        self.queries = nn.Parameter(torch.randn(config.num_queries + bool(config.pooled_width), width) / width**0.5)
+        self.layers = nn.ModuleList(
+            _Layer(width, config.num_attention_heads, config.intermediate_size) for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.project_out = nn.Linear(width, config.output_width)
+        self.pool = nn.Linear(width, config.pooled_width) if config.pooled_width else None
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: the parameters begin as torch made them."""
+
+    def forward(self, states: Tensor, attention_mask: Tensor | None = None) -> BridgeOutput:
+        """Translate text states.
+
+        states: (batch, tokens, input_width), AltCLIP's. attention_mask: (batch, tokens), 1 or True for real tokens, of
+        which each row needs one; by default all are. What stands at the others changes nothing.
+        """
+        memory = self.project_in(states)
+        mask = None if attention_mask is None else attention_mask.bool()[:, None, None]
+        hidden = self.queries.expand(len(states), -1, -1)
+        for layer in self.layers:
+            hidden = layer(hidden, memory, mask)
+        hidden = self.norm(hidden)
+        count = self.config.num_queries
+        pooled = None if self.pool is None else self.pool(hidden[:, count])
+        return BridgeOutput(last_hidden_state=self.project_out(hidden[:, :count]), pooled=pooled)
+
+
+class _Layer(nn.Module):
+    """A pre-norm transformer decoder layer, as `nn.TransformerDecoderLayer(norm_first=True, activation="gelu")`."""
+
+    def __init__(self, width: int, heads: int, intermediate: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.self_attention = _Attention(width, heads)
+        self.cross_attention = _Attention(width, heads)
+        self.feed_forward = nn.Sequential(nn.Linear(width, intermediate), nn.GELU(), nn.Linear(intermediate, width))
+
+    def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
+        normed = self.norm1(hidden)
+        hidden = hidden + self.self_attention(normed, normed)
+        hidden = hidden + self.cross_attention(self.norm2(hidden), memory, mask)
+        return hidden + self.feed_forward(self.norm3(hidden))
+
+
+class _Attention(nn.Module):
+    """Multi-head attention of plain Linears.
+
+    `nn.MultiheadAttention` reads its output layer's weight without calling the layer, so that weights which an offload
+    brings in by hooks are not there.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """hidden: (batch, queries, width); memory: (batch, tokens, width); mask: True where to attend, broadcast."""
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.query(hidden), self.key(memory), self.value(memory))
+        )
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class BridgedTextEncoderConfig(PreTrainedConfig):
+    """text_config: of AltCLIP's text tower. bridge_config: of the bridge behind it. Each a config or its dictionary."""
+
+    model_type = "altdiffusion_bridged_text_encoder"
+    sub_configs = {"text_config": AltCLIPTextConfig, "bridge_config": BridgeConfig}  # noqa: RUF012
+    use_attention_mask = True  # diffusers asks for it before it passes the mask
+
+    def __init__(self, text_config: Any = None, bridge_config: Any = None, **kwargs: Any) -> None:
+        self.text_config = AltCLIPTextConfig(**text_config) if isinstance(text_config, dict) else text_config
+        self.bridge_config = BridgeConfig(**bridge_config) if isinstance(bridge_config, dict) else bridge_config
+        self.text_config = self.text_config or AltCLIPTextConfig()
+        self.bridge_config = self.bridge_config or BridgeConfig()
+        super().__init__(**kwargs)
+
+    @property
+    def projection_dim(self) -> int:
+        """The width of the pooled vector, under the name that XL's pipelines ask for."""
+        return self.bridge_config.pooled_width
+
+
+class BridgedTextEncoder(_Exact):
+    """AltCLIP's text tower and a bridge: takes the place of CLIP's text encoder in any Stable Diffusion pipeline.
+
+    For Stable Diffusion 1.x and 2.x, `output[0]` is what CLIP would give, (batch, 77, output_width). With a pooled
+    vector, for XL, `output[0]` is that vector and `hidden_states[-2]` are the states of both of its encoders, side by
+    side: then this is `text_encoder_2`, and there is no first one.
+    """
+
+    config_class = BridgedTextEncoderConfig
+
+    def __init__(self, config: BridgedTextEncoderConfig) -> None:
+        super().__init__(config)
+        self.tower = patch_forward(AltCLIPTextModel(config.text_config))
+        self.bridge = Bridge(config.bridge_config)
+        self.post_init()
+
+    @classmethod
+    def of(cls, tower: AltCLIPTextModel, bridge: Bridge) -> BridgedTextEncoder:
+        """Put the two together as they are: nothing is copied. Raises InputError where the widths don't fit."""
+        if bridge.config.input_width != tower.config.project_dim:
+            raise InputError(
+                f"this bridge reads text states of width {bridge.config.input_width}, this AltCLIP gives "
+                f"{tower.config.project_dim}: take the bridge that was trained for it (1024 belongs to m18, "
+                "768 to the others)"
+            )
+        config = BridgedTextEncoderConfig(tower.config, bridge.config, dtype=tower.dtype)
+        tower.config.name_or_path = bridge.config.name_or_path = ""  # else config.json tells where they lay
+        with torch.device("meta"):
+            encoder = cls(config)
+        encoder.tower, encoder.bridge = patch_forward(tower), bridge
+        return encoder.eval()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.tower.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.tower.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Read prompts.
+
+        input_ids, attention_mask: (batch, tokens) of AltCLIP's tokenizer; without a mask, padding is known by its id.
+        kwargs: CLIP's others, unused. Raises InputError where another than the usual layer is asked for (`clip_skip`).
+        """
+        if output_hidden_states and not self.config.projection_dim:
+            raise InputError(_NO_LAYERS)
+        if attention_mask is None:
+            attention_mask = input_ids.ne(self.config.text_config.pad_token_id)
+        attention_mask = attention_mask.bool()
+        if not torch.compiler.is_compiling():  # the bridge leaves padding out, so the tower need not read it
+            length = int(attention_mask.any(0).nonzero().max()) + 1
+            input_ids, attention_mask = input_ids[:, :length], attention_mask[:, :length]
+        states = self.tower(input_ids, attention_mask=attention_mask.long()).last_hidden_state
+        output: Any = self.bridge(states, attention_mask)
+        if output.pooled is None:
+            output = BaseModelOutput(last_hidden_state=output.last_hidden_state)
+        else:
+            states = output.last_hidden_state
+            output = CLIPTextModelOutput(output.pooled, states, _Penultimate([states, states]))
+        return output.to_tuple() if return_dict is False else output
+
+
+_NO_LAYERS = (
+    "behind a bridge CLIP's layers don't exist, it gives the one that it learnt: call the pipeline with clip_skip=None "
+    "(a UNet that wants another layer wants a bridge trained for it)"
+)
+
+
+class _Penultimate(tuple[Tensor, ...]):
+    """What XL's pipelines take `hidden_states[-2]` from, and nothing else."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if index != -2:
+            raise InputError(_NO_LAYERS)
+        return super().__getitem__(index)
+
+
+def load_bridge(source: str | Path | Bridge, dtype: torch.dtype, **hub_options: Any) -> Bridge:
+    """A bridge from a folder or an id on the hub, "mini"'s, or a copy of the one that is given. Raises InputError."""
+    if isinstance(source, Bridge):
+        return copy.deepcopy(source).to(dtype)
+    if source == hub.MINI:
+        folder = hub.mini_folder() / "bridge"
+    else:
+        folder = hub.locate(source, ["config.json", "model.safetensors"], **hub_options)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"no bridge in {folder}: expected a folder with config.json and model.safetensors")
+    kind = tensor_files.read_json(folder / "config.json").get("model_type")
+    if kind != BridgeConfig.model_type:
+        raise InputError(f"{folder} holds no bridge: expected model_type {BridgeConfig.model_type!r}, got {kind!r}")
+    try:
+        return Bridge.from_pretrained(folder, dtype=dtype)
+    except (OSError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
+        raise InputError(f"the bridge in {folder} can't be read: {first_line(error)}") from error
+
+
+def check_bridge(bridge: Bridge, unet: Any, aesthetics: bool = False) -> None:
+    """Raise InputError unless a bridge gives what a UNet takes: states and, for XL, a pooled vector, of its widths.
+
+    aesthetics: whether the UNet is told a score of the image, as XL's refiner is.
+    """
+    takes = (unet.config.cross_attention_dim, 0)
+    if unet.config.get("addition_embed_type") == "text_time":
+        # beside the pooled vector lie the embeddings of 6 numbers: three sizes, or two and the score
+        numbers = (5 if aesthetics else 6) * unet.config.addition_time_embed_dim
+        takes = (takes[0], unet.config.projection_class_embeddings_input_dim - numbers)
+    gives = (bridge.config.output_width, bridge.config.pooled_width)
+    if gives != takes:
+        raise InputError(
+            f"this bridge gives text states of width {gives[0]} and a pooled vector of {gives[1]}, this UNet takes "
+            f"{takes[0]} and {takes[1]}: take a bridge that was trained for its CLIP (Stable Diffusion 1.x: 768 and 0; "
+            "2.x: 1024 and 0; XL: 2048 and 1280)"
+        )
+
+
+# Saved pipelines name the class by this path: it is a file format, and must outlive the files of this package.
+BridgedTextEncoder.__module__ = "altdiffusion"

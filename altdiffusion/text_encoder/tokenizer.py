@@ -1,0 +1,91 @@
+"""AltCLIP's tokenizer: XLM-R's, cutting at 77 tokens."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, XLMRobertaTokenizer
+
+from altdiffusion.checkpoints import hub
+from altdiffusion.errors import InputError, first_line
+
+logger = logging.getLogger(__name__)
+
+MAX_TOKENS = 77  # what every Stable Diffusion UNet was trained with
+
+
+def hub_files(allow_pickle: bool) -> list[str]:
+    """The files of a repository that `load_text_encoder` needs, as patterns."""
+    patterns = [*_TOKENIZER_FILES, "text_encoder/*.safetensors", "text_encoder/*.json", "model*.safetensors"]
+    return [*patterns, "text_encoder/*.bin", "pytorch_model*.bin"] if allow_pickle else patterns
+
+
+_TOKENIZER_FILES = ["*.json", "*.model", "tokenizer/*.json", "tokenizer/*.model"]
+
+
+def load_tokenizer(source: str | Path | XLMRobertaTokenizer, **hub_options: Any) -> XLMRobertaTokenizer:
+    """XLM-R's tokenizer, cutting at 77 tokens, from a folder (or its subfolder `tokenizer`) or an id on the hub.
+
+    A single file carries no tokenizer: then the one that all AltDiffusion models use is taken from the hub.
+    """
+    if isinstance(source, str | Path):
+        root = hub.locate(source, _TOKENIZER_FILES, **hub_options)
+        if root.is_file():
+            logger.warning("%s carries no tokenizer: taking %s", root.name, hub.XLM_R)
+            try:
+                root = hub.locate(hub.XLM_R, _TOKENIZER_FILES, **hub_options)
+            except InputError as error:
+                raise InputError(
+                    f"{root} is a single file and carries no tokenizer: pass tokenizer= (--tokenizer), a folder with "
+                    f"XLM-R's 'tokenizer.json' or 'sentencepiece.bpe.model' ({error})"
+                ) from None
+        folder = root / "tokenizer" if (root / "tokenizer").is_dir() else root
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "sentencepiece.bpe.model")):
+            raise InputError(f"no tokenizer in {folder}: expected tokenizer.json or sentencepiece.bpe.model")
+        try:
+            tokenizer = XLMRobertaTokenizer.from_pretrained(folder)
+        except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
+            raise InputError(f"the tokenizer in {folder} can't be read: {first_line(error)}") from None
+    else:
+        tokenizer = source
+    tokenizer.model_max_length = MAX_TOKENS
+    return tokenizer
+
+
+_tokenizing = threading.Lock()  # a tokenizer that two threads use at once says "Already borrowed"
+
+
+def tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts, cut at 77 with the end token kept, without padding. Safe to call from threads.
+
+    The tokenizer could cut them itself, but would remember that, and it would be saved with the model.
+    """
+    if not texts:
+        return []
+    with _tokenizing:
+        rows = tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
+    return [row if len(row) <= MAX_TOKENS else [*row[: MAX_TOKENS - 1], row[-1]] for row in rows]
+
+
+def pad(ids: Sequence[Sequence[int]], padding: int, length: int | None = None) -> tuple[Tensor, Tensor]:
+    """(input_ids, attention_mask), both int64 (batch, the longest or `length`)."""
+    length = length or max(map(len, ids))
+    rows = [[*row, *[padding] * (length - len(row))] for row in ids]
+    mask = [[1] * len(row) + [0] * (length - len(row)) for row in ids]
+    return torch.tensor(rows), torch.tensor(mask)
+
+
+def load_any_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder, cutting at 77 tokens."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise InputError(f"the tokenizer in {folder} can't be read: {first_line(error)}") from None
+    tokenizer.model_max_length = 77
+    return tokenizer

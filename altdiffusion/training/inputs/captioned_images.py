@@ -1,0 +1,90 @@
+"""Images with captions, and images as tensors: read, cut to a size, kept in memory where all of them fit."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from itertools import accumulate, chain
+
+from torch import Tensor
+
+from altdiffusion.data.open_tables import open_tables
+from altdiffusion.data.table import SkipLog, Table
+from altdiffusion.errors import InputError
+from altdiffusion.images import BadImage, ImageSource, image_key
+from altdiffusion.training.inputs.sampling import Records, language_weights
+
+
+class Pictures:
+    """The records of tables that have images; bad images are counted when their turn comes.
+
+    skipped: what it counted when the tables were opened goes on counting.
+    """
+
+    def __init__(self, tables: Sequence[Table], skipped: SkipLog) -> None:
+        self.records = Records(tables)
+        self._ends = list(accumulate(map(len, tables)))
+        self._skipped = skipped
+        self._total = len(self.records) + skipped.count  # good and bad together
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def source(self, number: int) -> ImageSource:
+        """The image, not read yet."""
+        found: ImageSource = self.records[number]["image"]
+        return found
+
+    def identity(self, number: int) -> int:
+        """Equal for two records of the same image: 64 bits of a hash."""
+        key = image_key(self.source(number)).encode()
+        return int.from_bytes(blake2b(key, digest_size=8).digest(), "little", signed=True)
+
+    def picture(self, number: int, read: Callable[[ImageSource], Tensor]) -> tuple[int, Tensor]:
+        """(its number, its image): this record's, or the next one's whose image can be read.
+
+        Raises InputError when there are more bad images than the user puts up with.
+        """
+        return self.first_good(number, lambda each: read(self.source(each)))
+
+    def first_good(
+        self, number: int, get: Callable[[int], Tensor], alike: Callable[[int], bool] = lambda number: True
+    ) -> tuple[int, Tensor]:
+        """(record, what `get` makes of it): of this record, or of the next one for which it raises no BadImage.
+
+        The next one is of the same table, so that it has the same columns, and one for which `alike` is true; the table's
+        end is followed by its beginning. Raises InputError as `skip`, and where there is no such record.
+        """
+        table = bisect_right(self._ends, number)
+        start, end = self._ends[table - 1] if table else 0, self._ends[table]
+        for each in filter(alike, chain(range(number, end), range(start, number))):
+            try:
+                return each, get(each)
+            except BadImage as error:
+                self.skip(each, str(error))
+        raise InputError(f"none can be used of the pictures like {self.records.where(number)}: mend or remove them")
+
+    def skip(self, number: int, reason: str) -> None:
+        """Count a record whose image is bad, under its place and its file. Raises InputError beyond the limit."""
+        where, source = self.records.where(number), self.source(number)
+        if not source.member and str(source.path) != where:
+            where += f" ({source.path.name})"
+        self._skipped.add(where, reason)
+        self._skipped.check(self._total)
+
+
+class CaptionedPictures(Pictures):
+    """Images with texts in some languages, from files.
+
+    languages: as `language_weights` takes them; None: images alone, with or without texts.
+    """
+
+    def __init__(self, paths: Sequence[str], languages: Sequence[str] | None, max_skipped: float) -> None:
+        skipped = SkipLog(max_skipped)
+        asked = None if languages is None else [each.partition("=")[0] for each in languages]
+        super().__init__(open_tables(paths, asked, images=True, skipped=skipped), skipped)
+        self.languages = {} if languages is None else language_weights(self.records.tables, languages)
+
+    def caption(self, number: int, language: str) -> str:
+        return str(self.records[number][language])

@@ -1,0 +1,78 @@
+"""CLIP's and AltCLIP's states of captions, which a bridge is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from altdiffusion.checkpoints import hub, tensor_files
+from altdiffusion.errors import InputError
+from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, load_any_tokenizer, pad
+
+
+class ClipStates:
+    """What a Stable Diffusion's own text encoders give its UNet.
+
+    Stable Diffusion 1.x and 2.x: the last hidden state, 77 x 768 or 1024. XL: the penultimate states of both encoders side
+    by side, 77 x 2048, and the second one's projected vector, 1280.
+    """
+
+    def __init__(self, model: str, device: torch.device, dtype: torch.dtype) -> None:
+        root = hub.locate(model, ["model_index.json", "text_encoder*/*", "tokenizer*/*", "unet/*", "scheduler/*"])
+        if not (root / "text_encoder").is_dir():
+            raise InputError(f"no text_encoder/ in {root}: expected a Stable Diffusion in diffusers' layout")
+        kind = tensor_files.read_config_type(root / "text_encoder")
+        if kind != "clip_text_model":
+            raise InputError(
+                f"the text encoder of {model} is {kind!r}: a bridge leads to CLIP's, so expected one trained with it"
+            )
+        towers = [tensor_files.load_strict(CLIPTextModel, root / "text_encoder")]
+        tokenizers = [load_any_tokenizer(root / "tokenizer")]
+        if (root / "text_encoder_2").is_dir():
+            towers.append(tensor_files.load_strict(CLIPTextModelWithProjection, root / "text_encoder_2"))
+            tokenizers.append(load_any_tokenizer(root / "tokenizer_2"))
+        self.towers = [tower.eval().requires_grad_(False).to(device, dtype) for tower in towers]
+        self.tokenizer = tokenizers[0]  # both of XL's cut words alike; they differ in the padding
+        self._padding = [tokenizer.pad_token_id for tokenizer in tokenizers]
+        self.width = sum(int(tower.config.hidden_size) for tower in self.towers)
+        self.pooled_width = int(self.towers[1].config.projection_dim) if len(self.towers) > 1 else 0
+
+    @torch.no_grad()
+    def joined(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """float32 (batch, 77, width); with a pooled vector (batch, 78, width), which is the last row's beginning."""
+        device = self.towers[0].device
+        if not self.pooled_width:
+            found: Tensor = self.towers[0](pad(ids, self._padding[0], MAX_TOKENS)[0].to(device))[0]
+            return found.float()
+        outputs = [
+            tower(pad(ids, padding, MAX_TOKENS)[0].to(device), output_hidden_states=True)
+            for tower, padding in zip(self.towers, self._padding, strict=True)
+        ]
+        states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1).float()
+        pooled = outputs[1].text_embeds.float()
+        row = torch.zeros(len(states), 1, self.width, device=device)
+        row[:, 0, : pooled.shape[1]] = pooled
+        return torch.cat([states, row], dim=1)
+
+
+def altclip_states(encoder: Any, padding: int) -> Callable[[Sequence[Sequence[int]]], list[Tensor]]:
+    """Token ids -> the frozen encoder's states, float32 (tokens, width) for each text, without padding."""
+
+    @torch.no_grad()
+    def read(ids: Sequence[Sequence[int]]) -> list[Tensor]:
+        input_ids, mask = pad(ids, padding)
+        states = encoder(input_ids=input_ids.to(encoder.device), attention_mask=mask.to(encoder.device))[0].float()
+        return [each[: len(row)] for each, row in zip(states, ids, strict=True)]
+
+    return read
+
+
+def stack_states(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(batch, the longest, width), zero beyond each one's end, and the mask (batch, the longest)."""
+    lengths = torch.tensor([len(each) for each in states], device=states[0].device)
+    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    return nn.utils.rnn.pad_sequence(list(states), batch_first=True), mask

@@ -1,0 +1,138 @@
+"""Features of records that are computed once and kept on disk: teacher targets, image features, latents, text states."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from altdiffusion.checkpoints.tensor_files import read_json
+from altdiffusion.data.table import Table
+from altdiffusion.errors import InputError, TrainingStopped, first_line
+from altdiffusion.files import write_text
+
+
+class FeatureCache:
+    """A folder of safetensors shards that hold one (rows, width) tensor for each record, read by memory mapping.
+
+    compute: given record numbers, their tensors, each (rows, width); rows may differ. It runs once, for what is not there.
+    about: what the features depend on (models, data, settings). A folder made with anything else is refused (InputError).
+    An interrupted run goes on with the shards that are missing; several processes share the work.
+    """
+
+    SHARD = 2048  # records
+
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        compute: Callable[[Sequence[int]], list[Tensor]],
+        about: dict[str, Any],
+        accelerator: Accelerator,
+        batch: int = 64,
+    ) -> None:
+        self._folder, self._count = folder, count
+        about = {**about, "records": count}
+        if accelerator.is_main_process:
+            self._claim(about)
+        accelerator.wait_for_everyone()
+        shards = [range(start, min(start + self.SHARD, count)) for start in range(0, count, self.SHARD)]
+        missing = [shard for shard in shards if not self._path(shard.start).exists()]
+        accelerator.wait_for_everyone()  # all share the same list: none is written before all have seen it
+        mine = missing[accelerator.process_index :: accelerator.num_processes]
+        with tqdm(total=sum(map(len, mine)), desc=f"computing {folder.name}", disable=not mine, mininterval=5) as bar:
+            for shard in mine:
+                self._write(shard, compute, batch, bar)
+        accelerator.wait_for_everyone()
+        self._open(shards)
+
+    def __getitem__(self, record: int) -> Tensor:
+        """(rows, width) of one record, float16."""
+        shard = bisect_right(self._starts, record) - 1
+        place = record - self._starts[shard]
+        ends = self._ends[shard]
+        first = ends[place - 1] if place else 0
+        with self._lock:
+            return self._features[shard][first : ends[place]]
+
+    def _claim(self, about: dict[str, Any]) -> None:
+        mark = self._folder / "about.json"
+        if mark.exists():
+            found = read_json(mark)
+            if changed := sorted(key for key in about if found.get(key) != about[key]):
+                raise InputError(
+                    f"the cache {self._folder} was made with {changed[0]} = {found.get(changed[0])}, this training has "
+                    f"{about[changed[0]]}: give another folder or remove it"
+                )
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if any(self._folder.iterdir()):
+                raise InputError(f"{self._folder} is not empty and no cache: give a new folder")
+            write_text(mark, json.dumps(about, indent=2, ensure_ascii=False))
+        except OSError as error:
+            raise InputError(f"the cache {self._folder} can't be written: {error.strerror}") from None
+
+    def _write(self, shard: range, compute: Callable[[Sequence[int]], list[Tensor]], batch: int, bar: Any) -> None:
+        features: list[Tensor] = []
+        for start in range(shard.start, shard.stop, batch):
+            numbers = range(start, min(start + batch, shard.stop))
+            features += [each.to("cpu", torch.float16) for each in compute(numbers)]
+            bar.update(len(numbers))
+        tensors = {"features": torch.cat(features), "lengths": torch.tensor([len(each) for each in features])}
+        aside = self._path(shard.start).with_suffix(f".{os.getpid()}.tmp")
+        try:
+            save_file(tensors, aside)
+            os.replace(aside, self._path(shard.start))
+        except (OSError, safetensors.SafetensorError) as error:
+            aside.unlink(missing_ok=True)
+            raise TrainingStopped(
+                f"the cache {self._folder} can't be written ({first_line(error)}): make room and start again, it goes on"
+            ) from error
+
+    def _open(self, shards: list[range]) -> None:
+        self._starts = [shard.start for shard in shards]
+        self._features, self._ends = [], []
+        self._lock = threading.Lock()
+        for shard in shards:
+            try:
+                file: Any = safetensors.safe_open(self._path(shard.start), "pt")
+                lengths = file.get_tensor("lengths").tolist()
+            except (OSError, safetensors.SafetensorError) as error:
+                raise InputError(f"{self._path(shard.start)} is damaged ({first_line(error)}): remove it") from None
+            self._features.append(file.get_slice("features"))
+            self._ends.append(list(accumulate(lengths)))
+
+    def _path(self, start: int) -> Path:
+        return self._folder / f"records-{start:09d}.safetensors"
+
+
+def describe_tables(tables: Sequence[Table]) -> list[list[str | int]]:
+    """Of the data, wherever it lies: each table's name, its records, the bytes of its files."""
+    described: list[list[str | int]] = []
+    for table in tables:
+        files = sorted(table.path.rglob("*")) if table.path.is_dir() else [table.path]
+        described.append([table.path.name, len(table), sum(file.stat().st_size for file in files if file.is_file())])
+    return described
+
+
+def checksum(*modules: nn.Module) -> int:
+    """Of all weights: what features depend on."""
+    crc = 0
+    for module in modules:
+        for tensor in module.state_dict().values():
+            crc = zlib.crc32(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy(), crc)
+    return crc

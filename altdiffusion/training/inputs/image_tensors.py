@@ -1,0 +1,53 @@
+"""Images as tensors, cut to size."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from altdiffusion.images import ImageSource, decode_image, image_key
+
+
+class Remembered:
+    """Images after `prepare`, kept in memory while there is room: a small set is decoded once only.
+
+    prepare: takes an image, and maybe how to prepare it, which `__call__` hands on.
+    """
+
+    def __init__(self, prepare: Callable[..., Tensor], room: int = 512 * 2**20) -> None:
+        self._prepare, self._room = prepare, room
+        self._kept: dict[Any, Tensor] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, source: ImageSource, *how: Any) -> Tensor:
+        """Raises BadImage."""
+        key = (image_key(source), *how)
+        found = self._kept.get(key)
+        if found is None:
+            found = self._prepare(decode_image(source), *how)
+            with self._lock:
+                if key not in self._kept and self._room >= found.nbytes:
+                    self._room -= found.nbytes
+                    self._kept[key] = found
+        return found
+
+
+def fit_to(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Scaled to cover (width, height) pixels and cut at the centre."""
+    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """uint8 (3, height, width)."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 -1..1, as diffusion models take images."""
+    return pixels.float() / 127.5 - 1

@@ -1,0 +1,88 @@
+"""Parallel text for distillation and for the bridge: a student's tokens in any language, a teacher's in English."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from altdiffusion.data.open_tables import open_tables
+from altdiffusion.data.table import SkipLog
+from altdiffusion.errors import InputError
+from altdiffusion.text_encoder.tokenizer import tokens
+from altdiffusion.training.inputs.sampling import Mixture, Records, language_weights
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One text in two languages. record: its number over all tables, -1 for the empty text."""
+
+    record: int
+    language: str
+    ids: list[int]
+    teacher_ids: list[int]
+
+
+class ParallelText:
+    """Sample number -> Pair; see `Mixture` for the order.
+
+    languages: as `language_weights` takes them; the teacher's language is one of them by default, as the student must
+    not forget it. empty: the share of samples whose text is "" on both sides.
+    Raises InputError where a table has no column `teacher_language`, or nothing to go with it.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Any],
+        languages: Sequence[str],
+        teacher_language: str,
+        tokenizer: Any,
+        teacher_tokenizer: Any,
+        seed: int,
+        max_skipped: float,
+        empty: float = 0.0,
+    ) -> None:
+        skipped = SkipLog(max_skipped)
+        asked = [each.partition("=")[0] for each in languages]
+        columns = list(dict.fromkeys([*asked, teacher_language])) if asked else []
+        tables = open_tables(paths, columns, images=False, skipped=skipped)
+        for table in tables:
+            if teacher_language not in table.columns:
+                raise InputError(
+                    f"{table.path} has no column {teacher_language!r} for the teacher, only {', '.join(table.columns)}: "
+                    "say which one it reads with --teacher-language"
+                )
+        self.records = Records(tables)
+        self.languages = language_weights(tables, languages)
+        self.teacher_language = teacher_language
+        self._mixture = Mixture(self.records, self.languages, seed)
+        self._tokenizer, self._teacher_tokenizer = tokenizer, teacher_tokenizer
+        self._seed, self._empty = seed, empty
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def read(self, numbers: Sequence[int]) -> list[Pair]:
+        """The pairs of some sample numbers, tokenized together."""
+        texts, english, records, languages = [], [], [], []
+        for number in numbers:
+            draw = self._mixture.draw(number)
+            record = self.records[draw.record]
+            drop = self._empty > 0 and random.Random(f"{self._seed} {number}").random() < self._empty
+            texts.append("" if drop else record[draw.language])
+            english.append("" if drop else record[self.teacher_language])
+            records.append(-1 if drop else draw.record)
+            languages.append(draw.language)
+        ids, teacher_ids = tokens(self._tokenizer, texts), tokens(self._teacher_tokenizer, english)
+        return [Pair(*each) for each in zip(records, languages, ids, teacher_ids, strict=True)]
+
+    def english(self, records: Sequence[int]) -> list[list[int]]:
+        """The teacher's tokens of records."""
+        return tokens(self._teacher_tokenizer, [self.records[number][self.teacher_language] for number in records])
+
+    def of_language(self, language: str, limit: int) -> list[tuple[list[int], list[int]]]:
+        """(student's tokens, teacher's tokens) of the first `limit` records that have this language."""
+        numbers = [number for each in self.records.ranges(language) for number in each[:limit]][:limit]
+        mine = tokens(self._tokenizer, [self.records[number][language] for number in numbers])
+        return list(zip(mine, self.english(numbers), strict=True))

@@ -1,0 +1,199 @@
+"""Which record is read when: pure functions of the seed and a running number.
+
+Nothing here has a state that moves. Sample number 7,340 of a training is the same record whether the training came
+there in one go, was killed and resumed, or is shared by eight processes: its place in the data is its step.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from altdiffusion.data.table import Table
+from altdiffusion.errors import InputError
+
+T = TypeVar("T")
+
+
+class Shuffled:
+    """Endless passes over `size` things, every pass complete and in an order of its own."""
+
+    def __init__(self, size: int, *seed: int) -> None:
+        self.size = size
+        # two passes are in use where one ends and the next begins
+        self._order = lru_cache(maxsize=2)(lambda epoch: np.random.default_rng([*seed, epoch]).permutation(size))
+
+    def __getitem__(self, number: int) -> int:
+        epoch, place = divmod(number, self.size)
+        return int(self._order(epoch)[place])
+
+
+class Interleave:
+    """Deals the numbers 0, 1, 2, ... to streams in proportion to their weights, a thousand at a time."""
+
+    BLOCK = 1000
+
+    def __init__(self, weights: Sequence[float], *seed: int) -> None:
+        exact = np.asarray(weights, float) / sum(weights) * self.BLOCK
+        self.shares = np.maximum(1, np.floor(exact)).astype(int)  # no stream is left out, however small
+        for stream in np.argsort(self.shares - exact)[: max(0, self.BLOCK - int(self.shares.sum()))]:
+            self.shares[stream] += 1
+        self.size = int(self.shares.sum())
+        self._block = lru_cache(maxsize=4)(lambda block: self._deal_block(block, *seed))
+
+    def deal(self, number: int) -> tuple[int, int]:
+        """(the stream that gets this number, how many it got before)."""
+        block, place = divmod(number, self.size)
+        streams, ranks = self._block(block)
+        stream = int(streams[place])
+        return stream, block * int(self.shares[stream]) + int(ranks[place])
+
+    def _deal_block(self, block: int, *seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        dealt = np.repeat(np.arange(len(self.shares)), self.shares)
+        dealt = np.random.default_rng([*seed, block]).permutation(dealt)
+        ranks = np.zeros_like(dealt)
+        for stream in range(len(self.shares)):
+            ranks[dealt == stream] = np.arange(self.shares[stream])
+        return dealt, ranks
+
+
+class Records:
+    """The records of several tables, numbered from 0 over all of them."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self.tables = list(tables)
+        self._ends = list(accumulate(map(len, tables)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        table, place = self._find(number)
+        return table[place]
+
+    def where(self, number: int) -> str:
+        """The record's place as a person would look for it."""
+        table, place = self._find(number)
+        return table.where(place)
+
+    def ranges(self, column: str) -> list[range]:
+        """The numbers of the records that have a text column."""
+        starts = [0, *self._ends]
+        return [range(starts[i], starts[i + 1]) for i, table in enumerate(self.tables) if column in table.columns]
+
+    def _find(self, number: int) -> tuple[Table, int]:
+        table = bisect_right(self._ends, number)
+        return self.tables[table], number - (self._ends[table - 1] if table else 0)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One record, and the language (the text column) that is read of it."""
+
+    record: int
+    language: str
+
+
+class Mixture:
+    """Sample number -> Draw. Languages are mixed by weight; each one passes over all its records before any comes again.
+
+    among: record numbers by language, if not all of them are to be drawn.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        languages: Mapping[str, float],
+        *seed: int,
+        among: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        self._languages = list(languages)
+        self._numbers = [_Chain([among[name]] if among else records.ranges(name)) for name in languages]
+        self._interleave = Interleave(list(languages.values()), *seed, 0)
+        self._orders = [Shuffled(len(numbers), *seed, 1, stream) for stream, numbers in enumerate(self._numbers)]
+
+    def draw(self, number: int) -> Draw:
+        stream, rank = self._interleave.deal(number)
+        return Draw(self._numbers[stream][self._orders[stream][rank]], self._languages[stream])
+
+
+class _Chain:
+    """Sequences of numbers, one after another."""
+
+    def __init__(self, parts: Sequence[Sequence[int]]) -> None:
+        self._parts, self._ends = parts, list(accumulate(map(len, parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, place: int) -> int:
+        part = bisect_right(self._ends, place)
+        return self._parts[part][place - (self._ends[part - 1] if part else 0)]
+
+
+def language_weights(tables: Sequence[Table], asked: Sequence[str], beside: Sequence[str] = ()) -> dict[str, float]:
+    """`["en", "zh=2"]` -> weights of text columns; by default 1 for each column that a table has and `beside` does not name."""
+    weights: dict[str, float] = {}
+    for each in asked:
+        name, _, weight = each.partition("=")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            weights[name] = -1
+        if not 0 < weights[name] < math.inf:
+            raise InputError(f"--languages {each}: expected NAME or NAME=WEIGHT, a weight above 0, such as zh=2")
+    if not weights:
+        weights = {name: 1.0 for table in tables for name in table.columns if name not in beside}
+    if missing := [name for name in weights if not any(name in table.columns for table in tables)]:
+        there = sorted({name for table in tables for name in table.columns})
+        raise InputError(f"--languages {missing[0]}: no such column in the data, which has {', '.join(there)}")
+    return weights
+
+
+class LengthBatches(Generic[T]):
+    """Batches of samples that are about equally long, so that hardly a padding token is computed.
+
+    Samples are read in pools of `pool` batches, sorted by length, cut into batches, and the batches shuffled: each
+    sample still comes once, and each batch is still the work of the seed and the step alone.
+    """
+
+    def __init__(
+        self, read: Callable[[range], list[T]], length: Callable[[T], int], batch_size: int, seed: int, pool: int = 32
+    ) -> None:
+        self._batch_size, self._seed, self._pool = batch_size, seed, pool
+        self._read, self._length = read, length
+        self._lock = threading.Lock()
+        self._pools = lru_cache(maxsize=2)(self._fill)
+
+    def batch(self, step: int) -> list[T]:
+        """The samples of one step, shortest first."""
+        number, place = divmod(step, self._pool)
+        with self._lock:
+            return self._pools(number)[place]
+
+    def _fill(self, number: int) -> list[list[T]]:
+        size = self._batch_size * self._pool
+        samples = sorted(self._read(range(number * size, (number + 1) * size)), key=self._length)
+        batches = [samples[i : i + self._batch_size] for i in range(0, size, self._batch_size)]
+        order = np.random.default_rng([self._seed, 2, number]).permutation(self._pool)
+        return [batches[i] for i in order]
+
+
+def normal_noise(shape: tuple[int, ...], *seed: int) -> npt.NDArray[np.float32]:
+    """Normally distributed numbers that depend on the seed alone: one sample's, whichever process draws them."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def piece_of(samples: Sequence[T], piece: int, pieces: int) -> Sequence[T]:
+    """Piece number `piece` of a batch cut into equal ones."""
+    size = len(samples) // pieces
+    return samples[piece * size : (piece + 1) * size]

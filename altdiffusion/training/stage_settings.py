@@ -1,0 +1,205 @@
+"""The stages of the method, with their settings. Light on purpose, see `settings.py`."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Literal
+
+from altdiffusion.settings import setting
+from altdiffusion.training.settings import TrainingSettings
+
+_TEXTS = "files of texts: .tsv, .csv, .jsonl, .parquet, folders of Hugging Face datasets (patterns and {000..012} are expanded)"
+_PICTURES = (
+    "pictures with captions: webdataset .tar, folders with metadata.jsonl, .csv or .tsv, .jsonl, .csv, .tsv, .parquet, "
+    "folders of Hugging Face datasets (patterns and {000..012} are expanded)"
+)
+_LANGUAGES = "columns of the data that are read, with weights: en zh=2 (default: all)"
+
+
+class DistillSettings(TrainingSettings):
+    """Phase 1: a multilingual text tower learns CLIP's text space from parallel text."""
+
+    teacher: str = setting(..., "CLIP, its text encoder, or a Stable Diffusion: folder or id on the hub")
+    student: str = setting(..., "XLM-R or an AltCLIP text tower: folder or id on the hub")
+    train_data: list[str] = setting(..., _TEXTS)
+    languages: list[str] = setting([], _LANGUAGES)
+    teacher_language: str = setting("en", "the column that the teacher reads")
+    loss: Literal["mse", "cosine", "contrastive"] = setting("mse", "what pulls the student to the teacher")
+    contrastive_scale: float = setting(20.0, "factor on the cosines of the contrastive loss", minimum=0)
+    teacher_cache: Path | None = setting(None, "folder for the teacher's vectors, so that they are computed once")
+    validation_data: list[str] = setting([], "texts to validate on, in the same columns")
+
+
+class ContrastSettings(TrainingSettings):
+    """Phase 2: contrastive tuning on images with captions."""
+
+    model: str = setting(..., "AltCLIP or CLIP: folder or id on the hub")
+    train_data: list[str] = setting(..., _PICTURES)
+    languages: list[str] = setting([], _LANGUAGES)
+    trainable: Literal["text", "both"] = setting("text", "the text tower alone, or both towers")
+    image_cache: Path | None = setting(None, "folder for the image features, so that they are computed once")
+    interpolation: float = setting(
+        1.0, "share of the trained weights in the saved ones, the rest being the former ones", minimum=0, maximum=1
+    )
+    validation_data: list[str] = setting([], "pictures with captions to validate on, in the same columns")
+
+    def problems(self) -> list[str]:
+        """The cache holds what the image tower gives, so that tower must stay as it is."""
+        if self.image_cache is not None and self.trainable == "both":
+            return ["--image-cache needs --trainable text: with both towers trained, image features change"]
+        return []
+
+
+class AutoencoderSettings(TrainingSettings):
+    """An image autoencoder (VAE) for latent diffusion."""
+
+    model: str = setting(..., "the AutoencoderKL to start from: its folder")
+    train_data: list[str] = setting(..., _PICTURES)
+    loss: Literal["l1", "mse", "l1+mse"] = setting(
+        "l1+mse",
+        "absolute error finds outlines, squared error the last decibel; l1+mse: a tenth of the one and the other",
+    )
+    kl_weight: float = setting(1e-5, "of the latents' divergence from a normal distribution", minimum=0)
+    validation_data: list[str] = setting([], "pictures to validate on")
+
+
+class DiffusionSettings(TrainingSettings):
+    """What align and dreambooth share: a Stable Diffusion, images, the diffusion loss."""
+
+    model: str = setting(..., "Stable Diffusion 1.x or 2.x, or AltDiffusion: folder or id on the hub")
+    resolution: int = setting(512, "pixels of a side, or of the square that a bucket's area equals", minimum=8)
+    random_flip: bool = setting(False, "mirror half of the pictures")
+    snr_gamma: float | None = setting(
+        None, "min-SNR weighting of the loss, 5 in its paper; none: no weighting", minimum=0
+    )
+    validation_prompts: list[str] = setting([], "drawn at each validation, into output_dir/samples")
+    validation_inference_steps: int = setting(25, "denoising steps of the samples", minimum=1)
+    validation_guidance_scale: float = setting(7.5, "guidance of the samples", minimum=0)
+
+
+class AlignSettings(DiffusionSettings):
+    """A UNet learns a text encoder: AltDiffusion's concept alignment and quality stages."""
+
+    text_encoder: str | None = setting(
+        None, "AltCLIP to swap in: folder or id on the hub; none: the model's own encoder"
+    )
+    train_data: list[str] = setting(..., _PICTURES)
+    languages: list[str] = setting([], _LANGUAGES)
+    trainable: Literal["kv", "attn2", "unet", "lora"] = setting(
+        "kv", "kv: attn2.to_k and attn2.to_v; attn2: all of the cross-attention; unet: all; lora: a LoRA beside it"
+    )
+    lora_rank: int = setting(16, "rank of the LoRA, with --trainable lora", minimum=1, maximum=1024)
+    lora_layers: Literal["attention", "all"] = setting(
+        "attention",
+        "what the LoRA stands beside: attention: its projections; all: convolutions and linear layers, for styles",
+    )
+    caption_dropout: float = setting(
+        0.1, "share of captions replaced by the empty one, for guidance", minimum=0, maximum=1
+    )
+    aspect_buckets: bool = setting(
+        False, "keep the pictures' shapes: batches of one shape each, instead of centre crops"
+    )
+    max_aspect: float = setting(
+        2.0, "the longest shape of a bucket: width / height or its inverse", minimum=1, maximum=8
+    )
+    latent_cache: Path | None = setting(None, "folder for the latents, so that they are computed once")
+    text_cache: Path | None = setting(None, "folder for the text states, so that they are computed once")
+
+    def problems(self) -> list[str]:
+        """Cached latents are of one view of each image; the LoRA's settings are for a LoRA."""
+        found = []
+        if self.latent_cache is not None and self.random_flip:
+            found.append("--random-flip needs pictures, --latent-cache keeps one view of each: choose one of them")
+        if self.trainable != "lora" and (given := self.changed("lora_rank", "lora_layers")):
+            found.append(f"{given} needs --trainable lora, got {self.trainable}")
+        return found
+
+
+class BridgeSettings(TrainingSettings):
+    """AltCLIP's states become CLIP's: any Stable Diffusion in every language, from text alone."""
+
+    text_encoder: str = setting(..., "AltCLIP or AltDiffusion, whose states are read: folder or id on the hub")
+    model: str = setting(
+        ..., "the Stable Diffusion 1.x, 2.x or XL whose text states are learnt: folder or id on the hub"
+    )
+    train_data: list[str] = setting(..., _TEXTS)
+    languages: list[str] = setting([], _LANGUAGES)
+    teacher_language: str = setting("en", "the column that CLIP reads")
+    bridge: str | None = setting(
+        None, "a trained bridge to go on from, whose sizes it keeps: folder, id on the hub, or mini"
+    )
+    hidden_size: int = setting(768, "width of the bridge", minimum=8)
+    num_layers: int = setting(3, "decoder layers", minimum=1, maximum=24)
+    num_attention_heads: int = setting(12, "heads of each layer", minimum=1)
+    intermediate_size: int = setting(2048, "width of the feed-forward layers", minimum=8)
+    empty: float = setting(0.03, "share of empty captions, which guidance needs", minimum=0, maximum=1)
+    padding_weight: float = setting(1.0, "weight of the states after the end of the text, before it 1", minimum=0)
+    cross_attention_weight: float = setting(
+        0.0, "of a second loss: the error as the UNet's own to_k and to_v see it", minimum=0
+    )
+    prediction_weight: float = setting(
+        0.0, "of a third loss: the error in what the frozen UNet predicts out of noise", minimum=0
+    )
+    student_cache: Path | None = setting(None, "folder for AltCLIP's states, so that they are computed once")
+    teacher_cache: Path | None = setting(None, "folder for CLIP's states, so that they are computed once")
+    validation_data: list[str] = setting([], "texts to validate on, in the same columns")
+
+    def problems(self) -> list[str]:
+        """A trained bridge has its sizes; a new one's width is shared by its heads."""
+        sizes = ("hidden_size", "num_layers", "num_attention_heads", "intermediate_size")
+        if self.bridge is not None and (given := self.changed(*sizes)):
+            return [f"--bridge keeps its own sizes: leave out {given}"]
+        if self.bridge is None and self.hidden_size % self.num_attention_heads:
+            return [
+                f"--hidden-size {self.hidden_size}: expected a multiple of --num-attention-heads {self.num_attention_heads}"
+            ]
+        return []
+
+
+class DreamBoothSettings(DiffusionSettings):
+    """A subject from a few images of it."""
+
+    # FlagAI's DreamBooth of AltDiffusion, see pipelines/settings/dreambooth.toml
+    max_train_steps: int = setting(800, "optimizer steps", minimum=1)
+    batch_size: int = setting(4, "samples of one optimizer step, over all processes", minimum=1)
+    learning_rate: float = setting(5e-6, "the highest of the schedule; a LoRA wants more, such as 1e-4", minimum=0)
+    instance_dir: Path = setting(..., "folder with pictures of the subject")
+    instance_prompt: str = setting(..., "names the subject by a rare word and its class: 一只 <斑斑> 狗")
+    lora_rank: int = setting(0, "train a LoRA of this rank; 0: the whole UNet", minimum=0, maximum=1024)
+    lora_layers: Literal["attention", "all"] = setting(
+        "attention",
+        "what the LoRA stands beside: attention: its projections; all: convolutions and linear layers, for styles",
+    )
+    prior_weight: float = setting(0.0, "of the prior preservation; 0: without", minimum=0)
+    class_dir: Path | None = setting(None, "folder with pictures of the class; those missing are drawn into it")
+    class_prompt: str | None = setting(None, "names the class alone: 一只狗")
+    num_class_images: int = setting(100, "pictures of the class", minimum=1)
+
+    def problems(self) -> list[str]:
+        """Prior preservation needs a class and a weight; the LoRA's layers need a rank."""
+        found = []
+        if self.prior_weight and (self.class_dir is None or self.class_prompt is None):
+            found.append("--prior-weight needs --class-dir and --class-prompt")
+        if not self.prior_weight and (given := self.changed("class_dir", "class_prompt")):
+            found.append(f"{given} needs --prior-weight, such as 1")
+        if not self.lora_rank and (given := self.changed("lora_layers")):
+            found.append(f"{given} needs --lora-rank, such as 16")
+        return found
+
+
+# name -> (its settings, the function that runs it)
+STAGES: dict[str, tuple[type[TrainingSettings], str]] = {
+    "distill": (DistillSettings, "altdiffusion.training.stages.distill:distill"),
+    "contrast": (ContrastSettings, "altdiffusion.training.stages.contrast:contrast"),
+    "autoencoder": (AutoencoderSettings, "altdiffusion.training.stages.autoencoder:autoencoder"),
+    "align": (AlignSettings, "altdiffusion.training.stages.align:align"),
+    "bridge": (BridgeSettings, "altdiffusion.training.stages.bridge:bridge"),
+    "dreambooth": (DreamBoothSettings, "altdiffusion.training.stages.dreambooth:dreambooth"),
+}
+
+
+def run_stage(name: str, settings: TrainingSettings) -> None:
+    """Import a stage, and torch with it, and run it."""
+    module, _, function = STAGES[name][1].partition(":")
+    getattr(importlib.import_module(module), function)(settings)

@@ -1,0 +1,84 @@
+"""AltDiffusion's own training: an SD UNet learns a new text encoder, which stays frozen (arXiv 2308.09991).
+
+    altdiffusion train align --model stable-diffusion-v1-5/stable-diffusion-v1-5 --text-encoder BAAI/AltCLIP-m9 --trainable kv \
+        --train-data "pairs/{000..099}.tar" --resolution 256 --output-dir concept-alignment
+    altdiffusion train align --model concept-alignment/model --trainable unet ...
+
+First only the cross-attention's K and V (concept alignment), then the whole UNet, with captions dropped for guidance.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+
+from altdiffusion.pipelines.load import load_diffusion
+from altdiffusion.training.inputs.aspect_buckets import Buckets
+from altdiffusion.training.inputs.captioned_images import CaptionedPictures
+from altdiffusion.training.inputs.latents import Latents
+from altdiffusion.training.inputs.text_states import TextStates
+from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
+from altdiffusion.training.losses.denoising import Denoising, noise_and_timesteps
+from altdiffusion.training.models.lora import add_lora, lora_config, save_lora
+from altdiffusion.training.models.unet import (
+    check_resolution,
+    freeze,
+    pixel_multiple,
+    sampler,
+    save_pipeline,
+    select_trainable,
+    training_scheduler,
+)
+from altdiffusion.training.stage_settings import AlignSettings
+
+
+def align(settings: AlignSettings) -> None:
+    """Train the UNet and save the whole pipeline in output_dir/model, or its LoRA alone.
+
+    Raises InputError and TrainingStopped.
+    """
+    accelerator = start(settings)
+    lora = lora_config(settings.lora_rank, settings.lora_layers) if settings.trainable == "lora" else None
+    pipe = load_diffusion(settings.model, settings.text_encoder)
+    check_resolution(pipe, settings.resolution)
+    originals = freeze(pipe, accelerator.device, frozen_dtype(settings))
+    if lora is not None:
+        add_lora(pipe.unet, lora, settings.seed)
+    else:
+        select_trainable(pipe.unet, settings.trainable)
+    pipe.unet.to(memory_format=torch.channels_last)
+    if settings.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+
+    data = CaptionedPictures(settings.train_data, settings.languages, settings.max_skipped)
+    shapes = Buckets(
+        data,
+        settings.resolution,
+        settings.max_aspect if settings.aspect_buckets else 1.0,
+        pixel_multiple(pipe),
+        settings.batch_size,
+        settings.seed,
+    )
+    latents = Latents(pipe.vae, data, shapes.size_of, settings.latent_cache, accelerator)
+    states = TextStates(pipe.text_encoder, pipe.tokenizer, data, settings.text_cache, accelerator)
+    scheduler = training_scheduler(pipe)
+
+    def batches(step: int, piece: int, pieces: int) -> Batch:
+        _, draws = shapes.batch(step, piece, pieces)
+        pictures, captions = [], []
+        for number, draw in draws:
+            chance = random.Random(f"{settings.seed} {number}")
+            record, picture = latents.read(draw.record, flip=settings.random_flip and chance.random() < 0.5)
+            pictures.append(picture)
+            captions.append(None if chance.random() < settings.caption_dropout else (record, draw.language))
+        noise = noise_and_timesteps(scheduler, latents.shape(draws[0][1].record), [n for n, _ in draws], settings.seed)
+        return {"pictures": torch.stack(pictures), **noise, **states.collate(captions)}
+
+    task = Denoising(pipe.unet, scheduler, settings.snr_gamma, latents, states)
+    fit(task, batches, settings, accelerator, records=len(data), validate=sampler(pipe, settings, accelerator))
+    with export(settings, accelerator) as folder:
+        if folder is not None and lora is not None:
+            save_lora(pipe.unet, folder)
+        elif folder is not None:
+            save_pipeline(pipe, folder, originals)

@@ -1,0 +1,103 @@
+"""An image autoencoder for latent diffusion, trained on images alone.
+
+    altdiffusion train autoencoder --model vae --train-data images --output-dir vae-trained
+
+AltDiffusion uses Stable Diffusion's; this stage exists for models of another size, such as mini.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from altdiffusion.checkpoints import hub, tensor_files
+from altdiffusion.training.inputs.captioned_images import CaptionedPictures
+from altdiffusion.training.inputs.image_tensors import Remembered, fit_to, to_tensor, to_unit
+from altdiffusion.training.inputs.sampling import Shuffled, normal_noise, piece_of
+from altdiffusion.training.loop import Batch, export, fit, start
+from altdiffusion.training.stage_settings import AutoencoderSettings
+
+
+def autoencoder(settings: AutoencoderSettings) -> None:
+    """Train a VAE and save it in output_dir/model, with the scaling factor that gives its latents unit variance.
+
+    Images are scaled to its `sample_size`. Raises InputError and TrainingStopped.
+    """
+    accelerator = start(settings)
+    torch.manual_seed(settings.seed)
+    vae = tensor_files.load_strict(AutoencoderKL, hub.locate(Path(settings.model)))
+    if settings.gradient_checkpointing:
+        vae.enable_gradient_checkpointing()
+    size = vae.config.sample_size
+    read = Remembered(lambda image: to_tensor(fit_to(image, size, size)))
+    data = CaptionedPictures(settings.train_data, None, settings.max_skipped)
+    order = Shuffled(len(data), settings.seed)
+    latent_side = size // 2 ** (len(vae.config.block_out_channels) - 1)
+    latent_shape = (vae.config.latent_channels, latent_side, latent_side)
+
+    def batches(step: int, piece: int, pieces: int) -> Batch:
+        numbers = piece_of(range(step * settings.batch_size, (step + 1) * settings.batch_size), piece, pieces)
+        pixels = [data.picture(order[number], read)[1] for number in numbers]
+        noise = [torch.from_numpy(normal_noise(latent_shape, settings.seed, 3, number)) for number in numbers]
+        return {"pixels": torch.stack(pixels), "noise": torch.stack(noise)}
+
+    validate = None
+    if settings.validation_data:
+        held_out = CaptionedPictures(settings.validation_data, None, settings.max_skipped)
+        shown = torch.stack([held_out.picture(number, read)[1] for number in range(min(1000, len(held_out)))])
+
+        def validate(step: int) -> dict[str, float]:
+            return {"PSNR dB": psnr(vae, shown)}
+
+    vae.to(memory_format=torch.channels_last)
+    task = Reconstruction(vae, settings.loss, settings.kl_weight)
+    fit(task, batches, settings, accelerator, records=len(data), validate=validate)
+    sample = torch.stack([data.picture(order[number], read)[1] for number in range(min(256, len(data)))])
+    with torch.no_grad():
+        latents = torch.cat(
+            [vae.encode(to_unit(each).to(vae.device)).latent_dist.mean for each in torch.split(sample, 16)]
+        )
+    vae.register_to_config(scaling_factor=1 / latents.std().item())
+    with export(settings, accelerator) as folder:
+        if folder is not None:
+            vae.to(memory_format=torch.contiguous_format).save_pretrained(folder)
+
+
+class Reconstruction(nn.Module):
+    """The VAE's error on pixels, uint8 (batch, 3, height, width), with normal noise in the shape of their latents."""
+
+    def __init__(self, vae: AutoencoderKL, loss: str, kl_weight: float) -> None:
+        super().__init__()
+        self.vae = vae
+        self._error: Callable[[Tensor, Tensor], Tensor] = {
+            "l1": F.l1_loss,
+            "mse": F.mse_loss,
+            "l1+mse": lambda given, wanted: 0.1 * F.l1_loss(given, wanted) + F.mse_loss(given, wanted),
+        }[loss]
+        self._kl_weight = kl_weight
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        images = to_unit(batch["pixels"]).to(memory_format=torch.channels_last)
+        posterior = self.vae.encode(images).latent_dist
+        latents = posterior.mean + posterior.std * batch["noise"]
+        error = self._error(self.vae.decode(latents).sample.float(), images)
+        divergence = posterior.kl().mean() / posterior.mean[0].numel()  # of one number of the latents
+        return {"loss": error + self._kl_weight * divergence, "error": error, "divergence": divergence}
+
+
+def psnr(vae: Any, pixels: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 (n, 3, height, width) through the VAE: over 30 is hard to tell apart."""
+    squared = []
+    with torch.no_grad():
+        for each in torch.split(pixels, 16):
+            images = to_unit(each).to(vae.device)
+            decoded = vae.decode(vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
+            squared.append((((decoded - images) / 2) ** 2).mean((1, 2, 3)))
+    return -10 * math.log10(torch.cat(squared).mean().item())

@@ -1,0 +1,176 @@
+"""Phase 1 of AltCLIP: a multilingual text tower learns CLIP's text space from parallel text.
+
+    altdiffusion train distill --teacher openai/clip-vit-large-patch14 --student FacebookAI/xlm-roberta-large \
+        --train-data en-zh.tsv --output-dir altclip-phase-1
+
+The student's projected [CLS] state, of a text in any language, is pulled to the frozen teacher's end-of-text state of
+the English text: `pooler_output` on both sides, before `text_projection`, which is the teacher's and stays as it is
+(AltCLIP, arXiv 2211.06679, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from altdiffusion.altclip.model import load_image_processor
+from altdiffusion.metrics import recall_at_k
+from altdiffusion.text_encoder.tokenizer import pad
+from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
+from altdiffusion.training.inputs.parallel_text import Pair, ParallelText
+from altdiffusion.training.inputs.sampling import LengthBatches, piece_of
+from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
+from altdiffusion.training.losses.contrastive import contrastive, cosine_distance, gathered
+from altdiffusion.training.models.teacher_student import Teacher, assemble_altclip, load_student, load_teacher
+from altdiffusion.training.stage_settings import DistillSettings
+
+
+def distill(settings: DistillSettings) -> None:
+    """Train a student and save it in output_dir/model.
+
+    That is a full AltCLIP (`transformers.AltCLIPModel`) where the teacher is a full CLIP, else an `AltCLIPTextModel`;
+    `load_text_encoder` reads both. Raises InputError and TrainingStopped.
+    """
+    accelerator = start(settings)
+    teacher = load_teacher(settings.teacher)
+    processor: Any = load_image_processor(teacher.folder) if teacher.whole is not None else None
+    torch.manual_seed(settings.seed)
+    student, tokenizer = load_student(settings.student, teacher.width)
+    if settings.gradient_checkpointing:
+        student.gradient_checkpointing_enable({"use_reentrant": False})
+    text = ParallelText(
+        settings.train_data,
+        settings.languages,
+        settings.teacher_language,
+        tokenizer,
+        teacher.tokenizer,
+        settings.seed,
+        settings.max_skipped,
+    )
+    teacher.text_model.to(accelerator.device, frozen_dtype(settings))
+    read_teacher = teacher_vectors(teacher)
+    cache = None
+    if settings.teacher_cache is not None:
+        cache = FeatureCache(
+            settings.teacher_cache,
+            len(text),
+            lambda records: list(read_teacher(text.english(records)).unsqueeze(1)),
+            {
+                "what": "pooler_output",
+                "teacher": checksum(teacher.text_model),
+                "language": settings.teacher_language,
+                "data": describe_tables(text.records.tables),
+            },
+            accelerator,
+        )
+    by_length = LengthBatches(text.read, lambda pair: len(pair.ids), settings.batch_size, settings.seed)
+
+    def batches(step: int, piece: int, pieces: int) -> Batch:
+        pairs: Sequence[Pair] = piece_of(by_length.batch(step), piece, pieces)
+        ids, mask = pad([pair.ids for pair in pairs], tokenizer.pad_token_id)
+        batch: Batch = {"input_ids": ids, "attention_mask": mask}
+        batch["texts"] = text_keys([pair.teacher_ids for pair in pairs])
+        if cache is not None:
+            batch["targets"] = torch.cat([cache[pair.record] for pair in pairs]).float()
+        else:
+            batch["teacher_ids"] = [pair.teacher_ids for pair in pairs]
+        return batch
+
+    task = Distillation(student, read_teacher, settings.loss, settings.contrastive_scale)
+    validate = None
+    if settings.validation_data:
+        held_out = ParallelText(
+            settings.validation_data,
+            settings.languages,
+            settings.teacher_language,
+            tokenizer,
+            teacher.tokenizer,
+            settings.seed,
+            settings.max_skipped,
+        )
+        validate = _validation(task, held_out, read_teacher, tokenizer.pad_token_id)
+    fit(task, batches, settings, accelerator, records=len(text), validate=validate)
+
+    with export(settings, accelerator) as folder:
+        if folder is not None:
+            model: Any = student
+            if teacher.whole is not None:
+                model = assemble_altclip(student.cpu(), teacher.whole.cpu().float())
+                processor.save_pretrained(folder)
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+
+
+class Distillation(nn.Module):
+    """The student beside its target. read_teacher: teacher's token ids -> (batch, width), where the batch has no targets.
+
+    In a batch, `texts` numbers the teacher's texts: equal ones are no negatives of each other.
+    """
+
+    def __init__(
+        self, student: nn.Module, read_teacher: Callable[[Sequence[Sequence[int]]], Tensor], loss: str, scale: float
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self._read_teacher, self._loss, self._scale = read_teacher, loss, scale
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        state = self.student(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).pooler_output.float()
+        target = batch["targets"] if "targets" in batch else self._read_teacher(batch["teacher_ids"])
+        losses = {"mse": F.mse_loss(state, target), "cosine": cosine_distance(state, target)}
+        if self._loss == "contrastive":
+            texts = gathered(batch["texts"])
+            losses["contrastive"] = contrastive(
+                gathered(state), gathered(target), self._scale, same=texts[:, None] == texts[None, :]
+            )
+        return {"loss": losses[self._loss], **losses}
+
+
+def teacher_vectors(teacher: Teacher) -> Callable[[Sequence[Sequence[int]]], Tensor]:
+    """Token ids -> the frozen teacher's end-of-text states, float32 (batch, width)."""
+    model, padding = teacher.text_model, teacher.tokenizer.pad_token_id
+
+    @torch.no_grad()
+    def read(ids: Sequence[Sequence[int]]) -> Tensor:
+        input_ids, mask = pad(ids, padding)
+        output = model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device))
+        return output.pooler_output.float()
+
+    return read
+
+
+def _validation(
+    task: Distillation, text: ParallelText, read_teacher: Callable[[Sequence[Sequence[int]]], Tensor], padding: int
+) -> Callable[[int], dict[str, float]]:
+    """R@1 of each language's texts among the teacher's English ones, of up to 1,000 pairs."""
+
+    def validate(step: int) -> dict[str, float]:
+        figures = {}
+        for language in text.languages:
+            pairs = text.of_language(language, 1000)
+            student, target = [], []
+            for first in range(0, len(pairs), 100):
+                ids, mask = (
+                    each.to(_device(task)) for each in pad([pair[0] for pair in pairs[first : first + 100]], padding)
+                )
+                student.append(task.student(input_ids=ids, attention_mask=mask).pooler_output.float())
+                target.append(read_teacher([pair[1] for pair in pairs[first : first + 100]]))
+            left, right = F.normalize(torch.cat(student), dim=-1), F.normalize(torch.cat(target), dim=-1)
+            texts = text_keys([pair[1] for pair in pairs]).to(right.device)
+            figures[f"{language} R@1"] = recall_at_k(left @ right.T, texts[:, None] == texts[None, :], 1)
+        return figures
+
+    return validate
+
+
+def text_keys(ids: Sequence[Sequence[int]]) -> Tensor:
+    """int64 (batch,), equal where texts are equal, in every process: parallel data often repeats one."""
+    return torch.tensor([hash(tuple(each)) for each in ids])
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device

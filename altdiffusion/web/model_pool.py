@@ -1,0 +1,95 @@
+"""The models that the owner offers: loaded when first asked for, each once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from altdiffusion.altclip import best_of
+from altdiffusion.altclip.scorer import PromptScorer
+from altdiffusion.checkpoints import hub
+from altdiffusion.errors import InputError
+from altdiffusion.generation.load import load_pipeline
+from altdiffusion.web.translations import Refused
+
+logger = logging.getLogger(__name__)
+
+
+class Models:
+    """names: as in `AltDiffusionPipeline.from_pretrained`. A visitor sees and says a label, never a path: the name itself
+    for what is embedded or on the hub, the last part of a path otherwise.
+
+    scorer: the AltCLIP that scores for every model; None: the one that belongs to each. options: of `load_pipeline`.
+    """
+
+    def __init__(self, names: Sequence[str], *, scorer: str | None = None, **options: Any) -> None:
+        self._names: dict[str, str] = {}
+        for name in names:
+            label = name if _is_public(name) else hub.local_path(name).resolve().name
+            while label in self._names:
+                label += "'"
+            self._names[label] = name
+        if not self._names:
+            raise InputError("no models: expected at least one, such as mini")
+        self._scorer, self._options = scorer, options
+        self._pipelines: dict[str, DiffusionPipeline] = {}
+        self._scorers: dict[str, PromptScorer | None] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self._names)
+
+    def label(self, wanted: Any) -> str:
+        """The label of what was asked for; empty: the first. Raises Refused for any other."""
+        if wanted in (None, ""):
+            return self.labels[0]
+        if not isinstance(wanted, str) or wanted not in self._names:
+            raise Refused("unknown_model")
+        return wanted
+
+    def is_loaded(self, label: str) -> bool:
+        return label in self._pipelines
+
+    def pipeline(self, label: str) -> DiffusionPipeline:
+        """Raises Refused where it can't be loaded; the reason is in the log."""
+        with self._lock:
+            if label not in self._pipelines:
+                try:
+                    pipe = load_pipeline(self._names[label], **self._options)
+                except InputError:
+                    logger.exception("%s can't be loaded", self._names[label])
+                    raise Refused("unloadable") from None
+                pipe.set_progress_bar_config(disable=True)
+                self._pipelines[label] = pipe
+            return self._pipelines[label]
+
+    def native_side(self, label: str) -> int:
+        """Pixels of the square that the model was trained on."""
+        pipe: Any = self.pipeline(label)
+        return int(pipe.unet.config.sample_size * pipe.vae_scale_factor)
+
+    def scorer(self, label: str) -> PromptScorer | None:
+        """The AltCLIP that scores for a model; None where none is known or can be loaded, which the log explains."""
+        device = self.pipeline(label).device
+        with self._lock:
+            if label not in self._scorers:
+                try:
+                    self._scorers[label] = best_of.load_scorer(self._scorer, self._names[label], device)
+                except InputError as error:
+                    logger.warning("no scores for %s: %s", self._names[label], error)
+                    self._scorers[label] = None
+            return self._scorers[label]
+
+
+def _is_public(name: str) -> bool:
+    return name in (hub.MINI, hub.SD_MINI) or not hub.local_path(name).exists()
+
+
+def offered() -> list[str]:
+    """What is offered where the owner says nothing: mini, and the English-only model it came from where that is there."""
+    return [hub.MINI] + [hub.SD_MINI] * (hub.sd_mini_folder() / "model_index.json").is_file()

@@ -1,0 +1,60 @@
+"""Images that a visitor sends, decoded within the limits."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from altdiffusion.images import FORMATS, as_rgb
+from altdiffusion.web.limits import Limits
+from altdiffusion.web.translations import Refused
+
+
+def picture(path: Any, limits: Limits, mode: str = "RGB") -> Image.Image:
+    """An uploaded image, decoded. Raises Refused: none, no image, damaged, too many bytes or pixels."""
+    if not path:
+        raise Refused("no_picture")
+    try:
+        file = Path(path)
+        if file.stat().st_size > limits.upload_bytes:
+            raise Refused("large_file", most=limits.upload_bytes // 2**20)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file, formats=FORMATS) as opened:
+                _check_pixels(opened.size, limits)
+                opened.load()
+                upright = ImageOps.exif_transpose(opened)
+        return as_rgb(upright) if mode == "RGB" else as_rgb(upright).convert(mode)
+    except Refused:
+        raise
+    except Image.DecompressionBombError:
+        raise Refused("large_picture", most=f"{limits.upload_pixels:,}") from None
+    except Exception as error:  # on damaged files, decoders raise whatever they stumble over
+        raise Refused("bad_picture") from error
+
+
+def edited(value: Any, limits: Limits) -> tuple[Image.Image, Image.Image | None]:
+    """The image of an editor's value, RGB, and what was painted over it, L, white where it was; None if nothing was.
+
+    value: {"background": PIL, "layers": [PIL, ...]}. Raises Refused.
+    """
+    background = value.get("background") if isinstance(value, dict) else None
+    if not isinstance(background, Image.Image):
+        raise Refused("no_picture")
+    _check_pixels(background.size, limits)
+    mask = Image.new("L", background.size, 0)
+    for layer in value.get("layers") or []:
+        if layer.size != background.size:
+            raise Refused("mask_size")
+        mask.paste(255, mask=layer.convert("RGBA").getchannel("A").point(lambda alpha: 255 * (alpha > 127)))
+    return as_rgb(background), mask if mask.getbbox() else None
+
+
+def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
+    if max(size) > 100 * min(size):
+        raise Refused("long_picture")
+    if size[0] * size[1] > limits.upload_pixels:
+        raise Refused("large_picture", most=f"{limits.upload_pixels:,}")

@@ -1,0 +1,138 @@
+"""AltCLIPScore: torchmetrics' CLIPScore by AltCLIP, added up over batches and processes."""
+
+import builtins
+import copy
+import importlib
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from helpers.small_altclip import save_small
+from PIL import Image
+
+from altdiffusion import InputError, PromptScorer
+
+CLIPScore = pytest.importorskip("torchmetrics.multimodal").CLIPScore
+from altdiffusion.altclip.torchmetric import AltCLIPScore, altclip_for_clip_score  # noqa: E402
+
+TEXTS = ["a cat", "一只猫", "un gatto, per favore", "кошка на синем фоне", "cat " * 90]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("metric") / "altclip"
+    save_small(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(folder):
+    return PromptScorer.from_pretrained(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def images():
+    values = np.random.default_rng(0).integers(0, 256, (5, 3, 40, 33), np.uint8)
+    return torch.from_numpy(values)
+
+
+@pytest.fixture(scope="module")
+def expected(scorer, images):
+    """100 * cosine of each pair; all are above 0 with these weights."""
+    return 100 * scorer.score(images, TEXTS).diagonal()
+
+
+def test_mean_over_all_pairs_however_they_are_batched(scorer, images, expected):
+    metric = AltCLIPScore(scorer)
+    metric.update(images[:2], TEXTS[:2])
+    metric.update([Image.fromarray(images[2].permute(1, 2, 0).numpy())], TEXTS[2])
+    metric.update(images[3:].float() / 255, TEXTS[3:])
+    assert metric.compute().item() == pytest.approx(expected.mean().item(), abs=1e-4)
+    metric.reset()
+    best = int(expected.argmax())
+    assert metric(images[best], TEXTS[best]).item() == pytest.approx(expected[best].item(), abs=1e-4)
+    assert expected.min() > 1
+
+
+def test_mean_below_zero_counts_as_zero(scorer, images, expected):
+    turned = copy.deepcopy(scorer)
+    turned.model.visual_projection.weight.data.neg_()
+    metric = AltCLIPScore(turned)
+    metric.update(images, TEXTS)
+    assert metric.total.item() == pytest.approx(-expected.sum().item(), abs=1e-3)
+    assert metric.compute().item() == 0
+
+
+def test_torchmetrics_own_class_gives_the_same_with_our_model(folder, scorer, images, expected):
+    theirs, ours = CLIPScore(model_name_or_path=altclip_for_clip_score(folder)), AltCLIPScore(scorer)
+    for chosen in [[int(expected.argmax())], expected.topk(3).indices.tolist()]:
+        for metric in (theirs, ours):
+            metric.reset()
+            metric.update(images[chosen], [TEXTS[number] for number in chosen])
+        assert ours.compute().item() == pytest.approx(theirs.compute().item(), abs=1e-3)
+        assert ours.compute() > 1
+
+
+def test_states_of_two_metrics_add_up(scorer, images, expected):
+    first, second = AltCLIPScore(scorer), AltCLIPScore(scorer)
+    first.update(images[:1], TEXTS[:1])
+    second.update(images[1:], TEXTS[1:])
+    first.merge_state(second)
+    assert first.compute().item() == pytest.approx(expected.mean().item(), abs=1e-4)
+    assert int(first.pairs) == 5
+
+
+def one_process(rank, folder, results):
+    dist.init_process_group("gloo", init_method=f"file://{results}/meeting", rank=rank, world_size=2)
+    images, texts = torch.load(f"{results}/pairs.pt")
+    metric = AltCLIPScore(folder)
+    metric.update(images[rank::2], texts[rank::2])
+    torch.save(metric.compute(), f"{results}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_give_the_figure_of_one(folder, scorer, images, expected, tmp_path):
+    chosen = expected.topk(3).indices.tolist()  # two pairs in one process, one in the other
+    texts = [TEXTS[number] for number in chosen]
+    torch.save((images[chosen], texts), tmp_path / "pairs.pt")
+    mp.spawn(one_process, (str(folder), str(tmp_path)), nprocs=2)
+    alone = AltCLIPScore(scorer)
+    alone.update(images[chosen], texts)
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"{rank}.pt").item() == pytest.approx(alone.compute().item(), abs=1e-4)
+
+
+def test_copies_and_pickles(scorer, images, expected):
+    best = int(expected.argmax())
+    metric = AltCLIPScore(scorer)
+    metric.update(images[best], TEXTS[best])
+    for twin in (metric.clone(), pickle.loads(pickle.dumps(metric))):
+        assert twin.compute().item() == pytest.approx(expected[best].item(), abs=1e-4)
+        twin.update(images[best], TEXTS[best])
+        assert int(twin.pairs) == 2
+    assert int(metric.pairs) == 1
+
+
+def test_different_numbers_are_refused_and_nothing_is_added(scorer, images):
+    metric = AltCLIPScore(scorer)
+    with pytest.raises(InputError, match="5 images and 2 texts"):
+        metric.update(images, TEXTS[:2])
+    assert int(metric.pairs) == 0
+
+
+def test_without_torchmetrics_one_line_says_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.split(".")[0] == "torchmetrics":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.delitem(sys.modules, "altdiffusion.altclip.torchmetric")
+    with pytest.raises(ImportError, match=r"pip install altdiffusion\[metrics\]"):
+        importlib.import_module("altdiffusion.altclip.torchmetric")

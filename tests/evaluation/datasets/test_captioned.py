@@ -1,0 +1,320 @@
+"""Every format of captions is recognised by its content and gives the same data; whatever is wrong is named and counted."""
+
+import base64
+import json
+
+import pytest
+from helpers import caption_sets
+from helpers.caption_sets import COUNT, IDS
+from PIL import Image
+
+from altdiffusion import InputError
+from altdiffusion.evaluation.datasets.captioned import Captions, guess_language, read_captions
+from altdiffusion.images import BadImage, ImageSource, decode_image
+
+FORMS = {
+    "flickr30k-cn": "token", "flickr30k-cna": "token", "coco-cn": "token", "old cn-clip": "cn-clip"
+}  # fmt: skip
+
+
+def read(arguments, **others):
+    arguments = {**arguments, **others}
+    return read_captions(arguments.pop("captions"), arguments.pop("images", None), **arguments)
+
+
+def content(data):
+    """[(colour of the image, captions)], by image."""
+    found = [(decode_image(image).getpixel((0, 0)), []) for image in data.images]
+    for caption, images in zip(data.captions, data.positives, strict=True):
+        for image in images:
+            found[image][1].append(caption)
+    return sorted((colour, *captions) for colour, captions in found)
+
+
+def reasons(data):
+    return {problem.where.rpartition("/")[2]: problem.reason for problem in data.problems}
+
+
+def write(path, *lines):
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return caption_sets.save_pictures(tmp_path / "pictures")
+
+
+# ---- the same data in every format
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("form", caption_sets.WRITERS)
+def test_every_format_is_recognised_and_gives_the_same_data(tmp_path, form, language):
+    arguments = caption_sets.write(form, tmp_path, language)
+    path = arguments["captions"].rename(tmp_path / "no-hint")
+    data = read({**arguments, "captions": path})
+    assert content(data) == [(caption_sets.colour(i), *caption_sets.captions(i, language)) for i in range(COUNT)]
+    assert (data.form, data.language, data.problems) == (FORMS.get(form, form), language, [])
+
+
+@pytest.mark.parametrize("form", caption_sets.WRITERS)
+def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path, form):
+    arguments = caption_sets.write(form, tmp_path)
+    before = content(read(arguments))
+    raw = arguments["captions"].read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    arguments["captions"].write_bytes(b"\xef\xbb\xbf" + raw.replace(b"\n", b"\r\n"))
+    assert content(read(arguments)) == before
+
+
+@pytest.mark.parametrize("form", ["token", "karpathy", "cn-clip", "clip-benchmark", "xtd10", "csv"])
+def test_a_folder_with_one_set_of_captions_is_enough(tmp_path, form):
+    arguments = caption_sets.write(form, tmp_path)
+    write(tmp_path / "README.txt", "About this data.", "Have fun.")
+    assert content(read_captions(tmp_path)) == content(read(arguments))
+
+
+def test_of_several_files_in_a_folder_split_and_language_choose(tmp_path, pictures):
+    for name in ("train_zh", "test_zh", "test_it"):
+        write(tmp_path / f"{name}.txt", f"{IDS[0]}#0\t{name}")
+    assert read_captions(tmp_path, pictures, language="it").captions == ["test_it"]
+    assert read_captions(tmp_path, pictures, split="train").captions == ["train_zh"]
+    with pytest.raises(InputError, match=r"several files of captions, test_it\.txt, test_zh\.txt: name one"):
+        read_captions(tmp_path, pictures)
+
+
+def test_another_split_of_karpathys_json(tmp_path, pictures):
+    path = caption_sets.karpathy(tmp_path, "en")["captions"]
+    Image.new("RGB", (4, 4)).save(pictures / "1.png")
+    assert read_captions(path, pictures, split="train").captions == ["another"]
+    with pytest.raises(InputError, match=r"no split 'val', only test, train: choose one with --split"):
+        read_captions(path, pictures, split="val")
+
+
+def test_a_csv_may_use_bars_and_a_clip_benchmark_file_any_header(tmp_path, pictures):
+    lines = ["image_name| comment_number| comment", f'{IDS[0]}.png| 0|  A man, "old" .']
+    bars = write(tmp_path / "results.csv", *lines)
+    assert read_captions(bars, pictures).captions == ['A man, "old" .']
+    odd = write(tmp_path / "x", "anything at all", f"{IDS[0]}.png,a, b", f"{IDS[1]}.png,\"c\" and d")  # fmt: skip
+    data = read_captions(odd, pictures)
+    assert (data.form, data.captions) == ("clip-benchmark", ["a, b", '"c" and d'])
+
+
+def test_a_csv_field_may_hold_line_ends(tmp_path, pictures):
+    path = write(tmp_path / "x.csv", "image,caption", f'{IDS[0]}.png,"a\nb"', f"{IDS[1]}.png,c")
+    assert read_captions(path, pictures).captions == ["a\nb", "c"]
+
+
+def test_one_caption_of_several_images(tmp_path):
+    arguments = caption_sets.write("cn-clip", tmp_path)
+    line = json.dumps({"text_id": 1, "text": "two things", "image_ids": [IDS[2], IDS[5]]})
+    data = read({**arguments, "captions": write(tmp_path / "x.jsonl", line)})
+    assert data.positives == [(0, 1)]
+    assert data.pairs.tolist() == [[0, 0], [0, 1]]
+    assert data.image_names[:2] == [str(IDS[2]), str(IDS[5])]
+
+
+# ---- a part of the images
+
+
+@pytest.mark.parametrize("ids", ["names", "ids", "karpathy", "token"])
+def test_ids_restrict_a_file_that_holds_everything(tmp_path, pictures, ids):
+    path = caption_sets.token(tmp_path, "en")["captions"]
+    splits = ["test" if image in (2, 4) else "train" for image in range(COUNT)]
+    images = [
+        {"filename": f"{IDS[image]}.jpg", "split": split, "sentences": [{"raw": "x"}]}
+        for image, split in enumerate(splits)
+    ]
+    lists = {
+        "names": [f"{IDS[4]}.jpg", f"{IDS[2]}.jpg"],
+        "ids": [str(IDS[4]), str(IDS[2])],
+        "karpathy": [json.dumps({"images": images})],
+        "token": [f"{IDS[4]}#0\tx", f"{IDS[2]}#0\ty"],
+    }
+    data = read_captions(path, pictures, ids=write(tmp_path / "wanted", *lists[ids]))
+    assert [name.partition(".")[0] for name in data.image_names] == [str(IDS[2]), str(IDS[4])]
+    assert data.captions == [*caption_sets.captions(2), *caption_sets.captions(4)]
+    assert data.notes == []
+
+
+def test_ids_that_no_caption_names_are_problems(tmp_path, pictures):
+    path = caption_sets.token(tmp_path, "en")["captions"]
+    wanted = write(tmp_path / "wanted", str(IDS[0]), "77")
+    data = read_captions(path, pictures, ids=wanted, max_skipped=0.5)
+    assert reasons(data) == {"wanted: 77": "no caption names it"}
+    with pytest.raises(InputError, match=r"no caption of any image that .*such as 77"):
+        read_captions(path, pictures, ids=write(tmp_path / "wanted", "77"))
+
+
+# ---- what is wrong
+
+
+def test_captions_without_their_image_are_named_and_counted(tmp_path, pictures):
+    path = caption_sets.token(tmp_path, "en")["captions"]
+    (pictures / f"{IDS[3]}.png").unlink()
+    data = read_captions(path, pictures, max_skipped=0.1)
+    image = f"{IDS[3]}.png"
+    assert reasons(data) == {f"results.token:{n}, image {image}": "no such picture" for n in (7, 8)}
+    assert (len(data.images), len(data.captions)) == (COUNT - 1, 2 * COUNT - 2)
+    with pytest.raises(InputError, match=r"2 of 24 records .*no such picture"):
+        read_captions(path, pictures)
+
+
+def test_images_without_captions_are_named_and_counted(tmp_path, pictures):
+    path = caption_sets.token(tmp_path, "en")["captions"]
+    Image.new("RGB", (4, 4)).save(pictures / "extra.png")
+    data = read_captions(path, pictures)
+    assert data.notes == ["1 pictures have no caption here and are left out: extra.png"]
+    assert len(data.images) == COUNT
+
+
+def test_cn_clips_images_without_captions_are_searched_through(tmp_path):
+    arguments = caption_sets.write("cn-clip", tmp_path)
+    lines = arguments["captions"].read_text().rstrip().split("\n")
+    write(arguments["captions"], *lines[2:])
+    data = read(arguments)
+    assert data.image_names == [*map(str, IDS[1:]), str(IDS[0])]
+    assert data.notes == [f"1 images without a caption are searched through: {IDS[0]}"]
+    assert data.pairs.amax(0).tolist() == [2 * COUNT - 3, COUNT - 2]
+
+
+@pytest.mark.parametrize(
+    ("form", "bad", "reason"),
+    [
+        ("token", f"{IDS[0]}.png#7\t ", "caption is empty"),
+        ("token", f"{IDS[0]}.png#7", "caption is empty"),
+        ("token", f"{IDS[0]}.png a cat", "expected image#number, a tab, a caption"),
+        ("token", f"{IDS[11]}.png#1\t{caption_sets.captions(11)[1]}", "the same caption under the same number again"),
+        ("token", f"{IDS[0]}.png#7\ta\0b", "a NUL byte, no UTF-8 text"),
+        ("cn-clip", '{"text_id": 99, "text": "a", "image_ids": []}', "no image_ids: it names no image"),
+        ("cn-clip", f'{{"text_id": 3, "text": "a", "image_ids": [{IDS[0]}]}}', "the same text_id again"),
+        ("cn-clip", '{"text_id": 99', "not valid JSON"),
+        ("cn-clip", "{}", "no text_id"),
+        ("cn-clip", f'{{"text_id": 99, "text": "", "image_ids": [{IDS[0]}]}}', "caption is empty"),
+        ("clip-benchmark", "a cat", "expected the name of an image, a comma, a caption"),
+        ("clip-benchmark", f"{IDS[0]}.png,", "caption is empty"),
+        ("csv", "a cat", "1 fields where the header has 3"),
+        ("csv", f'1,"a" cat,{IDS[0]}.png', "no valid CSV: ',' expected after '\"'"),
+        ("csv", f"1,,{IDS[0]}.png", "caption is empty"),
+    ],
+)
+def test_every_kind_of_bad_line_is_counted_where_it_stands(tmp_path, form, bad, reason):
+    arguments = caption_sets.write(form, tmp_path)
+    before = content(read(arguments))
+    lines = arguments["captions"].read_bytes().rstrip().split(b"\n")
+    arguments["captions"].write_bytes(b"\n".join([*lines, bad.encode()]) + b"\n")
+    data = read(arguments, max_skipped=0.1)
+    assert content(data) == before
+    assert reasons(data) == {f"{arguments['captions'].name}:{len(lines) + 1}": reason}
+
+
+def test_the_same_number_with_another_caption_is_another_caption(tmp_path, pictures):
+    data = read_captions(write(tmp_path / "x", f"{IDS[0]}#0\ta", f"{IDS[0]}#0\tb"), pictures)
+    assert data.captions == ["a", "b"]
+
+
+def test_xtd10s_files_must_fit_each_other(tmp_path):
+    arguments = caption_sets.write("xtd10", tmp_path)
+    lines = arguments["captions"].read_text().split("\n")
+    arguments["captions"].write_text("\n".join(["", *lines[1:]]))
+    data = read(arguments, max_skipped=0.1)
+    assert reasons(data) == {f"{arguments['captions'].name}:1": "caption is empty"}
+    assert data.positives[0] == (0,)
+    assert data.captions[0] == caption_sets.captions(0)[1]
+    arguments["captions"].write_text("\n".join(lines[1:]))
+    with pytest.raises(InputError, match=r"has 23 lines, .*test_image_names\.txt has 24"):
+        read(arguments)
+    with pytest.raises(InputError, match="holds names of images, no captions"):
+        read_captions(arguments["names"], arguments["images"])
+
+
+def test_bad_lines_among_cn_clips_images(tmp_path):
+    arguments = caption_sets.write("cn-clip", tmp_path)
+    with arguments["images"].open("a") as file:
+        file.write(f"no tab\n{IDS[0]}\tAAAA\n77\tAAA\n")
+    data = read(arguments, max_skipped=0.1)
+    assert reasons(data) == {
+        f"{arguments['images'].name}:13": "expected an id, a tab, an image in base64",
+        f"{arguments['images'].name}:14": "the same image id again",
+    }
+    assert data.image_names[-1] == "77"
+    with pytest.raises(BadImage, match="base64"):
+        decode_image(data.images[-1])
+
+
+def test_standard_base64_is_read_too(tmp_path):
+    arguments = caption_sets.write("cn-clip", tmp_path)
+    before = content(read(arguments))
+    lines = [line.partition("\t") for line in arguments["images"].read_text().splitlines()]
+    write(arguments["images"], *(f"{k}\t{base64.b64encode(base64.urlsafe_b64decode(v)).decode()}" for k, _, v in lines))
+    assert content(read(arguments)) == before
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["just", "some text"], r"in no format for captions, .*Read are token files"),
+        ([], "is empty"),
+        ([" ", ""], "is empty"),
+        (["{", '"images"'], r"neither Karpathy's JSON \(.*nor lines with text_id"),
+        (['{"images": [{"id": 1}], "annotations": []}'], "not Karpathy's: expected"),
+        (['{"image_id": 1, "text_ids": [2]}', '{"image_id": 1, "text_ids": [2]}'], "nor lines with text_id"),
+        ([f"{IDS[0]}\t" + "QUFB" * 10] * 2, "holds images: give the captions"),
+        (["1.png,a cat", "2.png,a dog"], r"has none of the images that .*such as 1\.png: give their folder"),
+    ],
+)
+def test_files_that_are_no_captions_are_refused(tmp_path, pictures, lines, message):
+    with pytest.raises(InputError, match=message):
+        read_captions(write(tmp_path / "x", *lines), pictures)
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path, pictures):
+    with pytest.raises(InputError, match=r"no such file or folder: .*nothing"):
+        read_captions(tmp_path / "nothing")
+    with pytest.raises(InputError, match="holds no captions"):
+        read_captions(pictures)
+    path = tmp_path / "x"
+    path.write_bytes(f"{IDS[0]}#0\ta\n".encode("utf-16"))
+    with pytest.raises(InputError, match="UTF-16, expected UTF-8"):
+        read_captions(path, pictures)
+    path.write_bytes(f"{IDS[0]}#0\t狗\n".encode("gbk"))
+    with pytest.raises(InputError, match=r"not UTF-8 \(.*x:1\)"):
+        read_captions(path, pictures)
+
+
+# ---- what the data is
+
+
+@pytest.mark.parametrize(
+    ("caption", "name", "language"),
+    [
+        ("一只猫", "", "zh"), ("猫が一匹いる", "", "ja"), ("고양이", "", "ko"), ("кот", "", "ru"), ("قطة", "", "ar"),
+        ("A man in the sea", "test", "en"), ("un gatto sul letto", "test_1kcaptions_it", "it"), ("kot", "x", "und"),
+    ],
+)  # fmt: skip
+def test_language_is_guessed_by_script_name_and_words(caption, name, language):
+    assert guess_language([caption], name) == language
+
+
+def flickr30k(images=1000, captions=5, name="{}.jpg"):
+    source = ImageSource(None, "", lambda: b"")
+    names = [name.format(10_000 + image) for image in range(images)]
+    positives = [(image,) for image in range(images) for _ in range(captions)]
+    return Captions("x", "token", "en", names, [source] * images, ["a"] * len(positives), positives, [])
+
+
+def test_flickr30ks_test_set_is_known_by_its_shape():
+    assert flickr30k().is_flickr30k_test
+    assert flickr30k(name="images/{}.png").is_flickr30k_test
+    assert not flickr30k(images=999).is_flickr30k_test
+    assert not flickr30k(captions=1).is_flickr30k_test
+    assert not flickr30k(name="COCO_val2014_{}.jpg").is_flickr30k_test
+    assert not flickr30k().without([3], []).is_flickr30k_test
+
+
+def test_without_some_images_only_captions_without_any_image_go():
+    source = [ImageSource(None, str(i), lambda: b"") for i in range(4)]
+    data = Captions("x", "csv", "en", ["a", "b", "c", "d"], source, ["1", "2", "3"], [(0, 1), (1,), (3,)], [])
+    left = data.without([1], [])
+    assert (left.captions, left.positives, left.image_names) == (["1", "3"], [(0,), (2,)], ["a", "c", "d"])
+    assert [image.member for image in left.images] == ["0", "2", "3"]

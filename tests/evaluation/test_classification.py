@@ -1,0 +1,140 @@
+"""Zero-shot classification, on figures worked out by hand and on a system that sees colours."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import tensor
+
+from altdiffusion import InputError
+from altdiffusion.evaluation.classification import (
+    CIFAR_10_NAMES,
+    CIFAR_TEMPLATES,
+    FLAGAI_CIFAR_10,
+    TEMPLATES,
+    evaluate_classification,
+    localised,
+)
+from altdiffusion.evaluation.datasets.labelled import Labelled, read_labelled
+from altdiffusion.metrics import classification_figures
+from altdiffusion.toy.glyphs import LANGUAGES
+
+
+def test_figures_worked_out_by_hand():
+    scores = tensor([[0.9, 0.1, 0.0], [0.2, 0.8, 0.1], [0.6, 0.5, 0.4], [0.1, 0.3, 0.2]])
+    figures = classification_figures(scores, tensor([0, 1, 1, 2]))
+    assert figures == {"top1": 0.5, "top5": 1.0, "mean_per_class_recall": pytest.approx((1 + 0.5 + 0) / 3)}
+
+
+def test_of_equal_scores_the_first_class_counts():
+    assert classification_figures(torch.zeros(2, 7), tensor([0, 6]))["top1"] == 0.5
+    assert classification_figures(torch.zeros(2, 7), tensor([4, 5]))["top5"] == 0.5
+
+
+def test_nan_is_refused():
+    with pytest.raises(InputError, match="NaN"):
+        classification_figures(tensor([[float("nan"), 0.0]]), tensor([0]))
+
+
+def test_templates():
+    assert len(set(CIFAR_TEMPLATES)) == 18
+    assert {"a blurry photo of the {}.", "a photo of a small {}."} <= set(CIFAR_TEMPLATES)
+    assert set(TEMPLATES) == set(CIFAR_10_NAMES) == set(LANGUAGES)
+    assert all(len(set(names)) == 10 for names in CIFAR_10_NAMES.values())
+
+
+class Colours:
+    """Knows red, green and blue, by word and by sight; says what it was asked."""
+
+    name = "Colours"
+    note = ""
+    words = ("red", "green", "blue")
+
+    def __init__(self):
+        self.asked = []
+
+    def image_features(self, images):
+        return F.normalize(tensor([image.resize((1, 1)).getpixel((0, 0)) for image in images]).float(), dim=-1)
+
+    def text_features(self, texts):
+        self.asked += texts
+        return F.normalize(tensor([[float(word in text) for word in self.words] for text in texts]) + 1e-6, dim=-1)
+
+    def similarity(self, texts, images):
+        return texts @ images.T
+
+    image_to_text_similarity = similarity
+
+
+class Tokens(Colours):
+    """The same, token by token."""
+
+    name = "Tokens"
+
+    def image_features(self, images):
+        return super().image_features(images)[:, None].repeat(1, 3, 1)
+
+    def text_features(self, texts):
+        return super().text_features(texts)[:, None].repeat(1, 2, 1)
+
+    def similarity(self, texts, images):
+        return torch.einsum("tad,ibd->tiab", texts, images).amax(3).mean(2)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name, colour, count in (("red", "red", 3), ("green", "green", 1), ("blue", "red", 1)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            Image.new("RGB", (4, 4), colour).save(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", [Colours, Tokens])
+def test_a_system_is_asked_in_every_template(folders, kind):
+    system = kind()
+    result = evaluate_classification(system, read_labelled(folders), templates=["a {} thing", "{c}"], batch=2)
+    assert (result.images, result.top1, result.mean_per_class_recall) == (5, 0.8, pytest.approx(2 / 3))
+    assert {"a red thing", "blue"} <= set(system.asked)
+    assert result.published is None
+
+
+def test_bad_images_are_listed_up_to_a_limit(folders):
+    (folders / "red" / "9.png").write_bytes(b"no picture")
+    data = read_labelled(folders)
+    with pytest.raises(InputError, match="1 of 6 images can't be used"):
+        evaluate_classification(Colours(), data)
+    result = evaluate_classification(Colours(), data, max_skipped=0.5)
+    assert result.images == 5
+    assert result.problems[0][0].endswith("9.png")
+
+
+def test_flagais_figures_stand_beside_altclip_on_cifar_10_in_english_alone(folders):
+    data = read_labelled(folders)
+    few = Labelled("cifar", "cifar-10", data.images, data.labels, data.classes)
+    data = Labelled("cifar", "cifar-10", data.images[:1] * 10_000, data.labels[:1] * 10_000, data.classes)
+    system = Colours()
+    system.name = "AltCLIP"
+    assert evaluate_classification(system, few).published is None  # not the test set that was published
+    assert evaluate_classification(system, data).published == FLAGAI_CIFAR_10
+    assert evaluate_classification(system, data, "zh").published is None
+    assert evaluate_classification(system, data, templates=["{}"]).published is None
+
+
+def test_names_in_a_language():
+    data = Labelled("c", "cifar-10", [], [], ["x"] * 10)
+    assert localised(data, "zh").classes[3] == "猫"
+    assert localised(data, "zh", list("一二三四五六七八九十")).classes[0] == "一"
+    with pytest.raises(InputError, match="--classes"):
+        localised(data, "de")
+    with pytest.raises(InputError, match="--classes"):
+        localised(Labelled("c", "cifar-100", [], [], ["x"] * 100), "zh")
+    with pytest.raises(InputError, match=r"Latin letters \(cat, ...\), to be asked in 'zh'.*--classes"):
+        localised(Labelled("mine", "folders", [], [], ["cat", "dog"]), "zh")
+    assert localised(Labelled("mine", "folders", [], [], ["猫", "狗"]), "zh").classes == ["猫", "狗"]
+    assert localised(Labelled("mine", "folders", [], [], ["gatto"]), "it").classes == ["gatto"]
+
+
+def test_a_language_without_templates(folders):
+    with pytest.raises(InputError, match="--templates"):
+        evaluate_classification(Colours(), read_labelled(folders), "de")

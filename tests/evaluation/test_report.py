@@ -1,0 +1,107 @@
+"""Tables: the same figures as text, Markdown, CSV and JSON."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from altdiffusion import InputError
+from altdiffusion.evaluation.datasets.captioned import Problem
+from altdiffusion.evaluation.paper_results import TABLE, published_rows
+from altdiffusion.evaluation.report import render
+from altdiffusion.evaluation.retrieval import RetrievalResult
+from altdiffusion.metrics import RetrievalFigures
+
+
+def result(system="CLIP", language="zh", published=True, **others):
+    about = {
+        "data": "flickr30k_cn_test.txt",
+        "figures": RetrievalFigures((0.04, 2.36, 4.0), (2.25, 8.1, 100.0)),
+        "images": 1000,
+        "captions": 5000,
+        "seconds": 12.345,
+        "problems": [],
+        "notes": [],
+    }
+    rows = published_rows(system, language) if published else []
+    return RetrievalResult(**{**about, "system": system, "language": language, "published": rows, **others})
+
+
+TEXT = """\
+flickr30k_cn_test.txt, Chinese: 1000 images, 5000 captions; per cent
+
+                    text to image    image to text
+                   R@1  R@5  R@10  R@1  R@5   R@10    MR
+CLIP               0.0  2.4   4.0  2.2  8.1  100.0  19.5
+  CLIP, published  0.0  2.4   4.0  2.3  8.1   12.6   5.0
+太乙               0.0  2.4   4.0  2.2  8.1  100.0  19.5
+
+  published: Flickr30k's test set, ViT-L image encoders; AltCLIP paper, arXiv 2211.06679, and the model card of BAAI/AltCLIP
+  CLIP, published: the MR is printed as 5.0; the mean of its recalls is 4.9
+  2 left out, the first: a.jpg: damaged"""
+
+
+def test_text():
+    problems = [Problem("a.jpg", "damaged"), Problem("b.jpg", "damaged")]
+    assert render([result(problems=problems), result("太乙", problems=problems)]) == TEXT
+
+
+def test_markdown():
+    lines = render([result("a|b", published=False), result()], "markdown").splitlines()
+    assert lines[0] == "**flickr30k_cn_test.txt, Chinese: 1000 images, 5000 captions; per cent**"
+    assert lines[2:7] == [
+        "|  | T2I R@1 | T2I R@5 | T2I R@10 | I2T R@1 | I2T R@5 | I2T R@10 | MR |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| a\\|b | 0.0 | 2.4 | 4.0 | 2.2 | 8.1 | 100.0 | 19.5 |",
+        "| CLIP | 0.0 | 2.4 | 4.0 | 2.2 | 8.1 | 100.0 | 19.5 |",
+        "| CLIP, published | 0.0 | 2.4 | 4.0 | 2.3 | 8.1 | 12.6 | 5.0 |",
+    ]
+
+
+def test_csv_and_json_hold_the_same_figures_unrounded():
+    results = [result("AltCLIP", notes=["one, two"]), result("mine", "it", published=False)]
+    rows = list(csv.DictReader(io.StringIO(render(results, "csv"))))
+    document = json.loads(render(results, "json"))["results"]
+    assert [(row["system"], row["language"], row["figures"]) for row in rows] == [
+        ("AltCLIP", "zh", "measured"),
+        ("AltCLIP", "zh", "published"),
+        ("AltCLIP*", "zh", "published"),
+        ("mine", "it", "measured"),
+    ]
+    expected = [document[0]["measured"], *document[0]["published"], document[1]["measured"]]
+    names = ("t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "mr")
+    assert [[float(row[name]) for name in names] for row in rows] == [
+        [each[name] for name in names] for each in expected
+    ]
+    assert expected[0]["t2i_r5"] == 2.36
+    assert expected[1]["mr"] == 87.2
+    assert rows[0]["note"] == "one, two"
+    assert document[0]["source"].startswith("AltCLIP paper, arXiv 2211.06679")
+    assert document[1]["source"] is None
+
+
+def test_every_data_set_has_its_table():
+    results = [result(), result(data="other", published=False), result("Taiyi"), result(language="en")]
+    titles = [line.partition(":")[0] for line in render(results).splitlines() if "per cent" in line]
+    assert titles == ["flickr30k_cn_test.txt, Chinese", "other, Chinese", "flickr30k_cn_test.txt, English"]
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(InputError, match="'html': expected one of text, markdown, csv, json"):
+        render([result()], "html")
+
+
+def test_published_means_are_those_of_the_published_recalls():
+    """To rounding, but for CLIP on Chinese, of which the note says so."""
+    odd = [row for row in TABLE if abs(row.figures.mean - row.mean) > 0.0501]
+    assert [(row.language, row.system, row.mean) for row in odd] == [("zh", "CLIP", 5.0)]
+    assert "4.9" in odd[0].note
+    assert round(odd[0].figures.mean, 1) == 4.9
+
+
+def test_published_rows_are_found_by_name():
+    assert [row.system for row in published_rows("altclip", "en")] == ["AltCLIP", "AltCLIP*"]
+    assert "re-ranking" in published_rows("R2D2", "zh")[0].note
+    assert "token" in published_rows("Wukong", "zh")[0].note
+    assert published_rows("AltCLIP-m9", "en") == published_rows("Wukong", "en") == published_rows("CLIP", "fr") == []

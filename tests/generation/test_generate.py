@@ -1,0 +1,203 @@
+"""Settings and images: checked first, drawn alike alone and in a row, saved whole."""
+
+import os
+import shutil
+
+import pytest
+from helpers import bridges, layouts, tiny
+from PIL import Image, ImageChops
+
+from altdiffusion import AltDiffusionPipeline, InputError, generate, swap_text_encoder
+from altdiffusion.generation.infotext import open_info, to_command
+from altdiffusion.generation.result import free_path, save_image
+from altdiffusion.generation.schedulers import SCHEDULERS, build_scheduler, scheduler_class
+from altdiffusion.generation.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def folder(published):
+    return published("m9")
+
+
+@pytest.fixture(scope="module")
+def pipe(folder):
+    return AltDiffusionPipeline.from_pretrained(folder)
+
+
+def draw(pipe, prompts="一只猫", **options):
+    return list(generate(prompts, model=pipe, **({"steps": 2, "size": (16, 16)} | options)))
+
+
+def same(one, other):
+    return ImageChops.difference(one.image, other.image).getbbox() is None
+
+
+def test_picture_i_has_seed_plus_i_and_comes_out_the_same_alone(pipe):
+    pictures = draw(pipe, ["一只猫", "a cat"], seed=5, num_images=3)
+    assert [(p.settings.prompt, p.settings.seed) for p in pictures] == [
+        (prompt, seed) for prompt in ("一只猫", "a cat") for seed in (5, 6, 7)
+    ]
+    assert same(pictures[4], draw(pipe, "a cat", seed=6)[0])
+
+
+def test_seed_0_is_a_seed(pipe):
+    assert draw(pipe, seed=0)[0].settings.seed == 0
+    assert same(draw(pipe, seed=0)[0], draw(pipe, seed=0)[0])
+    assert not same(draw(pipe, seed=0)[0], draw(pipe, seed=1)[0])
+
+
+def test_random_seed_is_recorded_and_draws_again(pipe):
+    picture = draw(pipe)[0]
+    assert same(picture, draw(pipe, seed=picture.settings.seed)[0])
+
+
+def test_every_setting_reaches_the_picture(pipe):
+    plain = draw(pipe, seed=1)[0]
+    for change in ({"negative_prompt": "狗"}, {"guidance_scale": 2.0}, {"steps": 3}, {"scheduler": "ddpm"}):
+        assert not same(plain, draw(pipe, seed=1, **change)[0]), change
+
+
+def test_guidance_of_one_ignores_the_negative_prompt(pipe):
+    assert same(
+        draw(pipe, seed=1, guidance_scale=1.0)[0], draw(pipe, seed=1, guidance_scale=1.0, negative_prompt="x")[0]
+    )
+
+
+def test_init_image_and_mask(folder, tmp_path):
+    Image.new("RGB", (64, 16), "red").save(tmp_path / "start.png")
+    Image.new("L", (64, 16), 255).save(tmp_path / "mask.png")
+    options = {"model": folder, "steps": 2, "seed": 1, "init_image": tmp_path / "start.png"}
+    changed = next(generate("一只猫", **options))
+    assert changed.settings.strength == 0.8
+    assert changed.image.size == (changed.settings.width, changed.settings.height) == (32, 8)
+    filled = next(generate("一只猫", **options, mask=tmp_path / "mask.png"))
+    assert filled.settings.strength == 1.0
+    assert filled.settings.mask == str(tmp_path / "mask.png")
+
+
+def test_safety_checker_is_on_where_the_checkpoint_has_one(folder, tmp_path):
+    offended = shutil.copytree(folder, tmp_path / "offended")
+    layouts.save_safety_checker(offended / "safety_checker", True, finds=True)
+    clean, black = (next(generate("猫", model=model, steps=1, seed=1)) for model in (folder, offended))
+    assert not clean.filtered
+    assert clean.image.getbbox() is not None
+    assert black.filtered
+    assert black.image.getbbox() is None
+
+
+@pytest.mark.parametrize("name", list(SCHEDULERS))
+def test_every_scheduler_by_name(pipe, name):
+    if name == "lms":
+        pytest.importorskip("scipy")
+    scheduler = build_scheduler(scheduler_class(name), pipe)
+    assert scheduler.config.beta_start == pipe.scheduler.config.beta_start
+    assert scheduler_class(type(scheduler).__name__) == type(scheduler).__name__
+    assert scheduler_class(type(scheduler).__name__.removesuffix("Scheduler")) == type(scheduler).__name__
+    before = pipe.scheduler
+    assert draw(pipe, scheduler=name, seed=1)[0].settings.scheduler == type(scheduler).__name__.removesuffix(
+        "Scheduler"
+    )
+    assert pipe.scheduler is before
+
+
+def test_a_loaded_pipeline_serves_pictures_and_masks_too(pipe):
+    picture, mask = Image.new("RGB", (16, 16), "red"), Image.new("L", (16, 16), 255)
+    assert draw(pipe, init_image=picture, size=None)[0].settings.strength == 0.8
+    assert draw(pipe, init_image=picture, mask=mask, size=None)[0].settings.strength == 1.0
+    with pytest.raises(InputError, match="lora is for loading"):
+        draw(pipe, lora="x.safetensors")
+
+
+@pytest.mark.parametrize("name", ["Euler a", "DPM++ 2M", "PLMS", "ddim", "DDIM", "DDIMScheduler", "DPMSolverSDE"])
+def test_schedulers_by_the_web_uis_and_diffusers_names(name):
+    assert scheduler_class(name).endswith("Scheduler")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "line"),
+    [
+        ([], {}, "no prompt"),
+        (["a", " "], {}, "no prompt"),
+        ("a", {"steps": 0}, "0 steps"),
+        ("a", {"steps": 1000}, "1000 steps"),
+        ("a", {"num_images": 0}, "0 images"),
+        ("a", {"seed": -1}, "seed -1"),
+        ("a", {"seed": 2**63}, "seed"),
+        ("a", {"guidance_scale": float("nan")}, "guidance scale nan"),
+        ("a", {"guidance_scale": -1.0}, "guidance scale -1"),
+        ("a", {"size": (65, 64)}, "size 65x64"),
+        ("a", {"size": (0, 64)}, "size 0x64"),
+        ("a", {"size": (64, 8192)}, "size 64x8192"),
+        ("a", {"strength": 0.5}, "init image"),
+        ("a", {"mask": "m.png"}, "init image"),
+        ("a", {"init_image": "no.png", "strength": 0.0}, "strength 0.0"),
+        ("a", {"init_image": "no.png", "strength": 1.5}, "strength 1.5"),
+        ("a", {"init_image": "no.png", "strength": 0.01}, "no step to draw"),
+        ("a", {"init_image": "no.png"}, "no such picture"),
+        ("a", {"scheduler": "magic"}, "ddim, ddpm, pndm"),
+        ("a", {"device": "cuda:7"}, "this machine has"),
+        ("a", {"device": "toaster"}, "this machine has"),
+        ("a", {"dtype": "int3"}, "float32, float16, bfloat16"),
+        ("a", {"model": "no/such/model"}, "unknown model"),
+        ("a", {"lora": "no/such/lora.safetensors"}, "LoRA"),
+    ],
+)
+def test_bad_input_is_one_clear_line(folder, prompts, options, line):
+    with pytest.raises(InputError, match=line) as error:
+        next(generate(prompts, **({"model": folder} | options)))
+    assert "\n" not in str(error.value)
+
+
+def test_mask_of_another_size_is_refused(folder, tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "start.png")
+    Image.new("L", (8, 16)).save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match="8 x 16"):
+        next(generate("a", model=folder, init_image=tmp_path / "start.png", mask=tmp_path / "mask.png"))
+
+
+def test_saved_picture_carries_its_settings(pipe, tmp_path):
+    picture = draw(pipe, seed=0, negative_prompt="模糊")[0]
+    save_image(picture, tmp_path / "new" / "x.png")
+    assert open_info(tmp_path / "new" / "x.png") == picture.settings
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.png"]
+
+
+def test_full_disk_leaves_no_partial_file(pipe, tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left"):
+        save_image(draw(pipe)[0], tmp_path / "x.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("prompt", ["一只猫", "a/b\\c:d", "猫" * 300, "...", "../../etc/passwd", "a\nb", "🐈"])
+def test_file_names_are_safe_and_never_taken(tmp_path, prompt):
+    path = free_path(tmp_path, Settings(prompt, seed=1))
+    assert path.parent == tmp_path
+    path.touch()
+    other = free_path(tmp_path, Settings(prompt, seed=1))
+    assert other != path
+    assert not other.exists()
+
+
+def test_any_stable_diffusion_draws_through_a_bridge(published, tmp_path):
+    sd = bridges.stock()
+    sd.register_modules(tokenizer=tiny.clip_tokenizer())
+    sd.save_pretrained(tmp_path / "sd")
+    bridges.small_bridge().save_pretrained(tmp_path / "bridge")
+    names = {"text_encoder": published("m9"), "bridge": tmp_path / "bridge"}
+    drawn = next(generate("一只猫", model=tmp_path / "sd", **names, seed=1, steps=2, size=(16, 16)))
+    swapped = AltDiffusionPipeline.from_pretrained(tmp_path / "sd")
+    swap_text_encoder(swapped, names["text_encoder"], bridge=names["bridge"])
+    assert same(drawn, draw(swapped, seed=1)[0])
+    save_image(drawn, tmp_path / "cat.png")
+    read = open_info(tmp_path / "cat.png")
+    assert (read.text_encoder, read.bridge) == (str(names["text_encoder"]), str(names["bridge"]))
+    assert f"--bridge {names['bridge']}" in to_command(read)
+
+
+def test_a_bridge_is_for_loading(pipe):
+    with pytest.raises(InputError, match="bridge is for loading"):
+        draw(pipe, bridge="mini")

@@ -1,0 +1,127 @@
+"""OpenVINO gives what PyTorch gives, for every size, and leaves to PyTorch what it was not told of."""
+
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from altdiffusion import AltDiffusionPipeline, InputError
+from altdiffusion.speed.openvino_models import Network, UnetForward, use_openvino, use_pytorch
+from altdiffusion.speed.optimize import optimize
+
+openvino = pytest.importorskip("openvino")
+
+
+@pytest.fixture
+def pipe(published):
+    pipe = AltDiffusionPipeline.from_pretrained(published("m9"), safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe, side=16, **options):
+    generator = torch.Generator().manual_seed(1)
+    return pipe(
+        "一只猫", num_inference_steps=2, height=side, width=side, generator=generator, output_type="np", **options
+    ).images
+
+
+def test_pictures_of_any_size_are_the_same(pipe):
+    expected = {side: draw(pipe, side) for side in (16, 24)}
+    assert pipe.optimize(openvino=True, dtype=torch.float32) is pipe
+    for side in (16, 24, 16):
+        np.testing.assert_allclose(draw(pipe, side), expected[side], atol=1e-4)
+    assert draw(pipe, guidance_scale=1.0).shape == (1, 16, 16, 3)  # a batch of one
+
+
+def test_in_bfloat16_pictures_are_near_and_weights_stay_float32(pipe):
+    expected = draw(pipe)
+    optimize(pipe, openvino=True, dtype=torch.bfloat16)
+    assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.float32}
+    assert np.abs(draw(pipe) - expected).mean() < 0.02
+
+
+@torch.no_grad()
+def test_what_it_was_not_told_of_pytorch_computes_and_it_is_said_once(pipe, caplog):
+    sample, states = torch.randn(2, 4, 4, 4), torch.randn(2, 77, pipe.unet.config.cross_attention_dim)
+    mask = torch.ones(2, 77)
+    mask[:, 40:] = 0
+    expected = pipe.unet(sample, 3, states, encoder_attention_mask=mask).sample
+    use_openvino(pipe.unet, pipe.vae, torch.float32)
+    pipe.unet.forward.network = None  # must not be asked
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert torch.equal(pipe.unet(sample, 3, states, encoder_attention_mask=mask).sample, expected)
+    assert caplog.text.count("OpenVINO was not told of encoder_attention_mask") == 1
+
+
+def test_gradients_go_through_pytorch(pipe):
+    use_openvino(pipe.unet, pipe.vae, torch.float32)
+    states = torch.randn(1, 77, pipe.unet.config.cross_attention_dim)
+    pipe.unet(torch.randn(1, 4, 4, 4), 3, states).sample.sum().backward()
+    assert pipe.unet.conv_in.weight.grad is not None
+
+
+def test_what_is_saved_is_stock(pipe, tmp_path):
+    expected = draw(pipe)
+    optimize(pipe, openvino=True, dtype=torch.float32).save_pretrained(tmp_path)
+    again = AltDiffusionPipeline.from_pretrained(tmp_path)
+    assert "forward" not in vars(again.unet)
+    np.testing.assert_allclose(draw(again), expected, atol=1e-4)
+
+
+def test_a_copy_computes_with_its_own_weights(pipe):
+    before = draw(optimize(pipe, openvino=True, dtype=torch.float32))
+    unet = copy.deepcopy(pipe.unet)
+    assert unet.forward.unet is unet
+    with torch.no_grad():
+        unet.conv_out.weight.mul_(2)
+    pipe.unet, own = unet, pipe.unet
+    assert np.abs(draw(pipe) - before).max() > 1e-3
+    pipe.unet = own
+    np.testing.assert_allclose(draw(pipe), before)
+
+
+def test_changed_weights_are_seen(pipe):
+    optimize(pipe, openvino=True, dtype=torch.float32)
+    before = draw(pipe)
+    with torch.no_grad():
+        pipe.unet.conv_out.weight.mul_(2)
+    after = draw(pipe)
+    assert np.abs(after - before).max() > 1e-3
+    use_pytorch(pipe.unet, pipe.vae)
+    np.testing.assert_allclose(draw(pipe), after, atol=1e-4)
+
+
+def test_it_is_taken_back(pipe):
+    expected = draw(pipe)
+    use_openvino(pipe.unet, pipe.vae, torch.float32)
+    use_pytorch(pipe.unet, pipe.vae)
+    assert (draw(pipe) == expected).all()
+
+
+def test_a_failure_is_said_and_the_exact_path_is_taken(pipe, monkeypatch, caplog):
+    expected = draw(pipe)
+
+    def broken(self, inputs):
+        raise RuntimeError("no such operation\nmore")
+
+    monkeypatch.setattr(Network, "_compiled", broken)
+    with caplog.at_level(logging.WARNING):
+        optimize(pipe, openvino=True, dtype=torch.float32)
+    assert "exact and slower: no such operation" in caplog.text
+    assert not isinstance(vars(pipe.unet).get("forward"), UnetForward)
+    np.testing.assert_allclose(draw(pipe), expected, atol=1e-4)
+
+
+def test_it_is_for_a_cpu_and_in_place_of_compile(pipe):
+    with pytest.raises(InputError, match="in place of compile"):
+        optimize(pipe, openvino=True, compile=True)
+
+
+def test_without_the_package_it_says_what_to_install(pipe, monkeypatch):
+    monkeypatch.setattr("altdiffusion.speed.optimize.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install openvino"):
+        optimize(pipe, openvino=True)

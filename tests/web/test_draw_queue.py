@@ -1,0 +1,234 @@
+"""The queue: who waits together is drawn together, who cancels is gone, nobody is lost."""
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from altdiffusion.generation.draw import Order, Recipe, Step
+from altdiffusion.generation.result import GeneratedImage
+from altdiffusion.generation.settings import Settings
+from altdiffusion.web import draw_queue
+from altdiffusion.web.draw_queue import Drawing, DrawingQueue, Drawn, Job, Loading, Waiting
+from altdiffusion.web.translations import Refused
+
+RECIPE = Recipe(64, 64, steps=3)
+
+
+class Machine:
+    """In place of `draw_together`: the batches that it was asked for, a gate before each step, failures on demand."""
+
+    def __init__(self):
+        self.batches, self.steps, self.gate, self.fails = [], 0, threading.Semaphore(0), False
+
+    def __call__(self, pipe, orders, recipe, on_step):
+        self.batches.append([order.prompt for order in orders])
+        rows = list(range(len(orders)))
+        for done in range(recipe.steps):
+            self.gate.acquire()
+            if self.fails:
+                raise RuntimeError("/secret/path")
+            self.steps += 1
+            sketches = [Image.new("RGB", (8, 8))] * len(rows)
+            rows = on_step(Step(done + 1, recipe.steps, tuple(rows), lambda sketches=sketches: sketches))
+            if not rows:
+                return [None] * len(orders)
+        picture = Image.new("RGB", (8, 8))
+        return [
+            GeneratedImage(picture, Settings(order.prompt, seed=order.seed), False) if row in rows else None
+            for row, order in enumerate(orders)
+        ]
+
+    def open(self, steps=10**6):
+        for _ in range(min(steps, 1000)):
+            self.gate.release()
+
+
+class NoModels:
+    pipe = None
+
+    def is_loaded(self, label):
+        return True
+
+    def pipeline(self, label):
+        return self.pipe
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    machine = Machine()
+    monkeypatch.setattr(draw_queue, "draw_together", machine)
+    return machine
+
+
+@pytest.fixture
+def queue(machine):
+    queue = DrawingQueue(NoModels(), max_waiting=3, pixels=4 * 64 * 64)
+    yield queue
+    machine.open()
+    queue.close()
+    assert not queue._thread.is_alive()
+
+
+def job(*prompts, recipe=RECIPE, model="mini"):
+    return Job(model, recipe, [Order(prompt, seed=seed) for seed, prompt in enumerate(prompts)])
+
+
+async def until(condition):
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came")
+
+
+async def pictures(waiting):
+    async for news in waiting.news():
+        if isinstance(news, Drawn):
+            return [each.settings.prompt for each in news.pictures]
+    raise AssertionError("no pictures")
+
+
+def test_equal_settings_that_wait_are_drawn_together(queue, machine):
+    async def visit():
+        first = job("a")
+        queue.submit(first)
+        await until(lambda: machine.batches)
+        others = [job("b", "c"), job("x", recipe=Recipe(64, 64, steps=2)), job("d")]
+        for each in others:
+            queue.submit(each)
+        machine.open()
+        assert [await pictures(each) for each in (first, *others)] == [["a"], ["b", "c"], ["x"], ["d"]]
+
+    asyncio.run(visit())
+    assert machine.batches == [["a"], ["b", "c", "d"], ["x"]]
+
+
+def test_a_full_queue_says_so_and_a_cancelled_one_frees_its_place(queue, machine):
+    async def visit():
+        queue.submit(job("drawn"))
+        await until(lambda: machine.batches)
+        waiting = [job(f"waits {number}", model=str(number)) for number in range(3)]
+        for each in waiting:
+            queue.submit(each)
+        with pytest.raises(Refused) as error:
+            queue.submit(job("too many"))
+        assert error.value.key == "queue_full"
+        queue.cancel(waiting[1])
+        queue.submit(after := job("has room"))
+        machine.open()
+        assert await pictures(after) == ["has room"]
+        assert ["waits 1"] not in machine.batches
+
+    asyncio.run(visit())
+
+
+def test_cancelling_ends_the_drawing_at_the_next_step(queue, machine):
+    async def visit():
+        gone, next_one = job("gone", recipe=Recipe(64, 64, steps=50)), job("next")
+        queue.submit(gone)
+        queue.submit(next_one)
+        machine.open(2)
+        await until(lambda: machine.steps == 2)
+        queue.cancel(gone)
+        machine.open(1)
+        await until(lambda: len(machine.batches) == 2)
+        assert machine.steps == 3
+        machine.open()
+        assert await pictures(next_one) == ["next"]
+
+    asyncio.run(visit())
+
+
+def test_a_large_wish_lets_others_in_between(queue, machine):
+    async def visit():
+        large, small = job(*"abcdefgh"), job("x", recipe=Recipe(64, 64, steps=2))
+        queue.submit(large)
+        await until(lambda: machine.batches)
+        queue.submit(small)
+        machine.open()
+        assert await pictures(small) == ["x"]
+        assert await pictures(large) == list("abcdefgh")
+
+    asyncio.run(visit())
+    assert machine.batches == [list("abcd"), ["x"], list("efgh")]
+
+
+def test_progress_counts_all_batches_of_a_wish(queue, machine):
+    async def visit():
+        queue.submit(large := job(*"abcdefgh"))
+        machine.open()
+        seen = [news async for news in large.news()]
+        steps = [(each.done, each.total) for each in seen if isinstance(each, Drawing)]
+        assert all(total == 6 for _, total in steps)
+        assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+        assert isinstance(seen[-1], Drawn)
+
+    asyncio.run(visit())
+
+
+def test_a_failure_reaches_everybody_without_its_path_and_the_queue_lives(queue, machine):
+    async def visit():
+        queue.submit(first := job("a"))
+        await until(lambda: machine.batches)
+        queue.submit(second := job("b"))
+        machine.fails = True
+        machine.open(2)
+        for each in (first, second):
+            with pytest.raises(Refused) as error:
+                await pictures(each)
+            assert "secret" not in str(error.value)
+        machine.fails = False
+        machine.open()
+        queue.submit(third := job("c"))
+        assert await pictures(third) == ["c"]
+
+    asyncio.run(visit())
+
+
+def test_a_visitor_whose_loop_is_gone_stops_nobody(queue, machine):
+    async def leave():
+        queue.submit(job("gone"))
+        await until(lambda: machine.batches)
+
+    asyncio.run(leave())
+    machine.open()
+
+    async def visit():
+        queue.submit(next_one := job("next"))
+        assert await pictures(next_one) == ["next"]
+
+    asyncio.run(visit())
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_what_no_safety_checker_has_seen_is_not_shown(machine, checked):
+    models = NoModels()
+    models.pipe = SimpleNamespace(safety_checker=object() if checked else None)
+    queue = DrawingQueue(models, max_waiting=3, pixels=64 * 64)
+
+    async def visit():
+        queue.submit(one := job("a"))
+        machine.open(1)
+        async for news in one.news():
+            if isinstance(news, Drawing):
+                machine.open()
+                return news.sketch
+
+    assert (asyncio.run(visit()) is None) == checked
+    queue.close()
+
+
+def test_slow_readers_get_the_latest_and_the_last_sketch():
+    async def visit():
+        slow, sketch = job("a"), Image.new("RGB", (8, 8))
+        for news in (Waiting(3), Loading(), Drawing(1, 9, 1.0, sketch), Drawing(2, 9, 1.0, None)):
+            slow.tell(news)
+        await asyncio.sleep(0.01)
+        async for news in slow.news():
+            assert news == Drawing(2, 9, 1.0, sketch)
+            break
+
+    asyncio.run(visit())

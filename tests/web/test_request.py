@@ -1,0 +1,215 @@
+"""What a visitor may ask for, and every sentence of the page in both languages."""
+
+import re
+import string
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.hostile_images import bomb
+from PIL import Image, PngImagePlugin
+
+import altdiffusion.web
+from altdiffusion.generation.infotext import png_info
+from altdiffusion.generation.settings import Settings
+from altdiffusion.web import request, uploads
+from altdiffusion.web.limits import Limits
+from altdiffusion.web.request import GenerateRequest
+from altdiffusion.web.translations import TEXTS, Refused, say
+
+LIMITS = Limits()
+
+
+def refused(key, work, *arguments, **options):
+    with pytest.raises(Refused) as error:
+        work(*arguments, **options)
+    assert error.value.key == key
+    for language in ("en", "zh"):
+        assert "\n" not in error.value.said(language)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"prompt": " "}, "no_prompt"),
+        ({"prompt": None}, "bad_input"),
+        ({"prompt": ["猫"]}, "bad_input"),
+        ({"prompt": "猫" * 2001}, "long_text"),
+        ({"negative_prompt": "x" * 2001}, "long_text"),
+        ({"steps": 0}, "bad_number"),
+        ({"steps": 101}, "bad_number"),
+        ({"steps": "25"}, "bad_number"),
+        ({"steps": 2.5}, "bad_number"),
+        ({"steps": True}, "bad_number"),
+        ({"steps": float("nan")}, "bad_number"),
+        ({"steps": 1e400}, "bad_number"),
+        ({"steps": {}}, "bad_number"),
+        ({"guidance_scale": float("nan")}, "bad_number"),
+        ({"guidance_scale": -1}, "bad_number"),
+        ({"guidance_scale": "7"}, "bad_number"),
+        ({"seed": -1}, "bad_number"),
+        ({"seed": 2**63}, "bad_number"),
+        ({"images": 9}, "bad_number"),
+        ({"images": 0}, "bad_number"),
+        ({"best_of": 9}, "bad_number"),
+        ({"images": 3, "best_of": 2}, "best_of_few"),
+        ({"width": 64}, "bad_number"),
+        ({"width": 65, "height": 64}, "bad_multiple"),
+        ({"width": -8, "height": 64}, "bad_number"),
+        ({"width": 10**9, "height": 8}, "bad_number"),
+        ({"width": 1024, "height": 1024}, "many_pixels"),
+        ({"width": 768, "height": 768, "steps": 100, "images": 8}, "much_work"),
+        ({"width": 768, "height": 768, "steps": 100, "best_of": 8}, "much_work"),
+        ({"scheduler": "DDIMScheduler"}, "unknown_scheduler"),
+        ({"scheduler": 3}, "unknown_scheduler"),
+        ({"shape": "1:1000"}, "bad_input"),
+        ({"image": Image.new("RGB", (8, 8)), "strength": 0}, "bad_number"),
+        ({"image": Image.new("RGB", (8, 8)), "strength": 0.01, "steps": 5}, "few_steps"),
+    ],
+)
+def test_what_is_beyond_the_limits_is_refused(change, key):
+    refused(key, request.checked, replace(GenerateRequest("一只猫"), **change), LIMITS)
+
+
+def test_json_numbers_are_taken_as_they_are_meant():
+    wish = request.checked(
+        GenerateRequest("猫", seed=7.0, steps=25.0, images=2.0, best_of=1, width=512.0, height=512), LIMITS
+    )
+    assert (wish.seed, wish.steps, wish.images, wish.best_of, wish.width) == (7, 25, 2, 0, 512)
+
+
+def test_texts_lose_what_no_text_has():
+    assert request.text("a\x00b\ud800\n猫🐈", LIMITS) == "ab\n猫🐈"
+
+
+@pytest.mark.parametrize(
+    ("said", "seed"), [("", None), (" ", None), (None, None), ("0", 0), (" 7 ", 7), (7, 7), (7.0, 7)]
+)
+def test_seeds_from_a_text_field(said, seed):
+    assert request.seed_of(said) == seed
+
+
+@pytest.mark.parametrize("said", ["-1", "1.5", "x", "٣", "9" * 30, "1e3", [], 2**63])
+def test_seeds_that_are_none(said):
+    refused("bad_number", request.seed_of, said)
+
+
+def test_settings_are_called_what_the_page_calls_them():
+    with pytest.raises(Refused) as error:
+        request.whole("steps", 0, 1, 100)
+    assert str(error.value) == "Steps: expected a number from 1 to 100"
+    assert error.value.said("zh") == "步数：应为 1 到 100 之间的数"
+
+
+def test_lines():
+    assert request.lines("猫\n\n 狗 \n", LIMITS) == ["猫", "狗"]
+    refused("no_texts", request.lines, "\n", LIMITS)
+    refused("many_texts", request.lines, "a\n" * 51, LIMITS)
+    refused("many_texts", request.lines, "\n" * 10**5, LIMITS)
+    refused("bad_input", request.lines, 3, LIMITS)
+    refused("bad_input", request.lines, [3], LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        (b"", "bad_picture"),
+        (b"no picture", "bad_picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "bad_picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "bad_picture"),
+        (bomb(5000), "large_picture"),
+        (bomb(50000), "large_picture"),
+        (bytes(10 * 2**20 + 1), "large_file"),
+    ],
+    ids=["empty", "text", "eps", "svg", "bomb", "large bomb", "large file"],
+)
+def test_uploads_that_are_refused(tmp_path, content, key):
+    (tmp_path / "x.png").write_bytes(content)
+    refused(key, uploads.picture, tmp_path / "x.png", LIMITS)
+
+
+def test_uploads_that_are_cut_or_not_there(tmp_path):
+    Image.effect_noise((64, 64), 50).save(tmp_path / "x.png")
+    (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:500])
+    refused("bad_picture", uploads.picture, tmp_path / "x.png", LIMITS)
+    refused("bad_picture", uploads.picture, tmp_path / "none.png", LIMITS)
+    refused("bad_picture", uploads.picture, tmp_path, LIMITS)
+    refused("no_picture", uploads.picture, None, LIMITS)
+
+
+def test_settings_from_a_picture_are_brought_within_the_limits():
+    wild = Settings("猫" * 5000, steps=10**9, guidance_scale=1e9, seed=-5, width=4096, height=2048, scheduler="Euler a",
+                    model="../../etc/passwd", lora="evil", init_image="/etc/passwd", allow_pickle=True)  # fmt: skip
+    kept, changed = request.clamped(wild, LIMITS)
+    assert (len(kept.prompt), kept.steps, kept.guidance_scale, kept.seed) == (2000, 100, 30.0, 0)
+    assert kept.width * kept.height <= LIMITS.pixels
+    assert kept.width == pytest.approx(2 * kept.height, abs=16)
+    assert kept.scheduler == "euler-a"
+    assert (kept.model, kept.lora, kept.init_image, kept.allow_pickle) == (None, None, None, None)
+    assert set(changed) >= {"prompt", "steps", "guidance_scale", "seed", "width", "height"}
+    request.checked(
+        GenerateRequest(kept.prompt, width=kept.width, height=kept.height, scheduler=kept.scheduler), LIMITS
+    )
+
+
+def test_settings_that_are_sound_stay():
+    sound = Settings("一只猫", "模糊", steps=25, scheduler="DDIM", guidance_scale=7.5, seed=1, width=512, height=512)
+    kept, changed = request.clamped(sound, LIMITS)
+    assert changed == []
+    assert kept == replace(sound, scheduler="ddim")
+
+
+@pytest.mark.parametrize("size", [(0, 0), (-8, 8), (10**12, 8), (None, 8)])
+def test_sizes_from_a_picture_that_make_no_sense_are_dropped(size):
+    kept, _ = request.clamped(Settings("a", width=size[0], height=size[1]), LIMITS)
+    assert (kept.width, kept.height) == (None, None)
+
+
+def test_what_was_painted_over_is_the_mask():
+    layer = Image.new("RGBA", (16, 8), (0, 0, 0, 0))
+    layer.paste((255, 0, 0, 255), (2, 2, 6, 6))
+    image, mask = uploads.edited({"background": Image.new("RGBA", (16, 8), "red"), "layers": [layer]}, LIMITS)
+    assert image.mode == "RGB"
+    assert mask.getbbox() == (2, 2, 6, 6)
+    assert uploads.edited({"background": Image.new("RGB", (8, 8)), "layers": []}, LIMITS)[1] is None
+    for nothing in (None, {}, {"background": None}):
+        refused("no_picture", uploads.edited, nothing, LIMITS)
+    other = {"background": Image.new("RGB", (8, 8)), "layers": [layer]}
+    refused("mask_size", uploads.edited, other, LIMITS)
+
+
+def test_long_texts_inside_a_png_are_no_way_to_fill_the_memory(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("parameters", "a" * (80 * 2**20), zip=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=info)
+    assert (tmp_path / "x.png").stat().st_size < 200_000
+    refused("bad_picture", uploads.picture, tmp_path / "x.png", LIMITS)
+
+
+def test_every_sentence_is_in_both_languages():
+    for key, (english, chinese) in TEXTS.items():
+        assert english.isascii() or not re.search(r"[一-鿿]", english.replace("一只猫", "")), key
+        assert re.search(r"[一-鿿]", chinese), key
+        fields = [{name for _, name, _, _ in string.Formatter().parse(each) if name} for each in (english, chinese)]
+        assert fields[0] == fields[1], key
+
+
+def test_every_sentence_is_used_and_every_used_one_is_there():
+    folder = Path(altdiffusion.web.__file__).parent
+    source = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py") if path.name != "texts.py")
+    quoted = set(re.findall(r'"([a-z_]+)"', source))
+    made = {f"{side}_{what}" for side in ("left", "right") for what in ("model", "prompt")}
+    assert not {key for key in TEXTS if key not in quoted | made}
+    asked = set(re.findall(r'(?:I18N|say|Refused)\("([a-z_]+)"', source))
+    assert asked <= set(TEXTS)
+
+
+def test_texts_with_braces_of_their_own():
+    assert "{}" in say("template", "zh")
+    assert "{}" in Refused("bad_template").said("en")
+
+
+def test_settings_written_by_us_are_read_back(tmp_path):
+    sound = Settings("قطة", steps=3, seed=2**62)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=png_info(sound))
+    uploads.picture(tmp_path / "x.png", LIMITS)
