@@ -46,7 +46,7 @@ def finish(process: subprocess.Popen, out: Path) -> dict:
 def short_form(tmp_path_factory):
     out = tmp_path_factory.mktemp("short")
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--small", "--out", str(out)],
+        [sys.executable, str(SCRIPT), "--small", "--budget-seconds", "3600", "--out", str(out)],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

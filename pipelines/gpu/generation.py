@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,37 +16,45 @@ from gpu.timing import Row, forward_seconds, in_turns, reason, row, spread, time
 
 from altdiffusion import AltDiffusionPipeline, optimize
 
+GRAPHS = 'ours, optimize(compile="graphs")'
+WAYS: dict[str, dict[str, Any]] = {"ours, optimize()": {}, GRAPHS: {"compile": "graphs"}}
+
 
 def generation(setup: Setup) -> Iterator[Row]:
-    """Images by stock diffusers and by ours, equality, and the compiled UNet's forward, which bounds both."""
-    pipes = {"stock, eager": load(StableDiffusionPipeline, setup).to(setup.device)}
-    yield from compiled(setup, pipes)
-    for batch in setup.batches:
-        ways = {name: pipe for name, pipe in pipes.items() if batch == setup.batches[0] or "graphs" not in name}
-        yield from images_a_second(setup, batch, ways)
-        if len(ways) < len(pipes):
-            table = generation_table(setup, batch)
-            yield reason(table, GRAPHS, f"CUDA graphs are for one shape: measured at batch {setup.batches[0]}")
-    yield from equality(setup, pipes)
-
-
-GRAPHS = 'ours, optimize(compile="graphs")'
-
-
-def compiled(setup: Setup, pipes: dict[str, Any]) -> Iterator[Row]:
-    """Ours, by each way to compile, put into `pipes`; the time that compiling takes, first image included."""
-    table = "Compiling: seconds, once"
-    for name, options in {"ours, optimize()": {}, GRAPHS: {"compile": "graphs"}}.items():
+    """Each way to compile by itself, beside stock: what one of them costs or breaks, takes no figure from the other."""
+    stock = load(StableDiffusionPipeline, setup).to(setup.device)
+    expected = generates(stock, setup, 1, **SAME)()
+    yield equality("stock, once more", generates(stock, setup, 1, **SAME)(), expected)
+    for name, options in WAYS.items():
         try:
-            pipe = load(AltDiffusionPipeline, setup).to(setup.device)
-            seconds = timed(lambda pipe=pipe, options=options: optimize(pipe, **options), setup.device)
-            first = timed(generates(pipe, setup, 1), setup.device)
-        except Exception as error:  # whatever compilers raise: the others are measured all the same
-            yield reason(table, name, error)
-            continue
-        pipes[name] = pipe
-        found = {"optimize() (s)": seconds, "first image (s)": first, "compiled": is_compiled(pipe.unet)}
-        yield row(table, name, **found)
+            yield from beside_stock(setup, stock, name, options, expected)
+        except Exception as error:  # whatever compilers raise
+            traceback.print_exc()
+            yield reason(COMPILING, name, error)
+    stock.to(dtype=torch.float32)
+    torch.backends.cudnn.allow_tf32 = False  # convolutions would have 10 bits of mantissa, as in float16
+    yield equality("stock in float32: what rounding does by itself", generates(stock, setup, 1, **SAME)(), expected)
+
+
+COMPILING = "Compiling: seconds, once"
+EQUALITY = "Equality: the same seed and prompt, beside stock, in steps of 0 to 255"
+SAME = {"prompt": "一只猫"}
+
+
+def beside_stock(setup: Setup, stock: Any, name: str, options: dict[str, Any], expected: np.ndarray) -> Iterator[Row]:
+    """Ours, compiled in one way: the time that takes, its images, and its speed beside stock's in turns."""
+    pipe = load(AltDiffusionPipeline, setup).to(setup.device)
+    seconds = timed(lambda: optimize(pipe, **options), setup.device)
+    first = timed(generates(pipe, setup, 1), setup.device)
+    found = {"optimize() (s)": seconds, "first image (s)": first, "compiled": is_compiled(pipe.unet)}
+    yield row(COMPILING, name, **found)
+    yield equality(name, generates(pipe, setup, 1, **SAME)(), expected)
+    for batch in setup.batches:
+        if name == GRAPHS and batch != setup.batches[0]:
+            why = f"CUDA graphs are for one shape: measured at batch {setup.batches[0]}"
+            yield reason(generation_table(setup, batch), name, why)
+        else:
+            yield from images_a_second(setup, batch, {"stock, eager": stock, name: pipe})
 
 
 def is_compiled(unet: Any) -> str:
@@ -89,29 +98,15 @@ def generates(pipe: Any, setup: Setup, batch: int, **options: Any) -> Callable[[
     return generate
 
 
-def equality(setup: Setup, pipes: dict[str, Any]) -> Iterator[Row]:
-    """Images of the same seed and prompt beside stock's, in steps of 0 to 255; and stock's own beside float32's."""
-    table = "Equality: the same seed and prompt, beside stock, in steps of 0 to 255"
-    same = {"prompt": "一只猫"}
-    stock = pipes.pop("stock, eager")
-    expected = generates(stock, setup, 1, **same)()
-    again = generates(stock, setup, 1, **same)()
-    yield row(table, "stock, once more", **differences(again, expected))
-    for name in list(pipes):
-        yield row(table, name, **differences(generates(pipes.pop(name), setup, 1, **same)(), expected))
-    stock.to(dtype=torch.float32)
-    torch.backends.cudnn.allow_tf32 = False  # convolutions would have 10 bits of mantissa, as in float16
-    exact = generates(stock, setup, 1, **same)()
-    yield row(table, "stock in float32: what rounding does by itself", **differences(exact, expected))
-
-
-def differences(images: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    """Of images (batch, height, width, 3) in 0 to 1. Raises ValueError for what is not a number, or all one colour."""
-    if not np.isfinite(images).all() or images.std() == 0:
-        raise ValueError(f"the images show nothing: standard deviation {images.std()}")
+def equality(name: str, images: np.ndarray, expected: np.ndarray) -> Row:
+    """Of images (batch, height, width, 3) in 0 to 1; NaN, or one colour all over, is no figure."""
+    if not (np.isfinite(images).all() and np.isfinite(expected).all()) or images.std() == 0:
+        return reason(EQUALITY, name, f"the images show nothing: standard deviation {images.std()}")
     steps = np.abs(images.astype(np.float64) - expected) * 255
-    return {
-        "largest": float(steps.max()),
-        "mean": float(steps.mean()),
-        "standard deviation of the image": float(images.std()) * 255,
-    }
+    return row(
+        EQUALITY,
+        name,
+        largest=float(steps.max()),
+        mean=float(steps.mean()),
+        **{"standard deviation of the image": float(images.std()) * 255},
+    )

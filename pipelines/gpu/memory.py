@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,6 +36,7 @@ def memory(setup: Setup) -> Iterator[Row]:
         try:
             yield peak(setup, name, make)
         except Exception as error:  # the other settings are measured all the same
+            traceback.print_exc()
             yield reason(MEMORY, name, error)
     yield from attention(setup)
 
@@ -89,8 +91,11 @@ def attention(setup: Setup) -> Iterator[Row]:
         "text tower": (lambda: pipe.text_encoder(**next(ids)), said.text_encoder),
     }
     for part, (way, reported) in ways.items():
-        figures = {"choose_attention says": reported, **profiled(way, setup)}
-        yield row(KERNELS, part, **figures)
+        try:
+            yield row(KERNELS, part, **{"choose_attention says": reported, **profiled(way, setup)})
+        except Exception as error:  # a machine may forbid profiling
+            traceback.print_exc()
+            yield reason(KERNELS, part, error)
 
 
 NAMES = ("attention", "attn", "fmha", "flash", "sdpa")
@@ -111,7 +116,9 @@ def profiled(way: Callable[[], Any], setup: Setup) -> dict[str, str | float]:
         if event.device_type.name == kind:
             spent = event.self_device_time_total if setup.on_gpu else event.self_cpu_time_total
             times[event.key] = times.get(event.key, 0.0) + spent
-    total = sum(times.values()) or 1.0
+    total = sum(times.values())
+    if not total:
+        raise RuntimeError("the profiler saw no kernel")
     order = sorted(times, key=lambda name: -times[name])
     known = [name for name in order if any(part in name.lower() for part in NAMES)]
     if not setup.on_gpu:  # the operators that call each other would fill the list
