@@ -43,29 +43,29 @@ class ImageSettings(settings.Settings):
     steps: int | None = setting(None, "denoising steps (default: 25)", minimum=1, maximum=999,
         metavar="N", infotext="Steps", argument="num_inference_steps", web=True)
     scheduler: str | None = setting(None, "ddim, euler, dpm++, DPM++ 2M Karras, ... (default: the model's own)",
-        metavar="NAME", infotext="Sampler", web=True)
+        metavar="NAME", source="scheduler", infotext="Sampler", web=True)
     guidance_scale: float | None = setting(None, "how closely to follow the prompt (default: 7.5, mini: 4)", minimum=0,
         metavar="X", infotext="CFG scale", argument="guidance_scale", web=True, slider=0.5)
     seed: int | None = setting(None, "of each prompt's first image; image i has N+i (default: random)", minimum=0,
         maximum=MAX_SEED, metavar="N", infotext="Seed", per_image=True, web=True)
     width: int | None = setting(None, "pixels (default: the model's own)", minimum=8, maximum=4096, multiple_of=8,
-        argument="width", web=True)
+        flag="size", argument="width", web=True)
     height: int | None = setting(None, "pixels (default: the model's own)", minimum=8, maximum=4096, multiple_of=8,
-        argument="height", web=True)
+        flag="size", argument="height", web=True)
     model: str | None = setting(None, "id on the hub, folder or single file (default: mini)",
-        metavar="M", infotext="Model")
+        metavar="M", source="model", infotext="Model")
     strength: float | None = setting(None, "how much to change --init-image (default: 0.8; with a mask 1)", above=0,
         maximum=1, metavar="X", infotext="Denoising strength", argument="strength", needs_image=True, web=True, slider=0.05)
     init_image: str | None = setting(None, "image to start from",
-        metavar="F", infotext="Init image")
+        metavar="F", source="image", infotext="Init image")
     mask: str | None = setting(None, "white where --init-image is generated anew",
-        metavar="F", infotext="Mask", needs_image=True)
+        metavar="F", source="image", infotext="Mask", needs_image=True)
     lora: str | None = setting(None, "LoRA file, folder or id on the hub",
-        metavar="F", infotext="Lora")
+        metavar="F", source="lora", infotext="Lora")
     text_encoder: str | None = setting(None, "AltCLIP in place of the model's own encoder (with --bridge default: mini's)",
-        metavar="M", infotext="Text encoder")
+        metavar="M", source="model", infotext="Text encoder")
     bridge: str | None = setting(None, "from AltCLIP to a model trained with CLIP: folder, id on the hub, mini",
-        metavar="B", infotext="Bridge")
+        metavar="B", source="model", infotext="Bridge")
     dtype: Literal["float32", "float16", "bfloat16"] | None = setting(None, "(default: float16 on a GPU, else float32)",
         metavar="T", infotext="Precision")
     allow_pickle: bool | None = setting(None, "read .bin and .ckpt files, which can carry code",
