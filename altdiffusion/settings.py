@@ -18,7 +18,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
@@ -45,21 +45,28 @@ def setting(
     maximum: float | None = None,
     above: float | None = None,
     multiple_of: int | None = None,
+    pattern: str | None = None,
     **about: Any,
 ) -> Any:
     """A field with its help and its range: minimum and maximum included, `above` not. `...` as default: it must be given.
 
-    about: what else is read off the field, such as its name in a PNG; `about_of` gives it back.
+    pattern: of a text, whose `form` in words is told then, such as form="WIDTHxHEIGHT".
+    about: what else is read off the field, such as its name in a PNG; `about_of` gives it back. The command line reads
+        flag (where that isn't the field's name), positional (the name of a word without a flag, such as PROMPT), metavar,
+        and source (what a path or name stands for, and so how it is checked: see cli/sources.py).
     """
     is_list = isinstance(default, list)
     return Field(
         **{"default_factory": default.copy} if is_list else {"default": default},
-        description=help, ge=minimum, le=maximum, gt=above, multiple_of=multiple_of, json_schema_extra=about,
+        description=help, ge=minimum, le=maximum, gt=above, multiple_of=multiple_of, pattern=pattern,
+        json_schema_extra=about,
     )  # fmt: skip
 
 
 class Settings(BaseModel):
     """Raises InputError, naming every setting that is unknown, missing, of a wrong type or out of its range."""
+
+    group: ClassVar[str] = "Options"  # the title of its own fields in the help, where the class says none itself
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -105,8 +112,8 @@ def read_settings(cls: type[S], flags: Mapping[str, Any], config: Path | None = 
     Raises InputError with everything that is wrong: unknown names, types, ranges, what is missing.
     """
     in_file = {name.replace("-", "_"): (value, f"{config}: {name}") for name, value in _read_config(config).items()}
-    given = in_file | {name: (value, as_flag(name)) for name, value in flags.items()}
-    origins = {name: as_flag(name) for name in cls.model_fields}  # of those that are missing
+    origins = {name: flag_of(name, field) for name, field in cls.model_fields.items()}  # of those that are missing
+    given = in_file | {name: (value, origins.get(name) or as_flag(name)) for name, value in flags.items()}
     origins |= {name: origin for name, (_, origin) in given.items()}
     return cls(origins, **{name: value for name, (value, _) in given.items()})
 
@@ -118,8 +125,10 @@ def about_of(field: FieldInfo) -> dict[str, Any]:
 
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
-    """The values of a field that has a few, else ()."""
+    """The values of a field, or of a list's elements, that has a few, else ()."""
     hint = _without_none(field.annotation)
+    if typing.get_origin(hint) is list:
+        (hint,) = typing.get_args(hint)
     return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
@@ -132,6 +141,12 @@ def range_of(field: FieldInfo) -> str:
     if "le" in limits:
         return f"{low}{' to' if 'ge' in limits else ', at most'} {limits['le']}" if low else f"at most {limits['le']}"
     return f"at least {low}" if "ge" in limits else low
+
+
+def flag_of(name: str, field: FieldInfo) -> str:
+    """What a person types for a setting: --batch-size, or PROMPT where it has no flag."""
+    about = about_of(field)
+    return about.get("positional") or as_flag(about.get("flag", name))
 
 
 def as_flag(name: str) -> str:
@@ -165,6 +180,8 @@ def _explain_one(cls: type[Settings], name: str, error: ErrorDetails, is_flag: b
         return f" is missing: {field.description}"
     if error["type"] == "literal_error":
         return f": expected one of {', '.join(choices_of(field))}, got {value!r}"
+    if error["type"] == "string_pattern_mismatch":
+        return f": expected {about_of(field)['form']}, got {value!r}"
     if error["type"] == "multiple_of":
         return f": expected a multiple of {error['ctx']['multiple_of']}, got {value}"
     if error["type"] in ("finite_number", "greater_than_equal", "less_than_equal", "greater_than"):

@@ -15,8 +15,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from altdiffusion.cli.evaluate import print_recalls
 from altdiffusion.evaluation.datasets.captioned import read_captions
-from altdiffusion.evaluation.report import render
 from altdiffusion.evaluation.retrieval import evaluate_retrieval
 from altdiffusion.evaluation.systems.load import load_system
 from altdiffusion.toy import glyphs
@@ -41,7 +41,7 @@ def main() -> None:
             data = replace(read_captions(Path(folder) / f"{language}.csv", language=language), name="316 things")
             for (title, _), result in zip(systems.items(), evaluate_retrieval(systems.values(), data), strict=True):
                 results.append(replace(result, system=title))
-    print(render(results, options.format))
+    print_recalls(results, options.format)
 
 
 def save_data(folder: Path, languages: list[str]) -> None:

@@ -22,7 +22,6 @@ from altdiffusion.benchmark.timing import Comparison
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
 from altdiffusion.speed.optimize import has_amx
-from altdiffusion.text_table import aligned
 
 
 def run(cases: Sequence[str], sizes: Sizes, device: str | None, say: Callable[[str], None]) -> dict[str, Any]:
@@ -77,27 +76,17 @@ def as_document(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def table(report: dict[str, Any]) -> str:
-    """For people: medians with the lowest and highest round, and how many times faster, or smaller, ours (the first) is."""
-    blocks = [", ".join(f"{name} {value}" for name, value in report["machine"].items())]
-    for comparison in report["comparisons"]:
-        rows = [[comparison["work"], "median", "rounds", "ours is", ""]]
-        for each in comparison["contenders"]:
-            if each["median"] is None:
-                rows.append([each["name"], "-", "-", "-", each["note"]])
-                continue
-            span = f"{min(each['values']):.3f} to {max(each['values']):.3f}"
-            rows.append(
-                [
-                    each["name"],
-                    f"{each['median']:.3f} {comparison['measure']}",
-                    span,
-                    f"{each['ratio']:.2f} x",
-                    each["note"],
-                ]
-            )
-        blocks.append("\n".join([aligned(rows), *(f"  limit: {line}" for line in comparison["limits"])]))
-    return "\n\n".join(blocks)
+def rows(comparison: dict[str, Any]) -> list[list[str]]:
+    """Of a comparison, as a table: medians with the lowest and highest round, and how many times faster, or smaller, ours is."""
+    table = [[comparison["work"], "median", "rounds", "ours is", ""]]
+    for contender in comparison["contenders"]:
+        if contender["median"] is None:
+            table.append([contender["name"], "-", "-", "-", contender["note"]])
+            continue
+        median, span = f"{contender['median']:.3f}", f"{min(contender['values']):.3f} to {max(contender['values']):.3f}"
+        ratio = f"{contender['ratio']:.2f} x"
+        table.append([contender["name"], f"{median} {comparison['measure']}", span, ratio, contender["note"]])
+    return table
 
 
 def write(report: dict[str, Any], path: Path) -> None:

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-import argparse
+from pathlib import Path
 
+from altdiffusion.cli.flags import command
+from altdiffusion.cli.options import Dtype, JsonSettings
 from altdiffusion.cli.terminal import hide_loading, print_json, say
+from altdiffusion.settings import setting
 
 
-def _convert(options: argparse.Namespace) -> None:
+class ConvertSettings(JsonSettings):
+    """What is converted."""
+
+    source: str = setting(..., "id on the hub, folder or single file", positional="SRC", source="model")
+    destination: Path = setting(..., "new folder", positional="DST")
+    allow_pickle: bool = setting(False, "read .bin and .ckpt files, which can carry code")
+    ema: bool = setting(False, "of a single file, take the moving average of the UNet")
+    tokenizer: str | None = setting(
+        None, "for single files, which carry none: folder or id on the hub", source="model", metavar="T"
+    )
+    dtype: Dtype | None = setting(None, "arithmetic of the weights (default: as stored)")
+
+
+@command(ConvertSettings)
+def convert(settings: ConvertSettings) -> None:
+    """Any AltDiffusion or AltCLIP layout to one that plain diffusers loads.
+
+    altdiffusion convert BAAI/AltDiffusion-m9 altdiffusion-m9 --allow-pickle
+    """
     say("loading ...")
-    import torch
-
-    from altdiffusion.devices import choose_dtype
-    from altdiffusion.pipelines.convert import convert
+    from altdiffusion.devices import DTYPES
+    from altdiffusion.pipelines import convert as converter
 
     hide_loading()
-    dtype = choose_dtype(options.dtype, torch.device("cpu")) if options.dtype else None
-    folder = convert(
-        options.source,
-        options.destination,
-        allow_pickle=options.allow_pickle,
-        ema=options.ema,
-        tokenizer=options.tokenizer,
-        dtype=dtype,
+    folder = converter.convert(
+        settings.source,
+        settings.destination,
+        allow_pickle=settings.allow_pickle,
+        ema=settings.ema,
+        tokenizer=settings.tokenizer,
+        dtype=None if settings.dtype is None else DTYPES[settings.dtype],
     )
-    if options.json:
+    if settings.as_json:
         print_json({"path": str(folder)})
     else:
         print(folder)

@@ -1,52 +1,39 @@
-"""`altdiffusion demo`: the page in the browser. It parses; `altdiffusion.web` does the rest."""
+"""`altdiffusion demo`: the page in the browser."""
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
-
+from altdiffusion.cli.flags import command
+from altdiffusion.cli.options import DeviceSettings
 from altdiffusion.cli.terminal import hide_loading, say
+from altdiffusion.settings import setting
+from altdiffusion.web.limits import Limits
 
 
-def add_demo(commands: Any) -> None:
-    """`altdiffusion demo`."""
-    demo = commands.add_parser("demo", help="the web page: draw, change, compare, score; needs altdiffusion[demo]")
-    demo.add_argument("--models", nargs="+", default=[], metavar="M",
-                      help="what visitors may choose from: ids on the hub, folders, files (default: mini)")  # fmt: skip
-    demo.add_argument("--scorer", metavar="M", help="AltCLIP that scores (default: the one that belongs to each model)")
-    demo.add_argument("--host", default="127.0.0.1", metavar="H",
-                      help="address to serve at; 0.0.0.0 lets everyone in (default: this machine alone)")  # fmt: skip
-    demo.add_argument("--port", type=int, metavar="N", help="(default: the first free one from 7860)")
-    demo.add_argument("--auth", metavar="NAME:PASSWORD", help="ask for it before anything is shown")
-    demo.add_argument("--max-queue", type=int, default=20, metavar="N", help="visitors that may wait (default: 20)")
-    demo.add_argument("--max-pixels", type=int, metavar="N",
-                      help="of a drawn picture, width x height (default: 589824, 768 x 768)")  # fmt: skip
-    demo.add_argument("--device", metavar="D", help="cuda, cuda:1, mps, cpu (default: the best there is)")
-    demo.add_argument(
-        "--dtype", metavar="T", help="float32, float16, bfloat16 (default: float16 on a GPU, else float32)"
+class DemoSettings(DeviceSettings):
+    """How the page is served."""
+
+    models: list[str] = setting(
+        [], "what visitors may choose from: ids on the hub, folders, files (default: mini)", source="model", metavar="M"
     )
-    demo.add_argument("--allow-pickle", action="store_true", help="read .bin and .ckpt files, which can carry code")
-    demo.set_defaults(run=_demo)
+    scorer: str | None = setting(
+        None, "AltCLIP that scores (default: the one that belongs to each model)", source="model", metavar="M"
+    )
+    host: str = setting("127.0.0.1", "address to serve at; 0.0.0.0 lets everyone in, the default this machine alone")
+    port: int | None = setting(None, "(default: the first free one from 7860)", minimum=0, maximum=65535)
+    auth: str | None = setting(None, "ask for it before anything is shown", metavar="NAME:PASSWORD")
+    max_queue: int = setting(20, "visitors that may wait", minimum=1)
+    max_pixels: int = setting(Limits().pixels, "of a generated image, width x height", minimum=64)
 
 
-def _demo(options: argparse.Namespace) -> None:
+@command(DemoSettings)
+def demo(settings: DemoSettings) -> None:
+    """The web page: generate, change, compare, score. It needs altdiffusion[demo].
+
+    altdiffusion demo --models mini BAAI/AltDiffusion-m9 --allow-pickle
+    """
     say("loading ...")
-    from altdiffusion.web.limits import Limits
     from altdiffusion.web.server import Serving, serve
 
     hide_loading()
-    limits = Limits() if options.max_pixels is None else Limits(pixels=options.max_pixels)
-    serve(
-        Serving(
-            host=options.host,
-            port=options.port,
-            auth=options.auth,
-            max_queue=options.max_queue,
-            models=options.models,
-            scorer=options.scorer,
-            limits=limits,
-            device=options.device,
-            dtype=options.dtype,
-            allow_pickle=options.allow_pickle,
-        )
-    )
+    limits = Limits(pixels=settings.max_pixels)
+    serve(Serving(limits=limits, **{name: value for name, value in settings if name != "max_pixels"}))

@@ -1,292 +1,277 @@
-"""The commands that measure: `altdiffusion score` and `altdiffusion evaluate mini | retrieval | classification | generation`."""
+"""`altdiffusion evaluate retrieval | classification | generation | mini`: what models can do."""
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from altdiffusion.cli.terminal import hide_loading, print_json, say
+from cyclopts import App
+
+from altdiffusion.cli.flags import command
+from altdiffusion.cli.options import DeviceSettings, ExactSettings, JsonSettings
+from altdiffusion.cli.sources import check_some, check_system
+from altdiffusion.cli.terminal import hide_loading, print_json, print_table, say
 from altdiffusion.errors import InputError
-from altdiffusion.text_table import aligned
+from altdiffusion.settings import Settings, setting
+
+if TYPE_CHECKING:
+    from altdiffusion.evaluation.classification import ClassificationResult
+    from altdiffusion.evaluation.retrieval import RetrievalResult
+    from altdiffusion.evaluation.systems.base import System
 
 Result = TypeVar("Result")
 
-
-def add_evaluate(commands: Any) -> None:
-    """`altdiffusion evaluate`."""
-    evaluate = commands.add_parser("evaluate", help="figures: what a model can do")
-    subjects = evaluate.add_subparsers(title="subjects", metavar="SUBJECT", required=True)
-
-    retrieval = subjects.add_parser("retrieval", help="recall of images by captions and of captions by images")
-    retrieval.add_argument(
-        "captions", metavar="CAPTIONS", help="file of captions, or its folder: see docs/evaluation.md"
-    )
-    retrieval.add_argument(
-        "images", nargs="?", metavar="IMAGES", help="folder, or CN-CLIP's .tsv (default: beside CAPTIONS)"
-    )
-    _add_systems(retrieval)
-    retrieval.add_argument("--language", metavar="L", help="en, zh, ... (default: guessed from the captions)")
-    retrieval.add_argument("--split", default="test", metavar="S", help="of Karpathy's JSON (default: test)")
-    retrieval.add_argument(
-        "--ids", metavar="F", help="file of the images to keep, such as the test set of a whole data set"
-    )
-    retrieval.add_argument(
-        "--names", metavar="F", help="XTD10's file of image names (default: the one beside CAPTIONS)"
-    )
-    _add_skipped(retrieval)
-    retrieval.add_argument(
-        "--format", choices=("text", "markdown", "csv", "json"), default="text", help="(default: text)"
-    )
-    retrieval.add_argument(
-        "--json", action="store_const", const="json", dest="format", help="the same as --format json"
-    )
-    _add_loading(retrieval)
-    retrieval.set_defaults(run=_retrieval)
-
-    classification = subjects.add_parser("classification", help="zero-shot: top-1, top-5, mean per-class recall")
-    classification.add_argument("data", metavar="DATA", help="CIFAR's folder, one folder a class, or parquet")
-    _add_systems(classification)
-    classification.add_argument("--language", default="en", metavar="L", help="to ask in (default: en)")
-    classification.add_argument(
-        "--classes", metavar="F", help="names of the classes, a line each, in the order of the sorted folders"
-    )
-    classification.add_argument("--templates", metavar="F", help="sentences with {} for the name, a line each")
-    classification.add_argument(
-        "--split", default="test", metavar="S", help="folder of one folder a class (default: test)"
-    )
-    _add_skipped(classification)
-    classification.add_argument("--json", action="store_true", help="print one JSON document on standard output")
-    _add_loading(classification)
-    classification.set_defaults(run=_classification)
-
-    generation = subjects.add_parser(
-        "generation", help="draw prompts in several languages, compare pictures and prompts"
-    )
-    generation.add_argument(
-        "prompts", metavar="PROMPTS", help="table with a column for each language: .tsv, .csv, .jsonl, .parquet"
-    )
-    generation.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="for pictures, sheets and results.json"
-    )
-    generation.add_argument("--model", metavar="M", help="id on the hub, folder or single file (default: mini)")
-    generation.add_argument(
-        "--scorer", metavar="M", help="AltCLIP that compares (default: the one that belongs to the model)"
-    )
-    generation.add_argument("--languages", nargs="+", default=[], metavar="L", help="columns to draw (default: all)")
-    generation.add_argument("--reference", metavar="DIR", help="pictures to compare with as a whole (Fréchet distance)")
-    generation.add_argument(
-        "--inception", metavar="F", help="torch-fidelity's InceptionV3 weights: then the distance is FID"
-    )
-    generation.add_argument("--seed", type=int, default=0, metavar="N", help="of the first prompt (default: 0)")
-    generation.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: 25)")
-    generation.add_argument("--guidance-scale", type=float, metavar="X", help="(default: 7.5, mini: 4)")
-    _add_skipped(generation)
-    generation.add_argument("--json", action="store_true", help="print one JSON document on standard output")
-    _add_loading(generation)
-    generation.set_defaults(run=_generation)
-
-    mini = subjects.add_parser("mini", help="mini's figures, by a judge that was trained apart (minutes)")
-    mini.add_argument("--build", type=Path, metavar="DIR", help="folder of pipelines/build_mini.py: its stages as well")
-    mini.add_argument("--languages", nargs="+", metavar="L", help="of en zh es fr ru ja ko ar it (default: all)")
-    mini.add_argument("--every", type=int, default=1, metavar="N", help="every n-th thing only, for a quick look")
-    mini.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default: 20)")
-    mini.add_argument("--approximate", nargs="+", default=[], choices=["int8", "bfloat16"], metavar="A",
-                      help="int8, bfloat16: mini's figures with these, too (int8 needs torchao)")  # fmt: skip
-    mini.add_argument("--json", action="store_true", help="print one JSON document on standard output")
-    mini.set_defaults(run=_mini)
+evaluate = App(name="evaluate", help="What models can do, on your data.", version_flags=())
 
 
-def _add_systems(parser: Any) -> None:
-    parser.add_argument("--model", nargs="+", action="extend", metavar="M",
-                        help="systems: id on the hub, folder, open_clip:NAME, wukong:F, r2d2:F (default: mini)")  # fmt: skip
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at once (default: 64)")
+class RecordSettings(Settings):
+    """How many bad records are put up with."""
+
+    max_skipped: float = setting(0.01, "fraction of bad records that is put up with", minimum=0, maximum=1)
 
 
-def _add_skipped(parser: Any) -> None:
-    parser.add_argument(
-        "--max-skipped", type=float, default=0.01, metavar="X", help="share of bad records (default: 0.01)"
+class SystemSettings(ExactSettings, RecordSettings):
+    """The systems that are compared."""
+
+    group: ClassVar[str] = "Systems"
+
+    model: list[str] = setting(
+        ["mini"], "systems: id on the hub, folder, open_clip:NAME, wukong:F, r2d2:F", source="systems", metavar="M"
     )
+    batch_size: int = setting(64, "images at once", minimum=1)
 
 
-def _add_loading(parser: Any) -> None:
-    parser.add_argument("--device", metavar="D", help="cuda, cuda:1, mps, cpu (default: the best there is)")
-    parser.add_argument("--dtype", metavar="T", help="float32, float16, bfloat16 (default: float32, the exact one)")
-    parser.add_argument(
-        "--allow-pickle", action="store_true", help="read .bin, .pt and .ckpt files, which can carry code"
+class RetrievalSettings(SystemSettings, JsonSettings):
+    """What is retrieved from what."""
+
+    group: ClassVar[str] = "Options"
+
+    captions: str = setting(
+        ..., "file of captions, or its folder: see docs/evaluation.md", positional="CAPTIONS", source="path"
     )
+    images: str | None = setting(
+        None, "folder, or CN-CLIP's .tsv (default: beside CAPTIONS)", positional="IMAGES", source="path"
+    )
+    language: str | None = setting(None, "en, zh, ... (default: guessed from the captions)")
+    split: str = setting("test", "of Karpathy's JSON")
+    ids: str | None = setting(
+        None, "file of the images to keep, such as the test set of a whole data set", source="path", metavar="FILE"
+    )
+    names: str | None = setting(
+        None, "XTD10's file of image names (default: the one beside CAPTIONS)", source="path", metavar="FILE"
+    )
+    format: Literal["text", "markdown", "csv", "json"] = setting("text", "how results are printed; --json is json")
 
 
-def _retrieval(options: argparse.Namespace) -> None:
+class ClassificationSettings(SystemSettings, JsonSettings):
+    """What is classified."""
+
+    group: ClassVar[str] = "Options"
+
+    data: str = setting(..., "CIFAR's folder, one folder a class, or parquet", positional="DATA", source="path")
+    language: str = setting("en", "to ask in")
+    classes: str | None = setting(
+        None, "names of the classes, a line each, in the order of the sorted folders", source="path", metavar="FILE"
+    )
+    templates: str | None = setting(None, "sentences with {} for the name, a line each", source="path", metavar="FILE")
+    split: str = setting("test", "folder of one folder a class")
+
+
+class GenerationSettings(DeviceSettings, RecordSettings, JsonSettings):
+    """What is generated, and what it is compared with."""
+
+    prompts: str = setting(
+        ..., "table with a column for each language: .tsv, .csv, .jsonl, .parquet", positional="PROMPTS", source="path"
+    )
+    out: Path = setting(..., "folder for images, sheets and results.json")
+    model: str | None = setting(
+        None, "id on the hub, folder or single file (default: mini)", source="model", metavar="M"
+    )
+    scorer: str | None = setting(
+        None, "AltCLIP that compares (default: the one that belongs to the model)", source="model", metavar="M"
+    )
+    languages: list[str] = setting([], "columns to generate from (default: all)")
+    reference: str | None = setting(
+        None, "images to compare with as a whole (Fréchet distance)", source="path", metavar="FOLDER"
+    )
+    inception: str | None = setting(
+        None, "torch-fidelity's InceptionV3 weights: then the distance is FID", source="path", metavar="FILE"
+    )
+    seed: int = setting(0, "of the first prompt", minimum=0, maximum=2**63 - 1)
+    steps: int | None = setting(None, "denoising steps (default: 25)", minimum=1, maximum=999)
+    guidance_scale: float | None = setting(None, "(default: 7.5, mini: 4)", minimum=0)
+
+
+class MiniSettings(JsonSettings):
+    """What of mini is measured."""
+
+    build: Path | None = setting(None, "folder of pipelines/build_mini.py: its stages as well", source="path")
+    languages: list[Literal["en", "zh", "es", "fr", "ru", "ja", "ko", "ar", "it"]] = setting([], "(default: all)")
+    every: int = setting(1, "every n-th thing only, for a quick look", minimum=1)
+    steps: int = setting(20, "denoising steps", minimum=1, maximum=999)
+    approximate: list[Literal["int8", "bfloat16"]] = setting([], "mini's metrics with these, too (int8 needs torchao)")
+
+
+@command(RetrievalSettings)
+def retrieval(settings: RetrievalSettings) -> None:
+    """Recall of images by captions and of captions by images.
+
+    altdiffusion evaluate retrieval coco-cn/captions.txt coco-cn/images --model mini BAAI/AltCLIP-m9
+    """
+    check_some(settings.model, check_system)
     say("loading ...")
-    from altdiffusion.devices import DTYPES
     from altdiffusion.evaluation.datasets.captioned import read_captions
-    from altdiffusion.evaluation.report import render
     from altdiffusion.evaluation.retrieval import evaluate_retrieval
-    from altdiffusion.evaluation.systems.load import load_system
 
     hide_loading()
-    _check_share(options.max_skipped)
-    data = read_captions(
-        options.captions,
-        options.images,
-        names=options.names,
-        ids=options.ids,
-        split=options.split,
-        language=options.language,
-        max_skipped=options.max_skipped,
-    )
-    names = options.model or ["mini"]
-    limits = {"batch_size": options.batch_size, "max_skipped": options.max_skipped}
-    measured, failed = _each_system(
-        names, lambda name: next(evaluate_retrieval([load_system(name, **_loading(options, DTYPES))], data, **limits))
-    )
-    kinds = Counter(each.system for _, each in measured)
+    about: dict[str, Any] = {
+        name: getattr(settings, name) for name in ("names", "ids", "split", "language", "max_skipped")
+    }
+    data = read_captions(settings.captions, settings.images, **about)
+
+    def measure(system: System) -> RetrievalResult:
+        batch_size, max_skipped = settings.batch_size, settings.max_skipped
+        return next(evaluate_retrieval([system], data, batch_size=batch_size, max_skipped=max_skipped))
+
+    measured, failed = _each_system(settings, measure)
+    kinds = Counter(result.system for _, result in measured)
     results = [  # two of a kind are told apart by what they were called
-        replace(each, system=f"{each.system} ({name})") if kinds[each.system] > 1 else each for name, each in measured
+        replace(result, system=f"{result.system} ({name})") if kinds[result.system] > 1 else result
+        for name, result in measured
     ]
-    if results:
-        print(render(results, options.format))
-    _refuse(failed, names)
+    print_recalls(results, "json" if settings.as_json else settings.format)
+    _refuse(failed, settings.model)
 
 
-def _classification(options: argparse.Namespace) -> None:
+def print_recalls(results: Sequence[RetrievalResult], form: str) -> None:
+    """Results of retrieval. form: "text", a table for a terminal, or one of `evaluation.report.render`'s."""
+    from altdiffusion.evaluation.report import render, tables
+
+    if form != "text":
+        if results:
+            print(render(results, form))
+        return
+    for index, (title, rows, notes) in enumerate(tables(results)):
+        print("\n" * bool(index) + f"{title}\n")
+        print_table(rows)
+        if notes:
+            print("\n".join(["", *(f"  {note}" for note in notes)]))
+
+
+@command(ClassificationSettings)
+def classification(settings: ClassificationSettings) -> None:
+    """Zero-shot classification: top-1, top-5, mean per-class recall.
+
+    altdiffusion evaluate classification cifar-10-batches-py --language zh --model BAAI/AltCLIP-m9
+    """
+    check_some(settings.model, check_system)
     say("loading ...")
-    from altdiffusion.devices import DTYPES
-    from altdiffusion.evaluation.classification import ClassificationResult, evaluate_classification, localised
+    from altdiffusion.evaluation.classification import evaluate_classification, localised
     from altdiffusion.evaluation.datasets.labelled import read_labelled, read_lines
-    from altdiffusion.evaluation.systems.load import load_system
 
     hide_loading()
-    _check_share(options.max_skipped)
-    names = None if options.classes is None else read_lines(options.classes)
-    templates = None if options.templates is None else read_lines(options.templates)
-    data = localised(read_labelled(options.data, options.split), options.language, names)
-    model_names = options.model or ["mini"]
-    limits = (options.batch_size, options.max_skipped)
+    names = None if settings.classes is None else read_lines(settings.classes)
+    templates = None if settings.templates is None else read_lines(settings.templates)
+    data = localised(read_labelled(settings.data, settings.split), settings.language, names)
+    limits = (settings.batch_size, settings.max_skipped)
 
-    def measure(name: str) -> ClassificationResult:
-        system = load_system(name, **_loading(options, DTYPES))
-        return evaluate_classification(system, data, options.language, templates, *limits)
+    def measure(system: System) -> ClassificationResult:
+        return evaluate_classification(system, data, settings.language, templates, *limits)
 
-    measured, failed = _each_system(model_names, measure)
+    measured, failed = _each_system(settings, measure)
     results = [result for _, result in measured]
-    rows = [["", "top-1", "top-5", "mean per-class recall"]]
-    for result in results:
-        figures = [result.top1, result.top5, result.mean_per_class_recall]
-        rows.append([result.system, *(f"{100 * figure:.2f}" for figure in figures)])
-        if result.published:
-            rows.append(
-                [f"  {result.system}, published by FlagAI", *(f"{100 * f:.2f}" for f in result.published.values())]
-            )
-    if options.json:
+    if settings.as_json:
         print_json({"results": [asdict(result) for result in results]})
     elif results:
-        about = f"{results[0].images} images, {len(data.classes)} classes, asked in {options.language}; per cent"
+        about = f"{results[0].images} images, {len(data.classes)} classes, asked in {settings.language}; per cent"
         print(f"{data.name}: {about}\n")
-        print(aligned(rows))
+        rows = [["", "top-1", "top-5", "mean per-class recall"]]
+        for result in results:
+            rows.append(_in_per_cent(result.system, [result.top1, result.top5, result.mean_per_class_recall]))
+            if result.published:
+                rows.append(_in_per_cent(f"  {result.system}, published by FlagAI", result.published.values()))
+        print_table(rows)
         if problems := results[0].problems:
             print(f"\n{len(problems)} left out, the first: {problems[0][0]}: {problems[0][1]}")
-    _refuse(failed, model_names)
+    _refuse(failed, settings.model)
 
 
-def _each_system(names: list[str], measure: Callable[[str], Result]) -> tuple[list[tuple[str, Result]], list[str]]:
+@command(GenerationSettings)
+def generation(settings: GenerationSettings) -> None:
+    """Generate from prompts in several languages, compare images and prompts.
+
+    altdiffusion evaluate generation prompts.tsv --out results --model BAAI/AltDiffusion-m9 --languages en zh
+    """
+    say("loading ...")
+    from altdiffusion.evaluation.text_to_image import evaluate_generation
+
+    hide_loading()
+    options = {name: value for name, value in settings if name not in ("model", "prompts", "out", "as_json")}
+    results = []
+    for result in evaluate_generation(settings.model, settings.prompts, settings.out, **options):
+        results.append(asdict(result))
+        if not settings.as_json:
+            none = "none, all prompts are the same"
+            precision = none if result.r_precision is None else f"{100 * result.r_precision:.1f} %"
+            distance = "" if result.frechet is None else f", Fréchet distance {result.frechet:.3f}"
+            about = f"similarity {result.similarity:.4f}, R-precision {precision} of {result.prompts}{distance}"
+            print(f"{result.language}: {about}; {result.sheet}", flush=True)
+    if settings.as_json:
+        print_json({"results": results})
+
+
+@command(MiniSettings)
+def mini(settings: MiniSettings) -> None:
+    """What mini can do, by a judge that was trained apart (minutes).
+
+    altdiffusion evaluate mini --every 6 --steps 15
+    """
+    from altdiffusion.toy.glyphs import LANGUAGES
+    from altdiffusion.toy.report import as_json, evaluate_mini
+
+    hide_loading()
+    results = []
+    languages = settings.languages or LANGUAGES
+    for result in evaluate_mini(settings.build, languages, settings.every, settings.steps, settings.approximate):
+        results.append(result)
+        if not settings.as_json:
+            is_missed = result.target is not None and result.value < result.target
+            target = "" if result.target is None else f"(target {result.target:g}{', MISSED' if is_missed else ''})"
+            print(f"{result.what:58} {result.language:2} {result.value:6.1f} % {target}".rstrip(), flush=True)
+    if settings.as_json:
+        print_json(as_json(results))
+
+
+for subcommand in (retrieval, classification, generation, mini):
+    evaluate.command(subcommand, name=subcommand.__name__)
+
+
+def _each_system(
+    settings: SystemSettings, measure: Callable[[System], Result]
+) -> tuple[list[tuple[str, Result]], list[str]]:
     """The results by the systems' names, and which systems failed: what the others took hours for is not thrown away."""
+    from altdiffusion.devices import DTYPES
+    from altdiffusion.evaluation.systems.load import load_system
+
+    options: dict[str, Any] = {name: getattr(settings, name) for name in ("device", "allow_pickle", "batch_size")}
+    options["dtype"] = None if settings.dtype is None else DTYPES[settings.dtype]
     measured, failed = [], []
-    for name in names:
+    for name in settings.model:
         try:
-            measured.append((name, measure(name)))
+            measured.append((name, measure(load_system(name, **options))))
         except InputError as error:
             say(f"{name}: {error}")
             failed.append(name)
     return measured, failed
 
 
-def _refuse(failed: list[str], names: list[str]) -> None:
+def _refuse(failed: Sequence[str], names: Sequence[str]) -> None:
     if failed:
         raise InputError(f"{len(failed)} of {len(names)} systems could not be measured: {', '.join(failed)} (above)")
 
 
-def _generation(options: argparse.Namespace) -> None:
-    say("loading ...")
-    from altdiffusion.evaluation.text_to_image import evaluate_generation
-
-    hide_loading()
-    _check_share(options.max_skipped)
-    results = []
-    for result in evaluate_generation(
-        options.model,
-        options.prompts,
-        options.out,
-        languages=options.languages,
-        scorer=options.scorer,
-        reference=options.reference,
-        inception=options.inception,
-        seed=options.seed,
-        steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        device=options.device,
-        dtype=options.dtype,
-        allow_pickle=options.allow_pickle,
-        max_skipped=options.max_skipped,
-    ):
-        results.append(asdict(result))
-        if not options.json:
-            precision = (
-                "none, all prompts are the same" if result.r_precision is None else f"{100 * result.r_precision:.1f} %"
-            )
-            distance = "" if result.frechet is None else f", Fréchet distance {result.frechet:.3f}"
-            print(
-                f"{result.language}: similarity {result.similarity:.4f}, R-precision {precision} of {result.prompts}"
-                f"{distance}; {result.sheet}",
-                flush=True,
-            )
-    if options.json:
-        print_json({"results": results})
-
-
-def _mini(options: argparse.Namespace) -> None:
-    from altdiffusion.toy.glyphs import LANGUAGES
-    from altdiffusion.toy.report import as_json, evaluate_mini
-
-    hide_loading()
-    languages = options.languages or LANGUAGES
-    if unknown := [each for each in languages if each not in LANGUAGES]:
-        raise InputError(f"--languages {unknown[0]}: mini reads {', '.join(LANGUAGES)}")
-    if options.every < 1 or options.steps < 1:
-        raise InputError("--every and --steps: expected at least 1")
-    figures = []
-    for each in evaluate_mini(options.build, languages, options.every, options.steps, options.approximate):
-        figures.append(each)
-        if not options.json:
-            verdict = (
-                ""
-                if each.target is None
-                else f"(target {each.target:g}{'' if each.value >= each.target else ', MISSED'})"
-            )
-            print(f"{each.what:58} {each.language:2} {each.value:6.1f} % {verdict}".rstrip(), flush=True)
-    if options.json:
-        print_json(as_json(figures))
-
-
-def _loading(options: argparse.Namespace, dtypes: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "device": options.device,
-        "dtype": _dtype(options.dtype, dtypes),
-        "allow_pickle": options.allow_pickle,
-        "batch_size": options.batch_size,
-    }
-
-
-def _dtype(name: str | None, dtypes: dict[str, Any]) -> Any:
-    if name is not None and name not in dtypes:
-        raise InputError(f"unknown dtype {name!r}: expected one of {', '.join(dtypes)}")
-    return None if name is None else dtypes[name]
-
-
-def _check_share(share: float) -> None:
-    if not 0 <= share <= 1:
-        raise InputError(f"--max-skipped {share}: expected a share, 0 to 1")
+def _in_per_cent(name: str, values: Any) -> list[str]:
+    return [name, *(f"{100 * value:.2f}" for value in values)]

@@ -1,17 +1,47 @@
-"""What `altdiffusion info` prints: versions, devices, and what computes attention here."""
+"""`altdiffusion info`: versions, devices, and what computes attention here; or the settings inside an image."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import platform
 from dataclasses import asdict
 from typing import Any
 
 from altdiffusion.checkpoints import hub
+from altdiffusion.cli.flags import command
+from altdiffusion.cli.options import JsonSettings
 from altdiffusion.cli.terminal import hide_loading, print_json
+from altdiffusion.settings import setting
 
 _PACKAGES = ("altdiffusion", "torch", "diffusers", "transformers", "accelerate", "xformers", "peft", "pillow")
+
+
+class InfoSettings(JsonSettings):
+    """What is asked about: the installation, or an image."""
+
+    image: str | None = setting(
+        None, "print its settings and the command that generates it again", positional="IMAGE.png", source="image"
+    )
+
+
+@command(InfoSettings)
+def info(settings: InfoSettings) -> None:
+    """Versions, device and attention; or the settings inside an image.
+
+    altdiffusion info
+    altdiffusion info pictures/1-0.png
+    """
+    if settings.image is not None:
+        _print_settings(settings.image, settings.as_json)
+        return
+    hide_loading()
+    facts = describe()
+    if settings.as_json:
+        print_json(facts)
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' '):{width}}  {', '.join(value) if isinstance(value, list) else value}")
 
 
 def describe() -> dict[str, Any]:
@@ -39,24 +69,14 @@ def describe() -> dict[str, Any]:
     }
 
 
-def _info(options: argparse.Namespace) -> None:
-    if options.picture is not None:
-        from altdiffusion.generation.infotext import open_info, to_command
+def _print_settings(image: str, as_json: bool) -> None:
+    from altdiffusion.generation.infotext import open_info, to_command
 
-        settings = open_info(options.picture)
-        if options.json:
-            print_json({**asdict(settings), "command": to_command(settings)})
-        else:
-            for name, value in asdict(settings).items():
-                if value not in (None, ""):
-                    print(f"{name.replace('_', ' ')}: {value}")
-            print(f"\n{to_command(settings)}")
+    settings = open_info(image)
+    if as_json:
+        print_json({**vars(settings), "command": to_command(settings)})
         return
-    hide_loading()
-    facts = describe()
-    if options.json:
-        print_json(facts)
-    else:
-        width = max(len(name) for name in facts)
-        for name, value in facts.items():
-            print(f"{name.replace('_', ' '):{width}}  {', '.join(value) if isinstance(value, list) else value}")
+    for name, value in vars(settings).items():
+        if value not in (None, ""):
+            print(f"{name.replace('_', ' ')}: {value}")
+    print(f"\n{to_command(settings)}")

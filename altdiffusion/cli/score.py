@@ -2,81 +2,92 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
-import os
 import sys
 from pathlib import Path
-from typing import Any
 
-from altdiffusion.cli.evaluate import _add_loading, _dtype
-from altdiffusion.cli.terminal import hide_loading, print_json, say
+from altdiffusion.checkpoints.hub import local_path
+from altdiffusion.cli.flags import command
+from altdiffusion.cli.options import ExactSettings, JsonSettings
+from altdiffusion.cli.sources import check_image, check_some
+from altdiffusion.cli.terminal import hide_loading, print_json, print_table, say
 from altdiffusion.errors import InputError
-from altdiffusion.text_table import aligned
+from altdiffusion.images import ENDINGS, image_files
+from altdiffusion.settings import setting
 
 
-def add_score(commands: Any) -> None:
-    """`altdiffusion score`."""
-    score = commands.add_parser("score", help="how well pictures fit prompts: AltCLIP's cosines, -1 to 1")
-    score.add_argument("images", nargs="+", metavar="IMAGE", help="picture files, or folders of them")
-    score.add_argument(
-        "--prompt", nargs="+", action="extend", required=True, metavar="P", help="in any of the model's languages"
-    )
-    score.add_argument("--model", metavar="M", help="AltCLIP: id on the hub or folder (default: mini)")
-    score.add_argument("--sort", action="store_true", help="best picture first, by the first prompt")
-    _add_loading(score)
-    form = score.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print one JSON document on standard output")
-    form.add_argument("--csv", action="store_true", help="print comma-separated values, a line a picture")
-    score.set_defaults(run=_score)
+class ScoreSettings(ExactSettings, JsonSettings):
+    """What is scored, and how the scores are printed."""
+
+    images: list[str] = setting(..., "image files, or folders of them", positional="IMAGE", source="images")
+    prompt: list[str] = setting(..., "in any of the model's languages", metavar="P")
+    model: str | None = setting(None, "AltCLIP: id on the hub or folder (default: mini)", source="model", metavar="M")
+    sort: bool = setting(False, "best image first, by the first prompt")
+    as_csv: bool = setting(False, "print comma-separated values, a line an image", flag="csv")
+
+    def problems(self) -> list[str]:
+        """Standard output takes one of them."""
+        return ["--csv: not allowed with --json"] if self.as_csv and self.as_json else []
 
 
-def _score(options: argparse.Namespace) -> None:
-    images = _with_folders(options.images)
+@command(ScoreSettings)
+def score(settings: ScoreSettings) -> None:
+    """How well images fit prompts: AltCLIP's cosines, -1 to 1.
+
+    altdiffusion score pictures/ --prompt 猫 --prompt "a dog" --sort
+    """
+    images = _with_folders(settings.images)
+    check_some(images, check_image)
     say("loading ...")
     from altdiffusion.altclip.scorer import PromptScorer
     from altdiffusion.devices import DTYPES
 
     hide_loading()
+    dtype = None if settings.dtype is None else DTYPES[settings.dtype]
     scorer = PromptScorer.from_pretrained(
-        options.model, dtype=_dtype(options.dtype, DTYPES), device=options.device, allow_pickle=options.allow_pickle
+        settings.model, dtype=dtype, device=settings.device, allow_pickle=settings.allow_pickle
     )
     bad: dict[int, str] = {}
-    scores = scorer.score(images, options.prompt, bad).tolist()
+    scores = scorer.score(images, settings.prompt, bad).tolist()
     order = [index for index in range(len(scores)) if index not in bad]
-    if options.sort:
+    if settings.sort:
         order.sort(key=lambda index: -scores[index][0])
-    if options.json:
-        rows = [{"image": images[index], "scores": [round(score, 6) for score in scores[index]]} for index in order]
+    if settings.as_json:
+        results = [{"image": images[index], "scores": [round(score, 6) for score in scores[index]]} for index in order]
         failed = [{"image": images[index], "reason": reason} for index, reason in bad.items()]
-        print_json({"prompts": options.prompt, "results": rows, "failed": failed})
+        print_json({"prompts": settings.prompt, "results": results, "failed": failed})
     elif not order:
         pass  # a heading without rows says nothing
-    elif options.csv:
+    elif settings.as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["image", *options.prompt])
+        writer.writerow(["image", *settings.prompt])
         writer.writerows([images[index], *(f"{score:.6f}" for score in scores[index])] for index in order)
     else:
-        rows_of_text = [[images[index], *(f"{score:.4f}" for score in scores[index])] for index in order]
-        print(aligned([["", *options.prompt], *rows_of_text]))
+        rows = [[images[index], *(f"{score:.4f}" for score in scores[index])] for index in order]
+        print_table([["", *settings.prompt], *rows])
     if bad:
         for index, reason in bad.items():
             say(reason if images[index] in reason else f"{images[index]}: {reason}")
         rest = "; the others were scored" if order else ""
-        raise InputError(f"{len(bad)} of {len(scores)} pictures can't be used (above){rest}")
+        raise InputError(f"{len(bad)} of {len(scores)} images can't be used (above){rest}")
 
 
 def _with_folders(names: list[str]) -> list[str]:
     """The same with the images of each folder in its place. Raises InputError where one holds none."""
-    from altdiffusion.images import ENDINGS, image_files
-
     files: list[str] = []
     for name in names:
-        if os.path.isdir(folder := os.path.expanduser(name)):  # False, too, for what no file system could hold
-            found = image_files(Path(folder))
-            if not found:
-                raise InputError(f"{folder} holds no pictures: expected files that end in {', '.join(ENDINGS)}")
-            files += map(str, found)
+        if _is_folder(name):
+            inside = image_files(local_path(name))
+            if not inside:
+                raise InputError(f"{local_path(name)} holds no images: expected files that end in {', '.join(ENDINGS)}")
+            files += map(str, inside)
         else:
             files.append(name)
     return files
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):  # what no file system could hold is named with the bad images
+        return False

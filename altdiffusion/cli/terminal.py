@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def hide_loading() -> None:
-    """The libraries' bars and notices while they load; their bars while they draw and their warnings stay."""
+    """The libraries' bars and notices while they load; their bars while they generate and their warnings stay."""
     import diffusers
     import transformers
 
@@ -32,3 +36,38 @@ def say(line: str) -> None:
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Rows of equally many cells as columns, the first to the left, the others to the right, however wide they are."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for index in range(len(rows[0])):
+        table.add_column(justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(width=10_000)
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
+
+
+def only_our_bar() -> None:
+    """The libraries show no bar of their own, of each image's steps for instance. Before they are imported."""
+    os.environ["TQDM_DISABLE"] = "1"
+
+
+def with_progress(items: Iterable[T], total: int, unit: str = "images") -> Iterator[T]:
+    """The same, saying how many are done: "3 of 16 images, 00:41 left", in one line on a terminal, in lines in a log."""
+    if not sys.stderr.isatty():
+        for count, item in enumerate(items, 1):
+            yield item
+            say(f"{count} of {total} {unit}")
+        return
+    from tqdm import tqdm
+
+    form = f"{{n_fmt}} of {{total_fmt}} {unit} |{{bar}}| {{remaining}} left"
+    yield from tqdm(items, total=total, bar_format=form, disable=False, leave=False)

@@ -1,4 +1,4 @@
-"""Results as a table: text for a terminal, Markdown, CSV, JSON. Published metrics stand under the measured ones."""
+"""Results as tables: rows for a terminal, Markdown, CSV, JSON. Published metrics stand under the measured ones."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.paper_results import SOURCE, PublishedRow
 from altdiffusion.evaluation.retrieval import RetrievalResult
 from altdiffusion.metrics import KS
-from altdiffusion.text_table import width
 
 COLUMNS = [f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in KS] + ["mr"]
 _HEADS = [f"{direction} R@{k}" for direction in ("T2I", "I2T") for k in KS] + ["MR"]
@@ -23,8 +22,24 @@ _LANGUAGES = {
 }  # fmt: skip
 
 
-def render(results: Sequence[RetrievalResult], form: str = "text") -> str:
-    """A table of results. form: "text", "markdown", "csv" or "json". Recalls are per cent."""
+class ResultTable(NamedTuple):
+    """The results on one data set, in per cent: rows of equally many cells, the first one of heads; and what must be known."""
+
+    title: str
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def tables(results: Sequence[RetrievalResult]) -> list[ResultTable]:
+    """A table for each data set and language."""
+    return [
+        ResultTable(title, [["", *_HEADS], *_rows(group, indent="  ")], _notes(group))
+        for title, group in _by_data(results)
+    ]
+
+
+def render(results: Sequence[RetrievalResult], form: str) -> str:
+    """Results as text. form: "markdown", "csv" or "json". Metrics are per cent."""
     if form not in _FORMS:
         raise InputError(f"unknown form of table {form!r}: expected one of {', '.join(_FORMS)}")
     return _FORMS[form](results)
@@ -55,26 +70,13 @@ def as_json(results: Sequence[RetrievalResult]) -> dict[str, Any]:
     }
 
 
-def _text(results: Sequence[RetrievalResult]) -> str:
-    blocks = []
-    for title, group in _by_data(results):
-        rows = [["", *(f"R@{k}" for k in KS), *(f"R@{k}" for k in KS), "MR"], *_rows(group, indent="  ")]
-        widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
-        groups = [name.rjust(sum(widths[at : at + 3]) + 4) for name, at in (("text to image", 1), ("image to text", 4))]
-        lines = [
-            "  ".join([row[0] + " " * (widths[0] - width(row[0])), *map(str.rjust, row[1:], widths[1:])])
-            for row in rows
-        ]
-        blocks.append("\n".join([title, "", "  ".join([" " * widths[0], *groups]), *lines, *_under(group, "  ")]))
-    return "\n\n".join(blocks)
-
-
 def _markdown(results: Sequence[RetrievalResult]) -> str:
     blocks = []
     for title, group in _by_data(results):
         rows = [["", *_HEADS], ["---", *["---:"] * len(_HEADS)], *_rows(group)]
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        blocks.append("\n".join([f"**{title}**", "", *lines, *_under(group, "- ")]))
+        notes = [f"- {note}" for note in _notes(group)]
+        blocks.append("\n".join([f"**{title}**", "", *lines, *([""] if notes else []), *notes]))
     return "\n\n".join(blocks)
 
 
@@ -124,19 +126,18 @@ def _by_data(results: Sequence[RetrievalResult]) -> Iterator[tuple[str, list[Ret
         yield f"{name}, {_LANGUAGES.get(language, language)}: {about}", group
 
 
-def _under(results: Sequence[RetrievalResult], mark: str) -> list[str]:
-    """What must be known about the rows above."""
+def _notes(results: Sequence[RetrievalResult]) -> list[str]:
+    """What must be known about the metrics above."""
     lines = [f"{row.system}, published: {row.note}" for each in results for row in each.published if row.note]
     if any(each.published for each in results):
         lines.insert(0, f"published: Flickr30k's test set, ViT-L image encoders; {SOURCE}")
     lines += [note for each in results for note in each.notes]
     if problems := results[-1].problems:
         lines.append(f"{len(problems)} left out, the first: {problems[0].where}: {problems[0].reason}")
-    return ["", *(mark + line for line in dict.fromkeys(lines))] if lines else []
+    return list(dict.fromkeys(lines))
 
 
 _FORMS: dict[str, Callable[[Sequence[RetrievalResult]], str]] = {
-    "text": _text,
     "markdown": _markdown,
     "csv": _csv,
     "json": lambda results: json.dumps(as_json(results), ensure_ascii=False, indent=2),

@@ -1,14 +1,15 @@
-"""Schedulers by the names that people know them by."""
+"""Schedulers by the names that people know them by, which are checked without importing diffusers."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import diffusers
-from diffusers import DiffusionPipeline
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from altdiffusion.errors import InputError
-from altdiffusion.speed.cpu_timesteps import is_kept, keep_on_cpu
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 # Names people know, and diffusers' classes. `scheduler_class` takes a class name too.
 SCHEDULERS = {
@@ -43,13 +44,24 @@ def scheduler_class(name: str) -> str:
     if name.lower() in known:
         return known[name.lower()]
     for class_name in (name, f"{name}Scheduler"):
-        if class_name.endswith("Scheduler") and hasattr(diffusers, class_name):
+        if class_name.endswith("Scheduler") and _is_in_diffusers(class_name):
             return class_name
     raise InputError(f"unknown scheduler {name!r}: expected one of {', '.join(SCHEDULERS)}")
 
 
+def _is_in_diffusers(class_name: str) -> bool:
+    spec = importlib.util.find_spec("diffusers")  # importing it takes seconds
+    assert spec is not None
+    assert spec.origin is not None
+    return f'"{class_name}"' in Path(spec.origin).with_name("schedulers").joinpath("__init__.py").read_text("utf-8")
+
+
 def build_scheduler(class_name: str, pipe: DiffusionPipeline) -> Any:
     """That scheduler with the noise schedule that the model was trained with."""
+    import diffusers
+
+    from altdiffusion.speed.cpu_timesteps import is_kept, keep_on_cpu
+
     try:
         scheduler = getattr(diffusers, class_name).from_config(pipe.scheduler.config)
     except ImportError as error:  # LMS needs scipy

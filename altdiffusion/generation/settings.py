@@ -1,28 +1,124 @@
-"""Everything that an image is generated from, and what may be asked for."""
+"""Everything that one image is generated from: what it is called, its range and its help, a line each.
+
+The command line's flags, the web API's arguments, the page's components, the text inside PNGs and diffusers' arguments are
+read off `ImageSettings`: to add a setting is to add a line here. Light on purpose: no torch, no diffusers, no Pillow.
+"""
 
 from __future__ import annotations
 
 import math
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from diffusers import DiffusionPipeline
-
-from altdiffusion import images
+from altdiffusion import settings
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
+from altdiffusion.settings import about_of, setting
 
 DEFAULT_STEPS = 25
 DEFAULT_GUIDANCE_SCALE = 7.5
 MINI_GUIDANCE_SCALE = 4.0  # more makes its images grainy
 DEFAULT_STRENGTH = 0.8
-MAX_STEPS = 999  # the models know 1000 moments, and some schedulers skip the first
 MAX_SEED = 2**63 - 1
+IN_MEMORY = "(in memory)"  # an init image or mask that comes from no file
 
 
-def default_guidance_scale(model: str | Path | DiffusionPipeline | None) -> float:
-    """7.5; 4 for the embedded models."""
-    name = model.name_or_path if isinstance(model, DiffusionPipeline) else model or hub.MINI
+class ImageSettings(settings.Settings):
+    """Everything one image is generated from. None: not said, so the model's own, or not known (other programs' images).
+
+    What `setting` is told of a field besides default, help and range:
+    metavar: the command line has it as a flag, with this placeholder ("" for a switch).
+    infotext: its name in the text inside a PNG. argument: the pipeline's argument that it becomes.
+    per_image: it may differ between images that are generated together. needs_image: it makes no sense without an init image.
+    web: visitors of the page and of the API may set it. slider: the step of a number's slider on the page (default: 1).
+    """
+
+    # fmt: off
+    prompt: str = setting(..., "what to generate, in any of the model's languages",
+        argument="prompt", per_image=True, web=True)
+    negative_prompt: str = setting("", "what not to generate",
+        metavar="T", argument="negative_prompt", per_image=True, web=True)
+    steps: int | None = setting(None, "denoising steps (default: 25)", minimum=1, maximum=999,
+        metavar="N", infotext="Steps", argument="num_inference_steps", web=True)
+    scheduler: str | None = setting(None, "ddim, euler, dpm++, DPM++ 2M Karras, ... (default: the model's own)",
+        metavar="NAME", source="scheduler", infotext="Sampler", web=True)
+    guidance_scale: float | None = setting(None, "how closely to follow the prompt (default: 7.5, mini: 4)", minimum=0,
+        metavar="X", infotext="CFG scale", argument="guidance_scale", web=True, slider=0.5)
+    seed: int | None = setting(None, "of each prompt's first image; image i has N+i (default: random)", minimum=0,
+        maximum=MAX_SEED, metavar="N", infotext="Seed", per_image=True, web=True)
+    width: int | None = setting(None, "pixels (default: the model's own)", minimum=8, maximum=4096, multiple_of=8,
+        flag="size", argument="width", web=True)
+    height: int | None = setting(None, "pixels (default: the model's own)", minimum=8, maximum=4096, multiple_of=8,
+        flag="size", argument="height", web=True)
+    model: str | None = setting(None, "id on the hub, folder or single file (default: mini)",
+        metavar="M", source="model", infotext="Model")
+    strength: float | None = setting(None, "how much to change --init-image (default: 0.8; with a mask 1)", above=0,
+        maximum=1, metavar="X", infotext="Denoising strength", argument="strength", needs_image=True, web=True, slider=0.05)
+    init_image: str | None = setting(None, "image to start from",
+        metavar="F", source="image", infotext="Init image")
+    mask: str | None = setting(None, "white where --init-image is generated anew",
+        metavar="F", source="image", infotext="Mask", needs_image=True)
+    lora: str | None = setting(None, "LoRA file, folder or id on the hub",
+        metavar="F", source="lora", infotext="Lora")
+    text_encoder: str | None = setting(None, "AltCLIP in place of the model's own encoder (with --bridge default: mini's)",
+        metavar="M", source="model", infotext="Text encoder")
+    bridge: str | None = setting(None, "from AltCLIP to a model trained with CLIP: folder, id on the hub, mini",
+        metavar="B", source="model", infotext="Bridge")
+    dtype: Literal["float32", "float16", "bfloat16"] | None = setting(None, "(default: float16 on a GPU, else float32)",
+        metavar="T", infotext="Precision")
+    allow_pickle: bool | None = setting(None, "read .bin and .ckpt files, which can carry code",
+        metavar="", infotext="Pickle allowed")
+    score: float | None = setting(None, "AltCLIP's, where the best of several was asked for",
+        infotext="AltCLIP score", per_image=True)
+    # fmt: on
+
+    def problems(self) -> list[str]:
+        problems = []
+        if not self.prompt.strip():
+            problems.append('no prompt: expected at least one, none of them empty, such as "一只猫"')
+        if self.init_image is None:
+            problems += [
+                f"{name.replace('_', ' ')} needs an init image: give one, or leave {name.replace('_', ' ')} out"
+                for name in settings_with("needs_image")
+                if getattr(self, name) is not None
+            ]
+        elif int(self.steps_or_default * self.strength_or_default) < 1:
+            problems.append(
+                f"strength {self.strength_or_default} of {self.steps_or_default} steps leaves no step: raise either"
+            )
+        if (self.width is None) != (self.height is None):
+            problems.append("one of width and height: expected both or neither")
+        return problems
+
+    @property
+    def steps_or_default(self) -> int:
+        return DEFAULT_STEPS if self.steps is None else self.steps
+
+    @property
+    def strength_or_default(self) -> float:
+        """Where there is an init image: 0.8, or 1 with a mask."""
+        return self.strength if self.strength is not None else DEFAULT_STRENGTH if self.mask is None else 1.0
+
+    def resolved(self, model: str | Path) -> ImageSettings:
+        """The same with that model's defaults for what isn't said, and a seed; the size alone is its files' to know."""
+        return self.replace(
+            steps=self.steps_or_default,
+            guidance_scale=default_guidance_scale(model) if self.guidance_scale is None else self.guidance_scale,
+            seed=secrets.randbelow(2**32) if self.seed is None else self.seed,
+            strength=None if self.init_image is None else self.strength_or_default,
+        )
+
+
+def settings_with(about: str) -> list[str]:
+    """The fields that `setting` was told this of, such as "web" or "metavar"."""
+    return [name for name, field in ImageSettings.model_fields.items() if about in about_of(field)]
+
+
+def default_guidance_scale(model: Any) -> float:
+    """7.5; 4 for the embedded models. model: a name, a path, a pipeline; None: mini."""
+    name = getattr(model, "name_or_path", model or hub.MINI)
     embedded = {hub.MINI, hub.SD_MINI, str(hub.mini_folder()), str(hub.sd_mini_folder())}
     return MINI_GUIDANCE_SCALE if str(name) in embedded else DEFAULT_GUIDANCE_SCALE
 
@@ -40,8 +136,8 @@ def _check(
 ) -> None:
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise InputError('no prompt: expected at least one, none of them empty, such as "一只猫"')
-    if not 1 <= steps <= MAX_STEPS:
-        raise InputError(f"{steps} steps: expected 1 to {MAX_STEPS}")
+    if not 1 <= steps <= 999:
+        raise InputError(f"{steps} steps: expected 1 to {999}")
     if not 1 <= num_images <= 10000:
         raise InputError(f"{num_images} images a prompt: expected 1 to 10000")
     if not 0 <= seed <= MAX_SEED - num_images:
@@ -50,10 +146,8 @@ def _check(
         raise InputError(
             f"guidance scale {guidance_scale}: expected a number of at least 0, such as {DEFAULT_GUIDANCE_SCALE}"
         )
-    if size is not None and any(side % 8 or not 8 <= side <= images.MAX_SIDE for side in size):
-        raise InputError(
-            f"size {size[0]}x{size[1]}: expected multiples of 8 from 8 to {images.MAX_SIDE}, such as 512x512"
-        )
+    if size is not None and any(side % 8 or not 8 <= side <= 4096 for side in size):
+        raise InputError(f"size {size[0]}x{size[1]}: expected multiples of 8 from 8 to {4096}, such as 512x512")
     if strength is not None and not 0 < strength <= 1:
         raise InputError(f"strength {strength}: expected above 0, at most 1")
     if strength is not None and not has_image:
@@ -63,7 +157,7 @@ def _check(
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings:  # until all callers are on ImageSettings
     """Everything that an image is drawn from. None: not used, or not known (images of other programs)."""
 
     prompt: str

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from altdiffusion.settings import Settings, setting
 
 
 class TrainingSettings(Settings):
     """What every stage shares."""
+
+    group: ClassVar[str] = "Every training"
 
     output_dir: Path = setting(..., "folder for the log, the checkpoints and the trained model")
     max_train_steps: int = setting(1000, "optimizer steps", minimum=1)

@@ -20,29 +20,33 @@ _LANGUAGES = "columns of the data that are read, with weights: en zh=2 (default:
 class DistillSettings(TrainingSettings):
     """Phase 1: a multilingual text tower learns CLIP's text space from parallel text."""
 
-    teacher: str = setting(..., "CLIP, its text encoder, or a Stable Diffusion: folder or id on the hub")
-    student: str = setting(..., "XLM-R or an AltCLIP text tower: folder or id on the hub")
-    train_data: list[str] = setting(..., _TEXTS)
+    teacher: str = setting(
+        ..., "CLIP, its text encoder, or a Stable Diffusion: folder or id on the hub", source="model"
+    )
+    student: str = setting(..., "XLM-R or an AltCLIP text tower: folder or id on the hub", source="model")
+    train_data: list[str] = setting(..., _TEXTS, source="data")
     languages: list[str] = setting([], _LANGUAGES)
     teacher_language: str = setting("en", "the column that the teacher reads")
     loss: Literal["mse", "cosine", "contrastive"] = setting("mse", "what pulls the student to the teacher")
     contrastive_scale: float = setting(20.0, "factor on the cosines of the contrastive loss", minimum=0)
     teacher_cache: Path | None = setting(None, "folder for the teacher's vectors, so that they are computed once")
-    validation_data: list[str] = setting([], "texts to validate on, in the same columns")
+    validation_data: list[str] = setting([], "texts to validate on, in the same columns", source="data")
 
 
 class ContrastSettings(TrainingSettings):
     """Phase 2: contrastive tuning on images with captions."""
 
-    model: str = setting(..., "AltCLIP or CLIP: folder or id on the hub")
-    train_data: list[str] = setting(..., _PICTURES)
+    model: str = setting(..., "AltCLIP or CLIP: folder or id on the hub", source="model")
+    train_data: list[str] = setting(..., _PICTURES, source="data")
     languages: list[str] = setting([], _LANGUAGES)
     trainable: Literal["text", "both"] = setting("text", "the text tower alone, or both towers")
     image_cache: Path | None = setting(None, "folder for the image features, so that they are computed once")
     interpolation: float = setting(
         1.0, "share of the trained weights in the saved ones, the rest being the former ones", minimum=0, maximum=1
     )
-    validation_data: list[str] = setting([], "pictures with captions to validate on, in the same columns")
+    validation_data: list[str] = setting(
+        [], "pictures with captions to validate on, in the same columns", source="data"
+    )
 
     def problems(self) -> list[str]:
         """The cache holds what the image tower gives, so that tower must stay as it is."""
@@ -54,20 +58,20 @@ class ContrastSettings(TrainingSettings):
 class AutoencoderSettings(TrainingSettings):
     """An image autoencoder (VAE) for latent diffusion."""
 
-    model: str = setting(..., "the AutoencoderKL to start from: its folder")
-    train_data: list[str] = setting(..., _PICTURES)
+    model: str = setting(..., "the AutoencoderKL to start from: its folder", source="model")
+    train_data: list[str] = setting(..., _PICTURES, source="data")
     loss: Literal["l1", "mse", "l1+mse"] = setting(
         "l1+mse",
         "absolute error finds outlines, squared error the last decibel; l1+mse: a tenth of the one and the other",
     )
     kl_weight: float = setting(1e-5, "of the latents' divergence from a normal distribution", minimum=0)
-    validation_data: list[str] = setting([], "pictures to validate on")
+    validation_data: list[str] = setting([], "pictures to validate on", source="data")
 
 
 class DiffusionSettings(TrainingSettings):
     """What align and dreambooth share: a Stable Diffusion, images, the diffusion loss."""
 
-    model: str = setting(..., "Stable Diffusion 1.x or 2.x, or AltDiffusion: folder or id on the hub")
+    model: str = setting(..., "Stable Diffusion 1.x or 2.x, or AltDiffusion: folder or id on the hub", source="model")
     resolution: int = setting(512, "pixels of a side, or of the square that a bucket's area equals", minimum=8)
     random_flip: bool = setting(False, "mirror half of the pictures")
     snr_gamma: float | None = setting(
@@ -82,9 +86,9 @@ class AlignSettings(DiffusionSettings):
     """A UNet learns a text encoder: AltDiffusion's concept alignment and quality stages."""
 
     text_encoder: str | None = setting(
-        None, "AltCLIP to swap in: folder or id on the hub; none: the model's own encoder"
+        None, "AltCLIP to swap in: folder or id on the hub; none: the model's own encoder", source="model"
     )
-    train_data: list[str] = setting(..., _PICTURES)
+    train_data: list[str] = setting(..., _PICTURES, source="data")
     languages: list[str] = setting([], _LANGUAGES)
     trainable: Literal["kv", "attn2", "unet", "lora"] = setting(
         "kv", "kv: attn2.to_k and attn2.to_v; attn2: all of the cross-attention; unet: all; lora: a LoRA beside it"
@@ -119,15 +123,17 @@ class AlignSettings(DiffusionSettings):
 class BridgeSettings(TrainingSettings):
     """AltCLIP's states become CLIP's: any Stable Diffusion in every language, from text alone."""
 
-    text_encoder: str = setting(..., "AltCLIP or AltDiffusion, whose states are read: folder or id on the hub")
-    model: str = setting(
-        ..., "the Stable Diffusion 1.x, 2.x or XL whose text states are learnt: folder or id on the hub"
+    text_encoder: str = setting(
+        ..., "AltCLIP or AltDiffusion, whose states are read: folder or id on the hub", source="model"
     )
-    train_data: list[str] = setting(..., _TEXTS)
+    model: str = setting(
+        ..., "the Stable Diffusion 1.x, 2.x or XL whose text states are learnt: folder or id on the hub", source="model"
+    )
+    train_data: list[str] = setting(..., _TEXTS, source="data")
     languages: list[str] = setting([], _LANGUAGES)
     teacher_language: str = setting("en", "the column that CLIP reads")
     bridge: str | None = setting(
-        None, "a trained bridge to go on from, whose sizes it keeps: folder, id on the hub, or mini"
+        None, "a trained bridge to go on from, whose sizes it keeps: folder, id on the hub, or mini", source="model"
     )
     hidden_size: int = setting(768, "width of the bridge", minimum=8)
     num_layers: int = setting(3, "decoder layers", minimum=1, maximum=24)
@@ -143,7 +149,7 @@ class BridgeSettings(TrainingSettings):
     )
     student_cache: Path | None = setting(None, "folder for AltCLIP's states, so that they are computed once")
     teacher_cache: Path | None = setting(None, "folder for CLIP's states, so that they are computed once")
-    validation_data: list[str] = setting([], "texts to validate on, in the same columns")
+    validation_data: list[str] = setting([], "texts to validate on, in the same columns", source="data")
 
     def problems(self) -> list[str]:
         """A trained bridge has its sizes; a new one's width is shared by its heads."""
@@ -164,7 +170,7 @@ class DreamBoothSettings(DiffusionSettings):
     max_train_steps: int = setting(800, "optimizer steps", minimum=1)
     batch_size: int = setting(4, "samples of one optimizer step, over all processes", minimum=1)
     learning_rate: float = setting(5e-6, "the highest of the schedule; a LoRA wants more, such as 1e-4", minimum=0)
-    instance_dir: Path = setting(..., "folder with pictures of the subject")
+    instance_dir: Path = setting(..., "folder with images of the subject", source="path")
     instance_prompt: str = setting(..., "names the subject by a rare word and its class: 一只 <斑斑> 狗")
     lora_rank: int = setting(0, "train a LoRA of this rank; 0: the whole UNet", minimum=0, maximum=1024)
     lora_layers: Literal["attention", "all"] = setting(

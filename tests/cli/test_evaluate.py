@@ -71,7 +71,7 @@ def test_score_takes_folders(capsys, altclip, pictures, tmp_path):
     status, out, err = run(capsys, "score", tmp_path / "empty", *words)
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
-    assert f"{tmp_path / 'empty'} holds no pictures" in err
+    assert f"{tmp_path / 'empty'} holds no images" in err
 
 
 def test_score_lists_bad_pictures_and_does_the_rest(capsys, altclip, pictures, tmp_path):
@@ -82,7 +82,7 @@ def test_score_lists_bad_pictures_and_does_the_rest(capsys, altclip, pictures, t
     assert status == 2
     assert [row["image"] for row in document["results"]] == pictures
     assert [each["image"] for each in document["failed"]] == [str(tmp_path / "bad.png"), str(tmp_path / "gone.png")]
-    assert "2 of 5 pictures can't be used" in err
+    assert "2 of 5 images can't be used" in err
     assert "Traceback" not in err
 
 
@@ -90,7 +90,7 @@ def test_score_lists_bad_pictures_and_does_the_rest(capsys, altclip, pictures, t
     ("words", "reason"),
     [
         (("--prompt", " "), "text 0: is empty"),
-        (("--prompt", "猫", "--dtype", "int8"), "unknown dtype 'int8'"),
+        (("--prompt", "猫", "--dtype", "int8"), "--dtype: expected one of float32, float16, bfloat16, got 'int8'"),
         (("--prompt", "猫", "--device", "cuda:7"), "this machine has"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from altdiffusion import InputError
 from altdiffusion.evaluation.datasets.captioned import Problem
 from altdiffusion.evaluation.paper_results import TABLE, published_rows
-from altdiffusion.evaluation.report import render
+from altdiffusion.evaluation.report import render, tables
 from altdiffusion.evaluation.retrieval import RetrievalResult
 from altdiffusion.metrics import RetrievalMetrics
 
@@ -28,23 +28,22 @@ def result(system="CLIP", language="zh", published=True, **others):
     return RetrievalResult(**{**about, "system": system, "language": language, "published": rows, **others})
 
 
-TEXT = """\
-flickr30k_cn_test.txt, Chinese: 1000 images, 5000 captions; per cent
-
-                    text to image    image to text
-                   R@1  R@5  R@10  R@1  R@5   R@10    MR
-CLIP               0.0  2.4   4.0  2.2  8.1  100.0  19.5
-  CLIP, published  0.0  2.4   4.0  2.3  8.1   12.6   5.0
-太乙               0.0  2.4   4.0  2.2  8.1  100.0  19.5
-
-  published: Flickr30k's test set, ViT-L image encoders; AltCLIP paper, arXiv 2211.06679, and the model card of BAAI/AltCLIP
-  CLIP, published: the MR is printed as 5.0; the mean of its recalls is 4.9
-  2 left out, the first: a.jpg: damaged"""
-
-
-def test_text():
+def test_rows_of_a_table():
     problems = [Problem("a.jpg", "damaged"), Problem("b.jpg", "damaged")]
-    assert render([result(problems=problems), result("太乙", problems=problems)]) == TEXT
+    (table,) = tables([result(problems=problems), result("太乙", problems=problems)])
+    assert table.title == "flickr30k_cn_test.txt, Chinese: 1000 images, 5000 captions; per cent"
+    assert table.rows == [
+        ["", "T2I R@1", "T2I R@5", "T2I R@10", "I2T R@1", "I2T R@5", "I2T R@10", "MR"],
+        ["CLIP", "0.0", "2.4", "4.0", "2.2", "8.1", "100.0", "19.5"],
+        ["  CLIP, published", "0.0", "2.4", "4.0", "2.3", "8.1", "12.6", "5.0"],
+        ["太乙", "0.0", "2.4", "4.0", "2.2", "8.1", "100.0", "19.5"],
+    ]
+    assert table.notes == [
+        "published: Flickr30k's test set, ViT-L image encoders; "
+        "AltCLIP paper, arXiv 2211.06679, and the model card of BAAI/AltCLIP",
+        "CLIP, published: the MR is printed as 5.0; the mean of its recalls is 4.9",
+        "2 left out, the first: a.jpg: damaged",
+    ]
 
 
 def test_markdown():
@@ -83,12 +82,12 @@ def test_csv_and_json_hold_the_same_figures_unrounded():
 
 def test_every_data_set_has_its_table():
     results = [result(), result(data="other", published=False), result("Taiyi"), result(language="en")]
-    titles = [line.partition(":")[0] for line in render(results).splitlines() if "per cent" in line]
+    titles = [table.title.partition(":")[0] for table in tables(results)]
     assert titles == ["flickr30k_cn_test.txt, Chinese", "other, Chinese", "flickr30k_cn_test.txt, English"]
 
 
 def test_an_unknown_form_is_refused():
-    with pytest.raises(InputError, match="'html': expected one of text, markdown, csv, json"):
+    with pytest.raises(InputError, match="'html': expected one of markdown, csv, json"):
         render([result()], "html")
 
 

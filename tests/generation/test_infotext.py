@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from altdiffusion import InputError
-from altdiffusion.cli.main import _parser
+from altdiffusion.cli.main import parse
 from altdiffusion.generation.infotext import from_infotext, open_info, png_info, to_command, to_infotext
 from altdiffusion.generation.settings import Settings
 
@@ -88,6 +88,6 @@ def test_picture_without_settings_is_one_clear_line(tmp_path):
 def test_the_command_asks_for_the_same_settings(prompt):
     words = shlex.split(to_command(Settings(prompt, negative_prompt="-ugly", seed=0, steps=3, width=64, height=32)))
     assert words[0] == "altdiffusion"
-    options = _parser().parse_args(words[1:])
-    assert options.prompts == [prompt]
-    assert (options.negative_prompt, options.seed, options.steps, options.size) == ("-ugly", 0, 3, (64, 32))
+    settings = parse(words[1:]).settings
+    assert settings.prompts == [prompt]
+    assert (settings.negative_prompt, settings.seed, settings.steps, settings.pixels) == ("-ugly", 0, 3, (64, 32))

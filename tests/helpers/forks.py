@@ -61,12 +61,12 @@ def _serve() -> None:
     import accelerate.state  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
 
-    from altdiffusion.cli.main import _prepare
+    from altdiffusion.cli.main import prepare_environment
     from altdiffusion.training.stages import (
         distill,  # noqa: F401
     )
 
-    _prepare()
+    prepare_environment()
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         job = json.loads(line)

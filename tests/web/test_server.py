@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from altdiffusion import InputError
-from altdiffusion.cli.main import _parse
+from altdiffusion.cli.main import parse
 from altdiffusion.web import html_parts
 from altdiffusion.web.draw_queue import Drawing, Loading, Waiting
 from altdiffusion.web.guard import MAX_JSON, Guard
@@ -23,11 +23,11 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=\"alert(2)\">' onload='x"
 
 def test_loopback_is_the_default():
     assert Serving().host == "127.0.0.1"
-    assert _parse(["demo"]).host == "127.0.0.1"
+    assert parse(["demo"]).settings.host == "127.0.0.1"
 
 
 def test_the_commands_options():
-    options = _parse(
+    _, options = parse(
         ["demo", "--models", "mini", "BAAI/AltDiffusion-m9", "--host", "0.0.0.0", "--port", "8000", "--auth", "a:b",
          "--max-queue", "5", "--max-pixels", "262144"]
     )  # fmt: skip
