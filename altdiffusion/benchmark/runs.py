@@ -77,7 +77,7 @@ def as_document(comparison: Comparison) -> dict[str, Any]:
 
 
 def rows(comparison: dict[str, Any]) -> list[list[str]]:
-    """Of a comparison, as a table: medians with the lowest and highest round, and how many times faster, or smaller, ours is."""
+    """A comparison as a table: medians, the lowest and highest round, and how many times faster, or smaller, ours is."""
     table = [[comparison["work"], "median", "rounds", "ours is", ""]]
     for contender in comparison["contenders"]:
         if contender["median"] is None:
