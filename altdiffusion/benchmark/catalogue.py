@@ -7,15 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
-
-    from altdiffusion.benchmark.models import Sizes
-    from altdiffusion.benchmark.timing import Comparison
-
-    Measure = Callable[[Sizes, torch.device], Iterator[Comparison]]
+from typing import Any
 
 CASES = {  # by name, the module
     "text": "text",
@@ -28,7 +20,9 @@ CASES = {  # by name, the module
 }
 
 
-def load_case(name: str) -> Measure:
-    """The `measure` of a case."""
-    measure: Measure = importlib.import_module(f"altdiffusion.benchmark.cases.{CASES[name]}").measure
+def load_case(name: str) -> Callable[..., Iterator[Any]]:
+    """The `measure` of a case: of Sizes and a torch.device, it yields each Comparison."""
+    measure: Callable[..., Iterator[Any]] = importlib.import_module(
+        f"altdiffusion.benchmark.cases.{CASES[name]}"
+    ).measure
     return measure

@@ -35,11 +35,7 @@ def load_chinese_clip(name: str, options: Options) -> DualEncoder:
 
     def encode_texts(texts: Sequence[str]) -> Tensor:
         inputs = tokenizer(
-            [prepared(text) for text in texts],
-            padding=True,
-            truncation=True,
-            max_length=CONTEXT,
-            return_tensors="pt",
+            [prepared(text) for text in texts], padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt"
         ).to(options.device)
         return model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
 

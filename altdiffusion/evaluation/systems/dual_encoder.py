@@ -40,9 +40,7 @@ class DualEncoder:
         """Cosines, float (texts, images)."""
         return text_features @ image_features.T
 
-    def image_to_text_similarity(self, text_features: Tensor, image_features: Tensor, /) -> Tensor:
-        """The same."""
-        return self.similarity(text_features, image_features)
+    image_to_text_similarity = similarity
 
 
 def in_batches(encode: Callable[[Sequence[Item]], Tensor], items: Sequence[Item], batch_size: int) -> Tensor:
