@@ -55,11 +55,19 @@ def first_line(module: Path) -> str:
 
 
 def _folders() -> Iterator[tuple[Path, str]]:
-    """Every folder of the library with what its `__init__.py` says, then the recipes."""
-    packages = sorted({module.parent for module in (ROOT / "altdiffusion").rglob("*.py")})
-    for folder in packages:
-        yield folder, first_line(folder / "__init__.py") if (folder / "__init__.py").exists() else ""
-    yield ROOT / "pipelines", "Recipes to read, and to run by path. The library doesn't import them."
+    """Every folder of the library with what its `__init__.py` says, then those of the recipes."""
+    for folder in _with_modules(ROOT / "altdiffusion"):
+        package = folder / "__init__.py"
+        yield folder, first_line(package) if package.exists() else ""
+    recipes, *parts = _with_modules(ROOT / "pipelines")
+    yield recipes, "Recipes to read, and to run by path. The library doesn't import them."
+    for folder in parts:
+        yield folder, ""
+
+
+def _with_modules(root: Path) -> list[Path]:
+    """The folder and those below it that hold modules."""
+    return sorted({module.parent for module in root.rglob("*.py")})
 
 
 def _table(folder: Path) -> str:
