@@ -16,6 +16,7 @@ PAGES = sorted(
     for pattern in ("*.md", "docs/*.md", "demo/*.md", "altdiffusion/mini/*.md")
     for page in ROOT.glob(pattern)
 )
+GENERAL_FLAGS = {"--help", "--version", "--install-completion"}
 _CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"""\]\(([^()\s]+)\)|(?:src|href)="([^"]+)\"""")
 
@@ -61,6 +62,25 @@ def broken_links(page: str) -> list[str]:
     return broken
 
 
+def commands_of(text: str) -> list[tuple[str, ...]]:
+    """The words after `altdiffusion`, or after `-m altdiffusion.cli`, of each command in a page's bash blocks."""
+    commands = []
+    for language, code in code_blocks(text):
+        lines = code.replace("\\\n", " ").splitlines() if language == "bash" else []
+        for words in (shlex.split(part, comments=True) for line in lines for part in line.split("&&")):
+            start = next((at for at, word in enumerate(words) if word in ("altdiffusion", "altdiffusion.cli")), None)
+            if start is not None:
+                commands.append(tuple(words[start + 1 :]))
+    return commands
+
+
+def flags_of_commands() -> dict[tuple[str, ...], set[str]]:
+    """("train", "bridge"): its flags, as docs/cli.md has them."""
+    _, *sections = re.split(r"^## altdiffusion ", text_of("docs/cli.md"), flags=re.MULTILINE)
+    named = (section.partition("\n") for section in sections)
+    return {tuple(name.split()): GENERAL_FLAGS | set(re.findall(r"--[a-z][a-z0-9-]*", rest)) for name, _, rest in named}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_to_a_file_and_a_heading(page: str):
     assert broken_links(page) == []
@@ -71,6 +91,17 @@ def test_every_python_block_compiles(page: str):
     for language, code in code_blocks(text_of(page)):
         if language == "python":
             compile(code, page, "exec")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/cli.md"])
+def test_every_command_has_flags_that_exist(page: str):
+    flags = flags_of_commands()
+    for words in commands_of(text_of(page)):
+        command = next((name for name in flags if words[: len(name)] == name), None)
+        used = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert used <= flags.get(command, GENERAL_FLAGS), (
+            f"{shlex.join(words)}: {used - flags.get(command, GENERAL_FLAGS)}"
+        )
 
 
 @pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
