@@ -30,16 +30,14 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     for count in (1, 32):
         batches = prompts(count, stock.config.vocab_size, device)
         ways = {
-            'altdiffusion, optimize(), "" remembered': states(fast, batches),
-            "altdiffusion, optimize(), nothing remembered": states(fast, batches, fast.forward.cache.forget),
-            'altdiffusion, "" remembered': states(encoder, batches),
-            "altdiffusion, nothing remembered": states(encoder, batches, encoder.forward.cache.forget),
+            "altdiffusion, optimize()": states(fast, batches),
+            "altdiffusion": states(encoder, batches),
             "AltCLIPTextModel": states(stock, batches),
             "diffusers' deprecated class": states(old, batches),
         }
         absent = []
         if half is not None:
-            ways['altdiffusion, optimize() in bfloat16, "" remembered'] = states(half, batches)
+            ways["altdiffusion, optimize() in bfloat16"] = states(half, batches)
         else:
             absent = [Contender("altdiffusion in bfloat16", note="not measured: no AMX here")]
         flops = 2 * layers * count * (REAL + 1)
@@ -62,14 +60,11 @@ def prompts(count: int, vocabulary: int, device: torch.device) -> Iterator[tuple
         yield ids.to(device), empty.to(device)
 
 
-def states(
-    encoder: Any, batches: Iterator[tuple[Tensor, Tensor]], forget: Callable[[], None] = lambda: None
-) -> Callable[[], list[Tensor]]:
+def states(encoder: Any, batches: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], list[Tensor]]:
     """Reads the next batch as diffusers does: prompts and negative prompts, one call after the other."""
 
     @torch.no_grad()
     def read() -> list[Tensor]:
-        forget()
         return [read_one(encoder, ids) for ids in next(batches)]
 
     return read
