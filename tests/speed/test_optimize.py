@@ -14,6 +14,8 @@ from altdiffusion import AltDiffusionPipeline, InputError, generate, optimize
 from altdiffusion.benchmark import models
 from altdiffusion.benchmark.cases import generation
 from altdiffusion.benchmark.models import SMALL
+from altdiffusion.forward_override import install
+from altdiffusion.speed.optimize import CudaGraphForward
 from altdiffusion.training.models.lora import add_lora, lora_config, save_lora
 
 CPU = torch.device("cpu")
@@ -85,6 +87,20 @@ def test_a_failing_compiler_leaves_a_forward_that_was_there(pipe, monkeypatch):
     monkeypatch.setattr(pipe.unet, "compile_repeated_blocks", broken)
     optimize(pipe, compile=True, dtype=torch.float32)
     assert pipe.unet.forward is hooked
+
+
+def test_a_cuda_graph_gets_the_timestep_on_its_device(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda forward, **options: forward)
+    unet, seen = Recording(), []
+    install(CudaGraphForward(unet))
+    for timestep in (torch.tensor(3), 3):
+        seen.append(unet(torch.empty(2, device="meta"), timestep, encoder_hidden_states=None))
+    assert seen == [("meta", ())] * 2
+
+
+class Recording(torch.nn.Module):
+    def forward(self, sample, timestep, encoder_hidden_states):
+        return timestep.device.type, timestep.shape
 
 
 def test_half_precision_on_a_cpu_without_amx_is_undone_aloud(pipe, monkeypatch, caplog):

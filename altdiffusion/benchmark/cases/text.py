@@ -35,16 +35,14 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     for count in (1, 32):
         batches = prompts(count, stock.config.vocab_size, device)
         ways = {
-            'altdiffusion, optimize(), "" remembered': make_encode(fast, batches),
-            "altdiffusion, optimize(), nothing remembered": make_encode(fast, batches, fast.forward.cache.forget),
-            'altdiffusion, "" remembered': make_encode(encoder, batches),
-            "altdiffusion, nothing remembered": make_encode(encoder, batches, encoder.forward.cache.forget),
+            "altdiffusion, optimize()": make_encode(fast, batches),
+            "altdiffusion": make_encode(encoder, batches),
             "AltCLIPTextModel": make_encode(stock, batches),
             "diffusers' deprecated class": make_encode(old, batches),
         }
         absent = []
         if half is not None:
-            ways['altdiffusion, optimize() in bfloat16, "" remembered'] = make_encode(half, batches)
+            ways["altdiffusion, optimize() in bfloat16"] = make_encode(half, batches)
         else:
             absent = [Contender("altdiffusion in bfloat16", note="not measured: no AMX here")]
         flops = 2 * layers * count * (REAL + 1)
@@ -67,14 +65,11 @@ def prompts(count: int, vocabulary: int, device: torch.device) -> Iterator[tuple
         yield ids.to(device), empty.to(device)
 
 
-def make_encode(
-    encoder: Any, batches: Iterator[tuple[Tensor, Tensor]], clear_cache: Callable[[], None] = lambda: None
-) -> Callable[[], list[Tensor]]:
+def make_encode(encoder: Any, batches: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], list[Tensor]]:
     """A function that encodes the next batch as diffusers does: prompts, then negative prompts."""
 
     @torch.no_grad()
     def run() -> list[Tensor]:
-        clear_cache()
         return [encode(encoder, ids) for ids in next(batches)]
 
     return run

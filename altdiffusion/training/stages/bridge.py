@@ -20,7 +20,6 @@ from altdiffusion.errors import InputError
 from altdiffusion.metrics import recall_at_k
 from altdiffusion.text_encoder.bridge import Bridge, BridgeConfig, load_bridge
 from altdiffusion.text_encoder.encoder import load_text_encoder
-from altdiffusion.text_encoder.forward import disable_prompt_cache
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, tokens
 from altdiffusion.training.inputs.clip_states import ClipStates, altclip_states, stack_states
 from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
@@ -38,7 +37,6 @@ def bridge(settings: BridgeSettings) -> None:
     """
     accelerator = start(settings)
     encoder, tokenizer = load_text_encoder(settings.text_encoder, dtype=frozen_dtype(settings))
-    disable_prompt_cache(encoder)
     encoder.requires_grad_(False).to(accelerator.device)
     clip = ClipStates(settings.model, accelerator.device, frozen_dtype(settings))
     model = _begin(settings, encoder, clip)
