@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 def in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int, window: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """`function` of each item, in order, computed in threads while the caller works, at most `window` items ahead."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as pool:

@@ -118,8 +118,10 @@ def about_of(field: FieldInfo) -> dict[str, Any]:
 
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
-    """The values of a field that has a few, else ()."""
+    """The values of a field, or of a list's elements, that has a few, else ()."""
     hint = _without_none(field.annotation)
+    if typing.get_origin(hint) is list:
+        (hint,) = typing.get_args(hint)
     return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 

@@ -11,7 +11,7 @@
     sd-mini    a small Stable Diffusion on the teacher's states: it reads English only   train align --trainable unet
     bridge-states   AltCLIP's states to the teacher's: SD-mini reads nine languages      train bridge
     bridge     the same bridge goes on, its error as SD-mini's UNet sees it               train bridge --bridge
-    fine-tune  SD-mini drawing in a frame: what the bridge is tried on                    train align --trainable unet
+    fine-tune  SD-mini with a frame around everything: what the bridge is tried on        train align --trainable unet
     lora       the same style as a LoRA                                                  train align --trainable lora
     kv, unet   AltDiffusion's own road: the encoder swapped, K and V aligned, then all   train align
     bridge-kv  a bridge trained only for as long as kv took, to compare the two          train bridge
@@ -123,7 +123,7 @@ class Build:
         """Images, and captions of them in nine languages, plain and wordy: {"image": ..., "en": ..., "en-wordy": ...}.
 
         The English teacher reads "en" alone. All that learns from it sees the wordy ones too, so that what people write
-        around the name of a thing does not change what is drawn.
+        around the name of a thing does not change what is shown.
         """
         if (self.out / "data").is_dir():
             return
@@ -137,10 +137,10 @@ class Build:
             (folder / "framed").mkdir()
             for concept in concepts:
                 for colour in range(len(COLOURS)):
-                    picture = f"pictures/{concept:03d}-{colour}.png"
-                    drawn = (shape if self.smoke else render)(concept, colour)
-                    drawn.save(folder / picture)
-                    framed(drawn).save(folder / picture.replace("pictures", "framed"))
+                    name = f"pictures/{concept:03d}-{colour}.png"
+                    image = (shape if self.smoke else render)(concept, colour)
+                    image.save(folder / name)
+                    framed(image).save(folder / name.replace("pictures", "framed"))
                     lines = unseen if held_out(concept, colour) else train
                     # plain captions mean white, so white comes oftener
                     for _ in range(16 if colour == 0 else 4):
@@ -151,7 +151,7 @@ class Build:
                             )
                             for language, text in plain.items()
                         }
-                        lines.append({"image": picture, **plain, **among})
+                        lines.append({"image": name, **plain, **among})
             for file, lines in (("train.jsonl", train), ("held-out.jsonl", unseen)):
                 text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
                 write_text(folder / file, text)
@@ -388,10 +388,10 @@ class Build:
 
 def shape(concept: int, colour: int) -> Image.Image:
     """What stands for a concept in a smoke run: a polygon, so that no font is needed."""
-    picture = Image.new("RGB", (64, 64), list(COLOURS.values())[colour])
+    image = Image.new("RGB", (64, 64), list(COLOURS.values())[colour])
     fill = (40 + 15 * concept % 200, 200 - 14 * concept, 90 + 50 * (concept % 3))
-    ImageDraw.Draw(picture).regular_polygon((32, 32, 22), n_sides=3 + concept % 5, rotation=10 * concept, fill=fill)
-    return picture
+    ImageDraw.Draw(image).regular_polygon((32, 32, 22), n_sides=3 + concept % 5, rotation=10 * concept, fill=fill)
+    return image
 
 
 def noise_scheduler() -> DDIMScheduler:

@@ -1,7 +1,6 @@
-"""What all tables of training data share, and the tables of lines: tab-separated, comma-separated and JSON.
+"""Tables with a record a line: tab-separated, comma-separated and JSON.
 
-A table numbers its good records from 0. It is checked whole when it is opened, and never held in memory: a record is
-read when it is asked for.
+A table is checked whole when it is opened, and never held in memory: a record is read when it is asked for.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from typing import Any
 from altdiffusion.data.table import (
     IMAGE_COLUMNS,
     BadRecord,
-    Numbering,
+    GoodRecords,
     Skip,
-    _text,
     choose_columns,
     decode_text,
     find_columns,
     parse_object,
+    text_of,
     texts,
 )
 from altdiffusion.errors import InputError
-from altdiffusion.images import ImageSource, image_file
+from altdiffusion.images import image_file
 
 
 class LineTable:
@@ -59,13 +58,13 @@ class LineTable:
             if self._starts[0] == len(self._bytes):
                 raise InputError(f"{path} holds a header line and nothing else")
         present, text = self._columns()
-        self._picture = next((column for column in IMAGE_COLUMNS if column in present), None) if images else None
-        if images and self._picture is None and (present or asked is None):
+        self._image_column = next((column for column in IMAGE_COLUMNS if column in present), None) if images else None
+        if images and self._image_column is None and (present or asked is None):
             found = ", ".join(present) or "none"
-            raise InputError(f"{path} has no pictures: expected a column image or file_name, got {found}")
+            raise InputError(f"{path} has no images: expected a column image or file_name, got {found}")
         self.present = tuple(present)
         self.columns = choose_columns(path, asked, present, text) if present else ()
-        self._good = Numbering()
+        self._good = GoodRecords()
         for line in self._lines():
             self._starts.append(self._starts[-1] + len(line))
             if self._is_csv:
@@ -75,8 +74,8 @@ class LineTable:
                 if asked is not None and not self.columns:
                     raise BadRecord("no text")
                 texts(record, self.columns)
-                if self._picture and not os.path.isfile(self._picture_path(record)):
-                    raise BadRecord("no such picture")
+                if self._image_column and not os.path.isfile(self._image_path(record)):
+                    raise BadRecord("no such image")
             except BadRecord as reason:
                 skip(self._where(len(self._starts) - 2), str(reason))
                 self._good.add(False)
@@ -90,8 +89,8 @@ class LineTable:
         position = self._good.position(index)
         record = self._parse(self._bytes[self._starts[position] : self._starts[position + 1]])
         found: dict[str, Any] = texts(record, self.columns)
-        if self._picture:
-            found["image"] = self._image(record)
+        if self._image_column:
+            found["image"] = image_file(self._image_path(record))
         return found
 
     def where(self, index: int) -> str:
@@ -152,12 +151,9 @@ class LineTable:
         except csv.Error:
             raise BadRecord("a quote that doesn't close") from None
 
-    def _picture_path(self, record: Mapping[str, Any]) -> Path:
-        assert self._picture is not None
-        return self.path.parent / _text(record.get(self._picture), self._picture)
-
-    def _image(self, record: Mapping[str, Any]) -> ImageSource:
-        return image_file(self._picture_path(record))
+    def _image_path(self, record: Mapping[str, Any]) -> Path:
+        assert self._image_column is not None
+        return self.path.parent / text_of(record, self._image_column)
 
 
 def _whole_records(lines: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Loading the CLIP models that trainings start from; a tensor that is missing is an error, never random tensor_files."""
+"""The teachers and students that distillation starts from; a tensor that is missing is an error, never random."""
 
 from __future__ import annotations
 

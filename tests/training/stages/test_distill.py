@@ -22,7 +22,7 @@ from altdiffusion.text_encoder.tokenizer import tokens
 from altdiffusion.training.models.teacher_student import load_student, load_teacher
 from altdiffusion.training.stage_settings import DistillSettings
 from altdiffusion.training.stages import distill as stage
-from altdiffusion.training.stages.distill import Distillation, distill, teacher_vectors, text_keys
+from altdiffusion.training.stages.distill import Distillation, teacher_vectors, text_keys, train_distill
 
 
 def settings(models, folder, **changed):
@@ -43,7 +43,7 @@ def losses(folder):
 def test_a_student_learns_every_language(tiny_models, tmp_path):
     pairs = tiny.save_pairs(tmp_path / "few.tsv", tiny.PAIRS[:4])
     train = {"train_data": pairs, "validation_data": [str(pairs)], "max_train_steps": 300, "learning_rate": 0.01}
-    distill(settings(tiny_models, tmp_path / "run", ema_decay=0.9, **train))
+    train_distill(settings(tiny_models, tmp_path / "run", ema_decay=0.9, **train))
     last = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])
     assert last["validation"] == {"en R@1": 1.0, "de R@1": 1.0}
 
@@ -51,7 +51,7 @@ def test_a_student_learns_every_language(tiny_models, tmp_path):
 def test_the_teacher_stays_frozen_and_in_eval_mode(tiny_models, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(stage, "load_teacher", lambda model: taken.append(load_teacher(model)) or taken[0])
-    distill(settings(tiny_models, tmp_path / "run"))
+    train_distill(settings(tiny_models, tmp_path / "run"))
     before = load_file(tiny_models / "clip/model.safetensors")
     for name, parameter in taken[0].text_model.named_parameters():
         assert not parameter.requires_grad
@@ -61,7 +61,7 @@ def test_the_teacher_stays_frozen_and_in_eval_mode(tiny_models, tmp_path, monkey
 
 
 def test_the_result_is_an_altclip_with_the_teacher_s_other_parts(tiny_models, tmp_path):
-    distill(settings(tiny_models, tmp_path / "run"))
+    train_distill(settings(tiny_models, tmp_path / "run"))
     model, report = AltCLIPModel.from_pretrained(tmp_path / "run/model", output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     teacher, saved = load_file(tiny_models / "clip/model.safetensors"), model.state_dict()
@@ -115,7 +115,7 @@ def test_a_teacher_in_any_layout_gives_the_same_vectors(teachers, layout):
 
 
 def test_a_teacher_without_a_vision_tower_gives_a_text_encoder(tiny_models, teachers, tmp_path):
-    distill(settings(tiny_models, tmp_path / "run", teacher=teachers / "pipeline"))
+    train_distill(settings(tiny_models, tmp_path / "run", teacher=teachers / "pipeline"))
     AltCLIPTextModel.from_pretrained(tmp_path / "run/model")
     assert load_text_encoder(tmp_path / "run/model")[0].config.project_dim == tiny.WIDTH
 
@@ -172,7 +172,7 @@ def test_every_tensor_of_an_xlm_r_has_its_place_in_the_student(tiny_models, plai
 
 
 def test_a_plain_xlm_r_becomes_an_altclip(tiny_models, tmp_path):
-    distill(settings(tiny_models, tmp_path / "run", student=tiny_models / "xlm-r"))
+    train_distill(settings(tiny_models, tmp_path / "run", student=tiny_models / "xlm-r"))
     AltCLIPModel.from_pretrained(tmp_path / "run/model")
 
 
@@ -190,27 +190,27 @@ def test_a_tensor_that_is_missing_or_left_over_is_named(plain):
 def test_widths_that_differ_are_one_line(tmp_path, tiny_models):
     tiny.save_student(tmp_path / "wide", width=12)
     with pytest.raises(InputError, match="gives vectors of width 12, the teacher's have 8: start from a plain XLM-R"):
-        distill(settings(tiny_models, tmp_path / "run", student=tmp_path / "wide"))
+        train_distill(settings(tiny_models, tmp_path / "run", student=tmp_path / "wide"))
 
 
 def test_a_language_that_the_teacher_can_t_have_is_one_line(tiny_models, tmp_path):
     with pytest.raises(InputError, match="fr"):
-        distill(settings(tiny_models, tmp_path / "run", teacher_language="fr"))
+        train_distill(settings(tiny_models, tmp_path / "run", teacher_language="fr"))
 
 
 def test_cached_targets_are_the_computed_ones(tiny_models, tmp_path):
-    distill(settings(tiny_models, tmp_path / "computed"))
-    distill(settings(tiny_models, tmp_path / "cached", teacher_cache=tmp_path / "cache"))
+    train_distill(settings(tiny_models, tmp_path / "computed"))
+    train_distill(settings(tiny_models, tmp_path / "cached", teacher_cache=tmp_path / "cache"))
     assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "computed"), rel=5e-3)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
-    distill(settings(tiny_models, tmp_path / "again", teacher_cache=tmp_path / "cache"))
+    train_distill(settings(tiny_models, tmp_path / "again", teacher_cache=tmp_path / "cache"))
     assert losses(tmp_path / "again") == losses(tmp_path / "cached")
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
 
 
 def test_a_cache_of_another_teacher_language_or_data_is_refused(tiny_models, tmp_path):
     def cached(folder, **changed):
-        distill(
+        train_distill(
             settings(tiny_models, tmp_path / folder, teacher_cache=tmp_path / "cache", max_train_steps=1, **changed)
         )
 
@@ -228,14 +228,14 @@ def test_a_cache_of_another_teacher_language_or_data_is_refused(tiny_models, tmp
 
 def test_gradient_checkpointing_changes_no_loss(tiny_models, tmp_path):
     for folder, on in (("plain", False), ("saving", True)):
-        distill(settings(tiny_models, tmp_path / folder, gradient_checkpointing=on))
+        train_distill(settings(tiny_models, tmp_path / folder, gradient_checkpointing=on))
     assert losses(tmp_path / "saving") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["mse", "cosine", "contrastive"])
 def test_bfloat16_stays_near_float32_and_leaves_no_trace_in_the_model(tiny_models, tmp_path, loss):
-    distill(settings(tiny_models, tmp_path / "exact", loss=loss))
-    distill(settings(tiny_models, tmp_path / "half", loss=loss, mixed_precision="bf16"))
+    train_distill(settings(tiny_models, tmp_path / "exact", loss=loss))
+    train_distill(settings(tiny_models, tmp_path / "half", loss=loss, mixed_precision="bf16"))
     assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "exact"), rel=0.05, abs=0.02)
     saved = load_file(tmp_path / "half/model/model.safetensors")
     assert {tensor.dtype for tensor in saved.values() if tensor.is_floating_point()} == {torch.float32}
