@@ -53,7 +53,7 @@ CONTENDERS = ("plain PyTorch", "altdiffusion", "altdiffusion, cached")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Training speed beside a plain loop.")
-    parser.add_argument("stage", choices=["distill", "contrast", "align"])
+    parser.add_argument("stage", choices=list(PLAIN))
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5, help="timed steps, after two of warm-up")
     parser.add_argument("--contender", help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""The data that trainers read: tables of text, with or without images, with random access by record number.
+"""The data that trainers read: tables of text, with or without images, with random access to their records.
 
     skipped = SkipLog(limit=0.01)
     tables = open_tables(["pairs.tsv", "shards/{000..012}.tar"], ["en", "zh"], images=False, skipped=skipped)

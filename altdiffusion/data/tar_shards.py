@@ -1,6 +1,6 @@
 """Tar files as WebDataset writes them: the members that share a key are one sample.
 
-Read by hand, with tarfile for the headers: the library `webdataset` reads in sequence only, and resuming needs any record.
+Read by hand, by tarfile's headers: the library `webdataset` reads in sequence, and resuming needs any record at once.
 """
 
 from __future__ import annotations

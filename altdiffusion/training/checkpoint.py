@@ -4,7 +4,7 @@
                                          complete.json  the size and checksum of state.pt
 
 There is no random state to keep: everything random is made anew at each step from (seed, step, process).
-Written by hand: accelerate's and diffusers' checkpoints are not whole after a kill or on a full disk, and not checked.
+Written by hand: a checkpoint of accelerate or diffusers may be cut short by a kill or a full disk, and nothing notices.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The loop under every stage: accelerate, AdamW, a schedule, a moving average, the log, checkpoints and resuming.
 
-Written by hand: transformers' and accelerate's loops resume approximately, and this one bit for bit. Everything random is
-made anew at each step from (seed, step, process); a whole training is a checkpoint and the number of its step.
+Written by hand: the libraries' loops keep random states and a place in the data, which a kill can tear apart. Here all that
+is random comes from (seed, step, process), so a training resumes from its step and its weights bit for bit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from altdiffusion.data.open_tables import check_there
 from altdiffusion.errors import InputError, TrainingStopped, first_line
 from altdiffusion.files import new_folder
-from altdiffusion.prefetch import in_threads
+from altdiffusion.prefetch import prefetch
 from altdiffusion.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from altdiffusion.training.log import Log, check_trackers
 from altdiffusion.training.settings import TrainingSettings
@@ -233,15 +233,12 @@ def _micro_batches(
     batches: Batches, steps: range, settings: TrainingSettings, accelerator: Accelerator
 ) -> Generator[Batch, None, None]:
     """This process's micro-batches in order, prepared by threads while the model computes."""
-    per_process, processes = settings.gradient_accumulation_steps, accelerator.num_processes
+    processes = accelerator.num_processes
+    count = settings.gradient_accumulation_steps * processes
     # dealt to the processes one by one, so that a single process with as many micro-batches computes the same losses
-    places = ((step, index * processes + accelerator.process_index) for step in steps for index in range(per_process))
-    return in_threads(
-        lambda place: batches(*place, per_process * processes),
-        places,
-        workers=settings.data_workers,
-        window=2 * settings.data_workers + 1,
-    )
+    places = ((step, index) for step in steps for index in range(accelerator.process_index, count, processes))
+    workers = settings.data_workers
+    return prefetch(lambda place: batches(*place, count), places, ahead=2 * workers + 1, workers=workers)
 
 
 def _accumulate_gradients(

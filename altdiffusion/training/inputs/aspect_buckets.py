@@ -10,7 +10,7 @@ from PIL import Image
 
 from altdiffusion.errors import InputError
 from altdiffusion.images import FORMATS, BadImage
-from altdiffusion.prefetch import in_threads
+from altdiffusion.prefetch import prefetch
 from altdiffusion.training.inputs.captioned_images import CaptionedImages
 from altdiffusion.training.inputs.sampling import Interleave, Mixture, Sample, micro_batch
 
@@ -92,7 +92,7 @@ def _assign(data: CaptionedImages, sizes: list[Size]) -> dict[int, int]:
                    / min(sizes[i][0] * height, sizes[i][1] * width))  # fmt: skip
 
     bucket_of: dict[int, int] = {}
-    for record, bucket in enumerate(in_threads(nearest, range(len(data)), workers=8, window=64)):
+    for record, bucket in enumerate(prefetch(nearest, range(len(data)), ahead=64, workers=8)):
         if isinstance(bucket, BadImage):
             data.skip(record, str(bucket))
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from itertools import accumulate, chain
 
@@ -64,6 +64,16 @@ class ImageRecords:
             except BadImage as error:
                 self.skip(candidate, str(error))
         raise InputError(f"none can be used of the images like {self.records.where(record)}: mend or remove them")
+
+    def all_good(self, records: Iterable[int], get: Callable[[int], Tensor]) -> dict[int, Tensor]:
+        """What `get` makes of these records, without those for which it raises BadImage, which are counted, see `skip`."""
+        images = {}
+        for record in records:
+            try:
+                images[record] = get(record)
+            except BadImage as error:
+                self.skip(record, str(error))
+        return images
 
     def skip(self, record: int, reason: str) -> None:
         """Count a record whose image is bad, under its place and its file. Raises InputError beyond the limit."""

@@ -1,6 +1,6 @@
 """Features of records that are computed once and kept on disk: teacher targets, image features, latents, text states.
 
-Written by hand: `datasets.map` caches too, but doesn't share the work among processes, nor say what a cache was made from.
+Written by hand: `datasets.map` caches too, but processes don't share its work, and it takes a cache of another model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import threading
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from altdiffusion.checkpoints.tensor_files import read_json
 from altdiffusion.data.table import Table
 from altdiffusion.errors import InputError, TrainingStopped, first_line
 from altdiffusion.files import write_text
+from altdiffusion.training.inputs.sampling import Records
 from altdiffusion.training.log import progress
 
 
@@ -122,6 +123,43 @@ class FeatureCache:
 
     def _path(self, start: int) -> Path:
         return self._folder / f"records-{start:09d}.safetensors"
+
+
+class TextCache:
+    """The same for every text of some records, language by language, and for the empty text, which comes last.
+
+    compute: given texts, their features, each (rows, width).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        records: Records,
+        languages: Iterable[str],
+        compute: Callable[[list[str]], list[Tensor]],
+        about: dict[str, Any],
+        accelerator: Accelerator,
+        batch: int = 64,
+    ) -> None:
+        self._languages, self._size = list(languages), len(records)
+        self._empty = self._size * len(self._languages)
+
+        def text(place: int) -> str:
+            language, record = divmod(place, self._size)
+            # a record of a table without this language has none: that place is never asked for
+            return "" if place == self._empty else str(records[record].get(self._languages[language], ""))
+
+        about = {**about, "data": describe_tables(records.tables)}
+        self._cache = FeatureCache(
+            folder, self._empty + 1, lambda places: compute(list(map(text, places))), about, accelerator, batch
+        )
+
+    def __getitem__(self, text: tuple[int, str] | None) -> Tensor:
+        """float32 (rows, width) for (record, language), or for the empty text: None."""
+        if text is None:
+            return self._cache[self._empty].float()
+        record, language = text
+        return self._cache[self._languages.index(language) * self._size + record].float()
 
 
 def describe_tables(tables: Sequence[Table]) -> list[list[str | int]]:

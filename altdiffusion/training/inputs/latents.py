@@ -25,12 +25,7 @@ class Latents:
     """
 
     def __init__(
-        self,
-        vae: Any,
-        data: ImageRecords,
-        size_of: Callable[[int], Size],
-        cache: Path | None,
-        accelerator: Accelerator,
+        self, vae: Any, data: ImageRecords, size_of: Callable[[int], Size], cache: Path | None, accelerator: Accelerator
     ) -> None:
         self._vae, self._data, self._size_of = vae, data, size_of
         self._pixels = ImageCache(lambda image, width, height: to_tensor(fit_to(image, width, height)))
@@ -83,12 +78,7 @@ class Latents:
 
     def _compute(self, records: Sequence[int]) -> list[Tensor]:
         """What the cache holds: (h * w, 2 * channels) of each image, without rows where it is bad."""
-        pixels: dict[int, Tensor] = {}
-        for record in records:
-            try:
-                pixels[record] = self._cut(record)
-            except BadImage as error:
-                self._data.skip(record, str(error))
+        pixels = self._data.all_good(records, self._cut)
         moments: dict[int, Tensor] = {}
         for shape in {image.shape for image in pixels.values()}:  # the VAE takes images of one size together
             alike = {record: image for record, image in pixels.items() if image.shape == shape}

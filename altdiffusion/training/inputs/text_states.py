@@ -14,7 +14,7 @@ from transformers import AltCLIPTextModel
 
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad, tokens
 from altdiffusion.training.inputs.captioned_images import CaptionedImages
-from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
+from altdiffusion.training.inputs.feature_cache import TextCache, checksum
 from altdiffusion.training.loop import Batch
 
 
@@ -31,13 +31,10 @@ class TextStates:
         self._tokenizer = copy.deepcopy(tokenizer)  # threads use it while the pipeline generates with its own
         # as diffusers' pipelines ask
         self._masked = bool(getattr(text_encoder.config, "use_attention_mask", None))
-        self._languages = list(data.languages)
         self._cache = None
         if cache is not None:
-            about = {"what": "text states", "text_encoder": checksum(text_encoder), "languages": self._languages}
-            about["data"] = describe_tables(data.records.tables)
-            count = len(data) * len(self._languages) + 1  # language by language; the last is the empty caption
-            self._cache = FeatureCache(cache, count, self._compute, about, accelerator)
+            about = {"what": "text states", "text_encoder": checksum(text_encoder), "languages": list(data.languages)}
+            self._cache = TextCache(cache, data.records, data.languages, self._compute, about, accelerator)
 
     def collate(self, captions: Sequence[tuple[int, str] | None]) -> Batch:
         """What `__call__` needs for captions, each (record, language) or None, the empty one."""
@@ -45,8 +42,7 @@ class TextStates:
             texts = ["" if caption is None else self._data.caption(*caption) for caption in captions]
             ids, mask = pad(tokens(self._tokenizer, texts), self._tokenizer.pad_token_id, MAX_TOKENS)
             return {"input_ids": ids, "attention_mask": mask}
-        states = [self._cache[self._place(caption)].float() for caption in captions]
-        return {"states": torch.stack([_padded(row) for row in states])}
+        return {"states": torch.stack([_padded(self._cache[caption]) for caption in captions])}
 
     def __call__(self, batch: Batch) -> Tensor:
         """float (batch, 77, width)."""
@@ -61,28 +57,14 @@ class TextStates:
         states: Tensor = self._encoder(ids.to(device), attention_mask=mask.to(device) if self._masked else None)[0]
         return states
 
-    def _place(self, caption: tuple[int, str] | None) -> int:
-        if caption is None:
-            return len(self._languages) * len(self._data)
-        record, language = caption
-        return self._languages.index(language) * len(self._data) + record
-
-    def _compute(self, places: Sequence[int]) -> list[Tensor]:
+    def _compute(self, texts: list[str]) -> list[Tensor]:
         """What the cache holds: states without those at the end that repeat the last one, as all of AltCLIP's padding does."""
-        texts = []
-        for place in places:
-            language, record = divmod(place, len(self._data))
-            texts.append(self._caption(record, self._languages[language]) if language < len(self._languages) else "")
         ids, mask = pad(tokens(self._tokenizer, texts), self._tokenizer.pad_token_id, MAX_TOKENS)
         states = self._states(ids, mask)
         if not isinstance(self._encoder, AltCLIPTextModel):  # CLIP's states at padding differ, a bridge's too
             return list(states)
         lengths = (mask.sum(1) + 1).clamp(max=MAX_TOKENS).tolist()
         return [row[:length] for row, length in zip(states, lengths, strict=True)]
-
-    def _caption(self, record: int, language: str) -> str:
-        """ "" for a record of a table without this language: that place is never asked for."""
-        return str(self._data.records[record].get(language, ""))
 
 
 def _padded(states: Tensor) -> Tensor:

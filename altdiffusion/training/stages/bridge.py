@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from altdiffusion.errors import InputError
@@ -24,7 +23,7 @@ from altdiffusion.text_encoder.encoder import load_text_encoder
 from altdiffusion.text_encoder.forward import disable_prompt_cache
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, tokens
 from altdiffusion.training.inputs.clip_states import ClipStates, altclip_states, stack_states
-from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
+from altdiffusion.training.inputs.feature_cache import TextCache, checksum
 from altdiffusion.training.inputs.parallel_text import Pair, ParallelText
 from altdiffusion.training.inputs.sampling import LengthBatches, micro_batch
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
@@ -55,18 +54,37 @@ def train_bridge(settings: BridgeSettings) -> None:
     text = read_text(settings.train_data, settings.empty)
     read_states = altclip_states(encoder, tokenizer.pad_token_id)
     task = Translation(model, read_states, clip, settings, accelerator.device)
-    students = _cache_students(settings, text, encoder, tokenizer, read_states, accelerator)
-    teachers = _cache_teachers(settings, text, clip, accelerator)
+    languages = list(text.languages)
+    students = teachers = None
+    if settings.student_cache is not None:
+        about = {"what": "AltCLIP's states", "text_encoder": checksum(encoder), "languages": languages}
+
+        def compute_students(texts: list[str]) -> list[Tensor]:
+            return read_states(tokens(tokenizer, texts))
+
+        students = TextCache(settings.student_cache, text.records, languages, compute_students, about, accelerator)
+    if settings.teacher_cache is not None:
+        about = {"what": "CLIP's states", "text_encoder": checksum(*clip.towers), "languages": languages}
+        about |= {"language": settings.teacher_language}
+
+        def compute_teachers(texts: list[str]) -> list[Tensor]:
+            return list(clip.joined(tokens(clip.tokenizer, texts)))
+
+        teachers = TextCache(
+            settings.teacher_cache, text.records, [settings.teacher_language], compute_teachers, about, accelerator, 16
+        )
     by_length = LengthBatches(text.read, lambda pair: len(pair.ids), settings.batch_size, settings.seed)
 
     def batches(step: int, index: int, count: int) -> Batch:
         pairs: Sequence[Pair] = micro_batch(by_length.batch(step), index, count)
         batch: Batch = {"ids": [pair.ids for pair in pairs], "teacher_ids": [pair.teacher_ids for pair in pairs]}
         if students is not None:
-            states = [students[_student_place(text, pair)].float() for pair in pairs]
+            states = [students[(pair.record, pair.language) if pair.record >= 0 else None] for pair in pairs]
             batch["states"], batch["mask"] = stack_states(states)
         if teachers is not None:
-            batch["target"] = torch.stack([teachers[_teacher_place(text, pair)] for pair in pairs]).float()
+            english = settings.teacher_language
+            targets = [teachers[(pair.record, english) if pair.record >= 0 else None] for pair in pairs]
+            batch["target"] = torch.stack(targets)
         lengths = torch.tensor([len(pair.teacher_ids) for pair in pairs])
         batch["real"] = torch.arange(MAX_TOKENS) < lengths[:, None]
         if task.prediction_error is not None:
@@ -158,70 +176,6 @@ def _begin(settings: BridgeSettings, encoder: Any, clip: ClipStates) -> Bridge:
         target="penultimate" if clip.pooled_width else "last_hidden_state",
     )
     return Bridge(config)
-
-
-def _cache_students(
-    settings: BridgeSettings,
-    text: ParallelText,
-    encoder: Any,
-    tokenizer: Any,
-    read_states: ReadStates,
-    accelerator: Accelerator,
-) -> FeatureCache | None:
-    """AltCLIP's states, language by language, then those of the empty text; see `_student_place`."""
-    if settings.student_cache is None:
-        return None
-    languages = list(text.languages)
-
-    def text_at(place: int) -> str:
-        language, record = divmod(place, len(text))
-        # "" for a record of a table without this language, too: that place is never asked for
-        return str(text.records[record].get(languages[language], "")) if language < len(languages) else ""
-
-    about = {
-        "what": "AltCLIP's states",
-        "text_encoder": checksum(encoder),
-        "data": describe_tables(text.records.tables),
-        "languages": languages,
-    }
-    return FeatureCache(
-        settings.student_cache,
-        len(text) * len(languages) + 1,
-        lambda places: read_states(tokens(tokenizer, list(map(text_at, places)))),
-        about,
-        accelerator,
-    )
-
-
-def _cache_teachers(
-    settings: BridgeSettings, text: ParallelText, clip: ClipStates, accelerator: Accelerator
-) -> FeatureCache | None:
-    """CLIP's states of each record, then those of the empty text; see `_teacher_place`."""
-    if settings.teacher_cache is None:
-        return None
-
-    def compute(places: Sequence[int]) -> list[Tensor]:
-        texts = [text.records[place][settings.teacher_language] if place < len(text) else "" for place in places]
-        return list(clip.joined(tokens(clip.tokenizer, texts)))
-
-    about = {
-        "what": "CLIP's states",
-        "text_encoder": checksum(*clip.towers),
-        "language": settings.teacher_language,
-        "data": describe_tables(text.records.tables),
-        "languages": list(text.languages),
-    }
-    return FeatureCache(settings.teacher_cache, len(text) + 1, compute, about, accelerator, batch=16)
-
-
-def _student_place(text: ParallelText, pair: Pair) -> int:
-    languages = list(text.languages)
-    language, record = (languages.index(pair.language), pair.record) if pair.record >= 0 else (len(languages), 0)
-    return language * len(text) + record
-
-
-def _teacher_place(text: ParallelText, pair: Pair) -> int:
-    return pair.record if pair.record >= 0 else len(text)
 
 
 def _validation(

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from altdiffusion.altclip.model import image_features, load_similarity, text_features
@@ -46,32 +47,7 @@ def train_contrast(settings: ContrastSettings) -> None:
     mixture = Mixture(data.records, data.languages, settings.seed)
     read = ImageCache(lambda image: processor(image, return_tensors="pt")["pixel_values"][0])
     model.to(accelerator.device)
-    cache = None
-    if settings.image_cache is not None:
-
-        @torch.no_grad()
-        def compute(records: Sequence[int]) -> list[Tensor]:
-            """No row for a bad image: in a batch, the next one takes its place."""
-            features = [torch.empty(0, model.config.projection_dim)] * len(records)
-            pixels = {}
-            for place, record in enumerate(records):
-                try:
-                    pixels[place] = read(data.source(record))
-                except BadImage as error:
-                    data.skip(record, str(error))
-            if pixels:
-                rows = image_features(model, torch.stack(list(pixels.values())).to(accelerator.device))
-                for place, row in zip(pixels, rows, strict=True):
-                    features[place] = row[None]
-            return features
-
-        about = {
-            "what": "image features",
-            "vision": checksum(model.vision_model, model.visual_projection),
-            "processor": json.loads(processor.to_json_string()),
-            "data": describe_tables(data.records.tables),
-        }
-        cache = FeatureCache(settings.image_cache, len(data), compute, about, accelerator)
+    cache = _cache_images(settings, model, processor, read, data, accelerator)
 
     def cached(record: int) -> Tensor:
         if cache is None or not len(rows := cache[record]):
@@ -140,6 +116,35 @@ class Contrast(nn.Module):
         scale = self.model.logit_scale.float().exp()
         loss = contrastive(images, texts, scale, same=same[:, None] == same[None, :])
         return {"loss": loss, "scale": scale}
+
+
+def _cache_images(
+    settings: ContrastSettings,
+    model: Any,
+    processor: Any,
+    read: Callable[[ImageSource], Tensor],
+    data: CaptionedImages,
+    accelerator: Accelerator,
+) -> FeatureCache | None:
+    """The features of each image, one row; none for a bad image, whose place the next one takes."""
+    if settings.image_cache is None:
+        return None
+
+    @torch.no_grad()
+    def compute(records: Sequence[int]) -> list[Tensor]:
+        rows = dict.fromkeys(records, torch.empty(0, model.config.projection_dim))
+        if images := data.all_good(records, lambda record: read(data.source(record))):
+            pixels = torch.stack(list(images.values())).to(accelerator.device)
+            rows |= zip(images, image_features(model, pixels).unsqueeze(1), strict=True)
+        return list(rows.values())
+
+    about = {
+        "what": "image features",
+        "vision": checksum(model.vision_model, model.visual_projection),
+        "processor": json.loads(processor.to_json_string()),
+        "data": describe_tables(data.records.tables),
+    }
+    return FeatureCache(settings.image_cache, len(data), compute, about, accelerator)
 
 
 def _validation(

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from altdiffusion import AltDiffusionPipeline
 from altdiffusion.cli.main import main
 from altdiffusion.errors import InputError, TrainingStopped
+from altdiffusion.generation import settings as image_settings
 from altdiffusion.training.stage_settings import DreamBoothSettings
 from altdiffusion.training.stages import dreambooth as stage
 from altdiffusion.training.stages.dreambooth import train_dreambooth
@@ -129,21 +130,10 @@ def test_a_lora_redraws_what_the_trained_pipeline_drew(given, model, tmp_path, c
     assert draw(pipe).tobytes() == drawn.tobytes()
 
     out = tmp_path / "by-command.png"
-    arguments = [
-        "generate",
-        PROMPT,
-        "--model",
-        str(model),
-        "--lora",
-        str(folder / "model"),
-        "--seed",
-        "3",
-        "--steps",
-        "2",
-    ]
-    assert main([*arguments, "--size", f"{SIDE}x{SIDE}", "--out", str(out), "--device", "cpu"]) == 0, (
-        capsys.readouterr()
+    words = (
+        f"--model {model} --lora {folder / 'model'} --seed 3 --steps 2 --size {SIDE}x{SIDE} --out {out} --device cpu"
     )
+    assert main(["generate", PROMPT, *words.split()]) == 0, capsys.readouterr()
     assert Image.open(out).tobytes() == drawn.tobytes()
 
 
@@ -254,7 +244,7 @@ def test_a_batch_that_cannot_hold_both_kinds_is_refused(given, prior):
 @pytest.fixture
 def quick(monkeypatch):
     """Two steps for each image instead of twenty-five."""
-    monkeypatch.setattr("altdiffusion.generation.settings.DEFAULT_STEPS", 2)
+    monkeypatch.setattr(image_settings, "DEFAULT_STEPS", 2)
 
 
 def test_missing_pictures_are_drawn_and_those_there_are_kept(given, prior, tmp_path, quick):
