@@ -40,7 +40,6 @@ class LineTable:
     def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
         self.path = path
         self._is_csv = path.suffix.lower() == ".csv"
-        self._breaks = array("q", [0])  # in a CSV: how many line breaks come before each record
         with path.open("rb") as file:
             start = file.read(3)
             if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -51,6 +50,7 @@ class LineTable:
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._names: list[str] | None = None  # of the fields; None in JSON, where every record has its own
         self._starts = array("q", [start_at])  # of the lines in bytes, good and bad, and the end of the last
+        self._breaks = array("q", [0])  # in a CSV: how many line breaks come before each record
         if path.suffix.lower() != ".jsonl":
             header = self._line(start_at)
             self._names = self._header(header)
@@ -60,18 +60,22 @@ class LineTable:
         present, text = self._columns()
         self._image_column = next((column for column in IMAGE_COLUMNS if column in present), None) if images else None
         if images and self._image_column is None and (present or asked is None):
-            found = ", ".join(present) or "none"
-            raise InputError(f"{path} has no images: expected a column image or file_name, got {found}")
+            columns = ", ".join(present) or "none"
+            raise InputError(f"{path} has no images: expected a column image or file_name, got {columns}")
         self.present = tuple(present)
         self.columns = choose_columns(path, asked, present, text) if present else ()
         self._good = GoodRecords()
+        self._check(needs_text=asked is not None, skip=skip)
+
+    def _check(self, needs_text: bool, skip: Skip) -> None:
+        """Read every line once, to find where it begins and whether it can be used."""
         for line in self._lines():
             self._starts.append(self._starts[-1] + len(line))
             if self._is_csv:
                 self._breaks.append(self._breaks[-1] + line.count(b"\n"))
             try:
                 record = self._parse(line)
-                if asked is not None and not self.columns:
+                if needs_text and not self.columns:
                     raise BadRecord("no text")
                 texts(record, self.columns)
                 if self._image_column and not os.path.isfile(self._image_path(record)):
@@ -87,11 +91,11 @@ class LineTable:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         position = self._good.position(index)
-        record = self._parse(self._bytes[self._starts[position] : self._starts[position + 1]])
-        found: dict[str, Any] = texts(record, self.columns)
+        raw = self._parse(self._bytes[self._starts[position] : self._starts[position + 1]])
+        record: dict[str, Any] = texts(raw, self.columns)
         if self._image_column:
-            found["image"] = image_file(self._image_path(record))
-        return found
+            record["image"] = image_file(self._image_path(raw))
+        return record
 
     def where(self, index: int) -> str:
         return self._where(self._good.position(index))

@@ -62,16 +62,14 @@ class Log:
         self._bar.set_postfix_str(told, refresh=False)
         if self._bar.disable:
             print(f"step {step} of {self._settings.max_train_steps}: {told}", file=sys.stderr, flush=True)
-        self._write(step, line)
-        self._track(step, line)
+        self._write(step, line, line)
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
         """A line of a validation's metrics."""
         if metrics:
             told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             self._bar.write(f"step {step}: {told}", sys.stderr)
-        self._write(step, {"validation": metrics})
-        self._track(step, {f"validation/{name}": value for name, value in metrics.items()})
+        self._write(step, {"validation": metrics}, {f"validation/{name}": value for name, value in metrics.items()})
 
     def close(self) -> None:
         if self._accelerator.is_main_process:
@@ -79,13 +77,12 @@ class Log:
             for tracker in self._accelerator.trackers:
                 tracker.finish()
 
-    def _write(self, step: int, line: dict[str, Any]) -> None:
-        with self._writing(), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **line}, ensure_ascii=False) + "\n")
-
-    def _track(self, step: int, metrics: dict[str, float]) -> None:
-        if metrics:
-            with self._writing():
+    def _write(self, step: int, line: dict[str, Any], metrics: dict[str, float]) -> None:
+        """A line of the log, and what the trackers get of it."""
+        with self._writing():
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **line}, ensure_ascii=False) + "\n")
+            if metrics:
                 self._accelerator.log(metrics, step=step)
 
     @contextmanager

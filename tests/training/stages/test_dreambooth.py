@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from safetensors.torch import load_file
 from altdiffusion import AltDiffusionPipeline
 from altdiffusion.cli.main import main
 from altdiffusion.errors import InputError, TrainingStopped
-from altdiffusion.generation import settings as image_settings
 from altdiffusion.training.stage_settings import DreamBoothSettings
 from altdiffusion.training.stages import dreambooth as stage
 from altdiffusion.training.stages.dreambooth import train_dreambooth
@@ -244,7 +244,7 @@ def test_a_batch_that_cannot_hold_both_kinds_is_refused(given, prior):
 @pytest.fixture
 def quick(monkeypatch):
     """Two steps for each image instead of twenty-five."""
-    monkeypatch.setattr(image_settings, "DEFAULT_STEPS", 2)
+    monkeypatch.setattr(stage, "generate", partial(stage.generate, steps=2))
 
 
 def test_missing_pictures_are_drawn_and_those_there_are_kept(given, prior, tmp_path, quick):
