@@ -104,20 +104,9 @@ class Build:
         self.out, self.smoke = out, smoke
 
     def stages(self) -> Iterator[tuple[str, Any]]:
-        yield "data", self.data
-        yield "teacher", self.teacher
-        yield "phase-1", self.phase_1
-        yield "phase-2", self.phase_2
-        yield "vae", self.vae
-        yield "sd-mini", self.sd_mini
-        yield "bridge-states", self.bridge_states
-        yield "bridge", self.bridge
-        yield "fine-tune", self.fine_tune
-        yield "lora", self.lora
-        yield "kv", self.kv
-        yield "unet", self.unet
-        yield "bridge-kv", lambda: self.bridge_states("bridge-kv")
-        yield "mini", self.mini
+        """(name, the method that runs it)."""
+        for name in ("data", *STEPS, "mini"):
+            yield name, getattr(self, name.replace("-", "_"))
 
     def data(self) -> None:
         """Images, and captions of them in nine languages, plain and wordy: {"image": ..., "en": ..., "en-wordy": ...}.
@@ -280,6 +269,9 @@ class Build:
     def bridge(self) -> None:
         self._translate("bridge", bridge=str(self.out / "bridge-states/model"), prediction_weight=3.0,
                         batch_size=32, learning_rate=7e-4)  # fmt: skip
+
+    def bridge_kv(self) -> None:
+        self.bridge_states("bridge-kv")
 
     def _translate(self, name: str, **settings: Any) -> None:
         self._train(

@@ -273,12 +273,12 @@ def _averaged(model: nn.Module, parameters: list[nn.Parameter], average: EMAMode
 
 def _check_same(settings: TrainingSettings, records: int, former: dict[str, Any]) -> None:
     """Raise InputError where the numbers of a resumed training would not be those of the one that began."""
-    changes = settings.changes(former["settings"])
+    differences = settings.differences(former["settings"])
     if records != former["records"]:
-        changes.append(f"records was {former['records']}, is {records}")
-    if changes:
+        differences.append(f"records was {former['records']}, is {records}")
+    if differences:
         raise InputError(
-            f"--resume needs the settings and data it began with: {'; '.join(changes)}. To train on with others, begin "
+            f"--resume needs the settings and data it began with: {'; '.join(differences)}. To train on with others, begin "
             "another --output-dir from the trained model"
         )
 

@@ -49,8 +49,8 @@ class TrainingSettings(Settings):
     max_skipped: float = neutral(0.01, "fraction of unusable records that is put up with", minimum=0, maximum=1)
     resume: bool = neutral(False, "go on from the newest good checkpoint in output_dir, if there is one")
 
-    def changes(self, former: dict[str, Any]) -> list[str]:
-        """How settings differ from a former training's, as JSON holds them, where its numbers depend on them."""
+    def differences(self, former: dict[str, Any]) -> list[str]:
+        """Where settings that a training's numbers depend on differ from a former one's, which are as JSON holds them."""
         now = self.model_dump(mode="json")
         return [
             f"{name} was {former.get(name)}, is {now[name]}"
