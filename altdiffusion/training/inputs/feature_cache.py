@@ -149,10 +149,11 @@ class TextCache:
             # a record of a table without this language has none: that place is never asked for
             return "" if place == self._empty else str(records[record].get(self._languages[language], ""))
 
+        def compute_places(places: Sequence[int]) -> list[Tensor]:
+            return compute(list(map(text, places)))
+
         about = {**about, "data": describe_tables(records.tables)}
-        self._cache = FeatureCache(
-            folder, self._empty + 1, lambda places: compute(list(map(text, places))), about, accelerator, batch
-        )
+        self._cache = FeatureCache(folder, self._empty + 1, compute_places, about, accelerator, batch)
 
     def __getitem__(self, text: tuple[int, str] | None) -> Tensor:
         """float32 (rows, width) for (record, language), or for the empty text: None."""

@@ -52,14 +52,8 @@ def train_align(settings: AlignSettings) -> None:
         pipe.unet.enable_gradient_checkpointing()
 
     data = CaptionedImages(settings.train_data, settings.languages, settings.max_skipped)
-    shapes = Buckets(
-        data,
-        settings.resolution,
-        settings.max_aspect if settings.aspect_buckets else 1.0,
-        pixel_multiple(pipe),
-        settings.batch_size,
-        settings.seed,
-    )
+    max_aspect, multiple = settings.max_aspect if settings.aspect_buckets else 1.0, pixel_multiple(pipe)
+    shapes = Buckets(data, settings.resolution, max_aspect, multiple, settings.batch_size, settings.seed)
     latents = Latents(pipe.vae, data, shapes.size_of, settings.latent_cache, accelerator)
     states = TextStates(pipe.text_encoder, pipe.tokenizer, data, settings.text_cache, accelerator)
     scheduler = training_scheduler(pipe)

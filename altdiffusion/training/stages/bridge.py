@@ -11,6 +11,7 @@ the frozen UNet sees it; that needs no image either.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ def train_bridge(settings: BridgeSettings) -> None:
 
     validate = None
     if settings.validation_data:
-        validate = _validation(model, read_states, clip, read_text(settings.validation_data, 0.0))
+        validate = partial(_validate, model, read_states, clip, read_text(settings.validation_data, 0.0))
     fit(task, batches, settings, accelerator, records=len(text), validate=validate)
     with export(settings, accelerator) as folder:
         if folder is not None:
@@ -178,24 +179,20 @@ def _begin(settings: BridgeSettings, encoder: Any, clip: ClipStates) -> Bridge:
     return Bridge(config)
 
 
-def _validation(
-    model: Bridge, read_states: ReadStates, clip: ClipStates, text: ParallelText
-) -> Callable[[int], dict[str, float]]:
+def _validate(
+    model: Bridge, read_states: ReadStates, clip: ClipStates, text: ParallelText, step: int
+) -> dict[str, float]:
     """For each language, of up to 500 pairs: the mean squared error, and how often the nearest target is the right one."""
-
-    def validate(step: int) -> dict[str, float]:
-        metrics = {}
-        for language in text.languages:
-            pairs = text.of_language(language, 500)
-            given, wanted = [], []
-            for first in range(0, len(pairs), 50):
-                some = pairs[first : first + 50]
-                given.append(model(*stack_states(read_states([ids for ids, _ in some]))).last_hidden_state.float())
-                wanted.append(clip.joined([ids for _, ids in some])[:, :MAX_TOKENS])
-            left, right = torch.cat(given).flatten(1), torch.cat(wanted).flatten(1)
-            same = torch.tensor([[a[1] == b[1] for b in pairs] for a in pairs], device=left.device)
-            metrics[f"{language} mse"] = (left - right).square().mean().item()
-            metrics[f"{language} R@1"] = recall_at_k(-torch.cdist(left, right), same, 1)
-        return metrics
-
-    return validate
+    metrics = {}
+    for language in text.languages:
+        pairs = text.of_language(language, 500)
+        given, wanted = [], []
+        for first in range(0, len(pairs), 50):
+            some = pairs[first : first + 50]
+            given.append(model(*stack_states(read_states([ids for ids, _ in some]))).last_hidden_state.float())
+            wanted.append(clip.joined([ids for _, ids in some])[:, :MAX_TOKENS])
+        left, right = torch.cat(given).flatten(1), torch.cat(wanted).flatten(1)
+        same = torch.tensor([[a[1] == b[1] for b in pairs] for a in pairs], device=left.device)
+        metrics[f"{language} mse"] = (left - right).square().mean().item()
+        metrics[f"{language} R@1"] = recall_at_k(-torch.cdist(left, right), same, 1)
+    return metrics

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -70,7 +71,7 @@ def train_contrast(settings: ContrastSettings) -> None:
     validate = None
     if settings.validation_data:
         held_out = CaptionedImages(settings.validation_data, settings.languages, settings.max_skipped)
-        validate = _validation(model, tokenizer, read, held_out)
+        validate = partial(_validate, model, tokenizer, read, held_out)
     fit(task, batches, settings, accelerator, records=len(data), validate=validate)
 
     if before:
@@ -147,28 +148,24 @@ def _cache_images(
     return FeatureCache(settings.image_cache, len(data), compute, about, accelerator)
 
 
-def _validation(
-    model: Any, tokenizer: Any, read: Callable[[ImageSource], Tensor], data: CaptionedImages
-) -> Callable[[int], dict[str, float]]:
+def _validate(
+    model: Any, tokenizer: Any, read: Callable[[ImageSource], Tensor], data: CaptionedImages, step: int
+) -> dict[str, float]:
     """R@1 of each language, text to image and image to text, over up to 1,000 records."""
-
-    def validate(step: int) -> dict[str, float]:
-        metrics = {}
-        for language in data.languages:
-            records = list(islice(chain(*data.records.ranges(language)), 1000))
-            images, texts, keys = [], [], []
-            for first in range(0, len(records), 50):
-                some = [data.image(record, read) for record in records[first : first + 50]]
-                captions = [data.caption(record, language) for record, _ in some]
-                ids, mask = pad(tokens(tokenizer, captions), tokenizer.pad_token_id)
-                texts.append(text_features(model, ids.to(model.device), mask.to(model.device)))
-                images.append(image_features(model, torch.stack([pixels for _, pixels in some]).to(model.device)))
-                keys += [data.identity(record) for record, _ in some]
-            similarity = F.normalize(torch.cat(texts), dim=-1) @ F.normalize(torch.cat(images), dim=-1).T
-            identity = torch.tensor(keys, device=similarity.device)
-            same = identity[:, None] == identity[None, :]
-            metrics[f"{language} text to image R@1"] = recall_at_k(similarity, same, 1)
-            metrics[f"{language} image to text R@1"] = recall_at_k(similarity.T, same, 1)
-        return metrics
-
-    return validate
+    metrics = {}
+    for language in data.languages:
+        records = list(islice(chain(*data.records.ranges(language)), 1000))
+        images, texts, keys = [], [], []
+        for first in range(0, len(records), 50):
+            some = [data.image(record, read) for record in records[first : first + 50]]
+            captions = [data.caption(record, language) for record, _ in some]
+            ids, mask = pad(tokens(tokenizer, captions), tokenizer.pad_token_id)
+            texts.append(text_features(model, ids.to(model.device), mask.to(model.device)))
+            images.append(image_features(model, torch.stack([pixels for _, pixels in some]).to(model.device)))
+            keys += [data.identity(record) for record, _ in some]
+        similarity = F.normalize(torch.cat(texts), dim=-1) @ F.normalize(torch.cat(images), dim=-1).T
+        identity = torch.tensor(keys, device=similarity.device)
+        same = identity[:, None] == identity[None, :]
+        metrics[f"{language} text to image R@1"] = recall_at_k(similarity, same, 1)
+        metrics[f"{language} image to text R@1"] = recall_at_k(similarity.T, same, 1)
+    return metrics

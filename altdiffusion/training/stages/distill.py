@@ -11,6 +11,7 @@ the English text: `pooler_output` on both sides, before `text_projection`, which
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,18 +57,17 @@ def train_distill(settings: DistillSettings) -> None:
     read_teacher = teacher_vectors(teacher)
     cache = None
     if settings.teacher_cache is not None:
-        cache = FeatureCache(
-            settings.teacher_cache,
-            len(text),
-            lambda records: list(read_teacher(text.english(records)).unsqueeze(1)),
-            {
-                "what": "pooler_output",
-                "teacher": checksum(teacher.text_model),
-                "language": settings.teacher_language,
-                "data": describe_tables(text.records.tables),
-            },
-            accelerator,
-        )
+        about = {
+            "what": "pooler_output",
+            "teacher": checksum(teacher.text_model),
+            "language": settings.teacher_language,
+        }
+        about |= {"data": describe_tables(text.records.tables)}
+
+        def compute(records: Sequence[int]) -> list[Tensor]:
+            return list(read_teacher(text.english(records)).unsqueeze(1))
+
+        cache = FeatureCache(settings.teacher_cache, len(text), compute, about, accelerator)
     by_length = LengthBatches(text.read, lambda pair: len(pair.ids), settings.batch_size, settings.seed)
 
     def batches(step: int, index: int, count: int) -> Batch:
@@ -84,7 +84,7 @@ def train_distill(settings: DistillSettings) -> None:
     task = Distillation(student, read_teacher, settings.loss, settings.contrastive_scale)
     validate = None
     if settings.validation_data:
-        validate = _validation(task, read_text(settings.validation_data), read_teacher, tokenizer.pad_token_id)
+        validate = partial(_validate, task, read_text(settings.validation_data), read_teacher, tokenizer.pad_token_id)
     fit(task, batches, settings, accelerator, records=len(text), validate=validate)
 
     with export(settings, accelerator) as folder:
@@ -133,29 +133,25 @@ def teacher_vectors(teacher: Teacher) -> ReadVectors:
     return read
 
 
-def _validation(
-    task: Distillation, text: ParallelText, read_teacher: ReadVectors, padding: int
-) -> Callable[[int], dict[str, float]]:
+def _validate(
+    task: Distillation, text: ParallelText, read_teacher: ReadVectors, padding: int, step: int
+) -> dict[str, float]:
     """R@1 of each language's texts among the teacher's English ones, of up to 1,000 pairs."""
-
-    def validate(step: int) -> dict[str, float]:
-        metrics = {}
-        device = next(task.parameters()).device
-        for language in text.languages:
-            pairs = text.of_language(language, 1000)
-            student, target = [], []
-            for first in range(0, len(pairs), 100):
-                some = pairs[first : first + 100]
-                ids, mask = pad([ids for ids, _ in some], padding)
-                output = task.student(input_ids=ids.to(device), attention_mask=mask.to(device))
-                student.append(output.pooler_output.float())
-                target.append(read_teacher([teacher_ids for _, teacher_ids in some]))
-            left, right = F.normalize(torch.cat(student), dim=-1), F.normalize(torch.cat(target), dim=-1)
-            texts = text_keys([teacher_ids for _, teacher_ids in pairs]).to(right.device)
-            metrics[f"{language} R@1"] = recall_at_k(left @ right.T, texts[:, None] == texts[None, :], 1)
-        return metrics
-
-    return validate
+    metrics = {}
+    device = next(task.parameters()).device
+    for language in text.languages:
+        pairs = text.of_language(language, 1000)
+        student, target = [], []
+        for first in range(0, len(pairs), 100):
+            some = pairs[first : first + 100]
+            ids, mask = pad([ids for ids, _ in some], padding)
+            output = task.student(input_ids=ids.to(device), attention_mask=mask.to(device))
+            student.append(output.pooler_output.float())
+            target.append(read_teacher([teacher_ids for _, teacher_ids in some]))
+        left, right = F.normalize(torch.cat(student), dim=-1), F.normalize(torch.cat(target), dim=-1)
+        texts = text_keys([teacher_ids for _, teacher_ids in pairs]).to(right.device)
+        metrics[f"{language} R@1"] = recall_at_k(left @ right.T, texts[:, None] == texts[None, :], 1)
+    return metrics
 
 
 def text_keys(ids: Sequence[Sequence[int]]) -> Tensor:
