@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 
 from PIL.Image import Image
 
 from altdiffusion.images import BadImage, ImageSource, decode_image
-from altdiffusion.prefetch import in_threads
+from altdiffusion.prefetch import prefetch
 
 
 def decode_ahead(images: Sequence[ImageSource], ahead: int) -> Iterator[Image | BadImage]:
     """The images in order, RGB, or why one can't be read; `ahead` of them are decoded while the caller computes."""
-    return in_threads(_decode, images, min(8, os.cpu_count() or 1), ahead)
+    return prefetch(_decode, images, ahead)
 
 
 def _decode(image: ImageSource) -> Image | BadImage:
