@@ -64,10 +64,11 @@ class TrimmedForward(ForwardOverride):
         return self.model.transformation(self.model.pre_LN(hidden_states))
 
     def _must_stay_whole(self, kwargs: dict[str, Any]) -> bool:
-        config = self.model.config
-        tuples = not kwargs.get("return_dict", config.return_dict)
-        attentions = kwargs.get("output_attentions", config.output_attentions)
-        return tuples or attentions or any(module.training for module in self.model.modules())
+        def asked(name: str) -> bool:
+            return bool(getattr(self.model.config, name) if kwargs.get(name) is None else kwargs[name])
+
+        in_training = any(module.training for module in self.model.modules())
+        return in_training or asked("output_attentions") or not asked("return_dict")
 
     def _trimmed(self, ids: Tensor, mask: Tensor, kwargs: dict[str, Any]) -> Any:
         """ids, mask: (batch, tokens)."""
