@@ -156,8 +156,9 @@ def as_flag(name: str) -> str:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """ ": do you mean steps?" for the name nearest to a misspelt one, "" where none is near."""
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f": do you mean {close[0]}?" if close else ""
+    names = {word.lstrip("-"): word for word in known}  # two dashes are no likeness
+    close = difflib.get_close_matches(name.lstrip("-"), names, 1)
+    return f": do you mean {names[close[0]]}?" if close else ""
 
 
 def _explain(cls: type[Settings], errors: Sequence[ErrorDetails], origins: Mapping[str, str]) -> list[str]:
