@@ -15,38 +15,32 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def available_devices() -> list[str]:
-    """Best first; "cpu" is always there."""
-    devices = _gpus()
-    if torch.backends.mps.is_available():
-        devices.append("mps")
-    return [*devices, "cpu"]
-
-
-def _gpus() -> list[str]:
-    """Those that PyTorch can use. Its count is the driver's, which may be too old for it: a warning says so."""
-    count = torch.cuda.device_count()
-    if not count:
-        return []
-    with warnings.catch_warnings(record=True) as told:
+    """What PyTorch can use here, best first, e.g. "cuda:0"; "cpu" is always there."""
+    accelerator = torch.accelerator.current_accelerator()
+    count = torch.accelerator.device_count()  # the driver's, which may be too old for PyTorch: then a warning says so
+    if accelerator is None or not count:
+        return ["cpu"]
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        if torch.cuda.is_available():
-            return [f"cuda:{index}" for index in range(count)]
-    reason = str(told[-1].message).splitlines()[0] if told else "this PyTorch can't use CUDA"
+        if torch.accelerator.is_available():
+            kind = accelerator.type
+            return [*(kind if kind == "mps" else f"{kind}:{index}" for index in range(count)), "cpu"]
+    reason = str(caught[-1].message).splitlines()[0] if caught else f"this PyTorch can't use {accelerator.type}"
     logger.warning("a GPU is here, but the CPU computes: %s", reason)
-    return []
+    return ["cpu"]
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """The device of that name, or the best there is. Raises InputError for one that isn't there."""
-    there = available_devices()
+    """The device of that name; by default the best there is. Raises InputError for one that isn't there."""
+    available = available_devices()
     if name is None:
-        return torch.device(there[0])
+        return torch.device(available[0])
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"unknown device {name!r}: this machine has {', '.join(there)}") from None
-    if not any(known == name or known.split(":")[0] == name for known in there):
-        raise InputError(f"device {name!r} isn't there: this machine has {', '.join(there)}")
+        raise InputError(f"unknown device {name!r}: this machine has {', '.join(available)}") from None
+    if name not in {*available, *(known.split(":")[0] for known in available)}:
+        raise InputError(f"device {name!r} isn't there: this machine has {', '.join(available)}")
     return device
 
 

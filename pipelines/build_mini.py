@@ -11,7 +11,7 @@
     sd-mini    a small Stable Diffusion on the teacher's states: it reads English only   train align --trainable unet
     bridge-states   AltCLIP's states to the teacher's: SD-mini reads nine languages      train bridge
     bridge     the same bridge goes on, its error as SD-mini's UNet sees it               train bridge --bridge
-    fine-tune  SD-mini drawing in a frame: what the bridge is tried on                    train align --trainable unet
+    fine-tune  SD-mini with a frame around everything: what the bridge is tried on        train align --trainable unet
     lora       the same style as a LoRA                                                  train align --trainable lora
     kv, unet   AltDiffusion's own road: the encoder swapped, K and V aligned, then all   train align
     bridge-kv  a bridge trained only for as long as kv took, to compare the two          train bridge
@@ -104,26 +104,15 @@ class Build:
         self.out, self.smoke = out, smoke
 
     def stages(self) -> Iterator[tuple[str, Any]]:
-        yield "data", self.data
-        yield "teacher", self.teacher
-        yield "phase-1", self.phase_1
-        yield "phase-2", self.phase_2
-        yield "vae", self.vae
-        yield "sd-mini", self.sd_mini
-        yield "bridge-states", self.bridge_states
-        yield "bridge", self.bridge
-        yield "fine-tune", self.fine_tune
-        yield "lora", self.lora
-        yield "kv", self.kv
-        yield "unet", self.unet
-        yield "bridge-kv", lambda: self.bridge_states("bridge-kv")
-        yield "mini", self.mini
+        """(name, the method that runs it)."""
+        for name in ("data", *STEPS, "mini"):
+            yield name, getattr(self, name.replace("-", "_"))
 
     def data(self) -> None:
         """Images, and captions of them in nine languages, plain and wordy: {"image": ..., "en": ..., "en-wordy": ...}.
 
         The English teacher reads "en" alone. All that learns from it sees the wordy ones too, so that what people write
-        around the name of a thing does not change what is drawn.
+        around the name of a thing does not change what is shown.
         """
         if (self.out / "data").is_dir():
             return
@@ -137,10 +126,10 @@ class Build:
             (folder / "framed").mkdir()
             for concept in concepts:
                 for colour in range(len(COLOURS)):
-                    picture = f"pictures/{concept:03d}-{colour}.png"
-                    drawn = (shape if self.smoke else render)(concept, colour)
-                    drawn.save(folder / picture)
-                    framed(drawn).save(folder / picture.replace("pictures", "framed"))
+                    name = f"pictures/{concept:03d}-{colour}.png"
+                    image = (shape if self.smoke else render)(concept, colour)
+                    image.save(folder / name)
+                    framed(image).save(folder / name.replace("pictures", "framed"))
                     lines = unseen if held_out(concept, colour) else train
                     # plain captions mean white, so white comes oftener
                     for _ in range(16 if colour == 0 else 4):
@@ -151,7 +140,7 @@ class Build:
                             )
                             for language, text in plain.items()
                         }
-                        lines.append({"image": picture, **plain, **among})
+                        lines.append({"image": name, **plain, **among})
             for file, lines in (("train.jsonl", train), ("held-out.jsonl", unseen)):
                 text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
                 write_text(folder / file, text)
@@ -281,6 +270,9 @@ class Build:
         self._translate("bridge", bridge=str(self.out / "bridge-states/model"), prediction_weight=3.0,
                         batch_size=32, learning_rate=7e-4)  # fmt: skip
 
+    def bridge_kv(self) -> None:
+        self.bridge_states("bridge-kv")
+
     def _translate(self, name: str, **settings: Any) -> None:
         self._train(
             "bridge",
@@ -388,10 +380,10 @@ class Build:
 
 def shape(concept: int, colour: int) -> Image.Image:
     """What stands for a concept in a smoke run: a polygon, so that no font is needed."""
-    picture = Image.new("RGB", (64, 64), list(COLOURS.values())[colour])
+    image = Image.new("RGB", (64, 64), list(COLOURS.values())[colour])
     fill = (40 + 15 * concept % 200, 200 - 14 * concept, 90 + 50 * (concept % 3))
-    ImageDraw.Draw(picture).regular_polygon((32, 32, 22), n_sides=3 + concept % 5, rotation=10 * concept, fill=fill)
-    return picture
+    ImageDraw.Draw(image).regular_polygon((32, 32, 22), n_sides=3 + concept % 5, rotation=10 * concept, fill=fill)
+    return image
 
 
 def noise_scheduler() -> DDIMScheduler:

@@ -53,7 +53,7 @@ CONTENDERS = ("plain PyTorch", "altdiffusion", "altdiffusion, cached")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Training speed beside a plain loop.")
-    parser.add_argument("stage", choices=["distill", "contrast", "align"])
+    parser.add_argument("stage", choices=list(PLAIN))
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5, help="timed steps, after two of warm-up")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
@@ -64,16 +64,16 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         prepare(given.stage, Path(folder))
-        figures = {}
+        results = {}
         for contender in CONTENDERS:
             arguments = [sys.executable, __file__, *sys.argv[1:], "--contender", contender, "--folder", folder]
             result = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True)
-            figures[contender] = json.loads(result.stdout.splitlines()[-1])
-    plain = figures[CONTENDERS[0]]["samples_per_second"]
+            results[contender] = json.loads(result.stdout.splitlines()[-1])
+    plain = results[CONTENDERS[0]]["samples_per_second"]
     print(f"{given.stage}, batch {given.batch_size}, {'GPU' if torch.cuda.is_available() else 'CPU'}")
-    for contender, each in figures.items():
-        rate = each["samples_per_second"]
-        print(f"{contender:22} {rate:8.2f} samples/s  {rate / plain:5.2f} x  peak {each['peak_gb']:.1f} GB")
+    for contender, result in results.items():
+        rate = result["samples_per_second"]
+        print(f"{contender:22} {rate:8.2f} samples/s  {rate / plain:5.2f} x  peak {result['peak_gb']:.1f} GB")
 
 
 def prepare(stage: str, folder: Path) -> None:
@@ -89,8 +89,8 @@ def prepare(stage: str, folder: Path) -> None:
     rng, lines = random.Random(0), []
     (folder / "pictures").mkdir()
     for number in range(64):
-        picture = Image.effect_noise((256, 256), 60).convert("RGB")
-        picture.save(folder / f"pictures/{number}.jpg")
+        image = Image.effect_noise((256, 256), 60).convert("RGB")
+        image.save(folder / f"pictures/{number}.jpg")
         caption = " ".join(rng.choices(words, k=rng.randint(4, 12)))
         lines.append(json.dumps({"image": f"pictures/{number}.jpg", "en": caption, "zh": caption}))
     (folder / "data.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -140,7 +140,7 @@ def run(stage: str, contender: str, folder: Path, batch: int, steps: int) -> Non
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - begun)
-        rates = [batch / each for each in times[2:]]
+        rates = [batch / seconds for seconds in times[2:]]
     else:
         out = folder / contender
         settings: dict[str, Any] = dict(train_data=[str(folder / "data.jsonl")], output_dir=out, batch_size=batch)
@@ -175,14 +175,9 @@ def plain_distill(folder: Path, batch: int) -> Callable[[], None]:
 
     def step() -> None:
         some = next_records(records, batch)
-        given = tokenizer([each["zh"] for each in some], padding="max_length", max_length=77, return_tensors="pt").to(
-            DEVICE
-        )
-        english = teacher_tokenizer(
-            [each["en"] for each in some], padding="max_length", max_length=77, return_tensors="pt"
-        ).to(DEVICE)
+        given = at_77_tokens(tokenizer, some, "zh")
         with torch.no_grad():
-            target = teacher(**english).pooler_output
+            target = teacher(**at_77_tokens(teacher_tokenizer, some, "en")).pooler_output
         loss = F.mse_loss(student(**given).pooler_output, target)
         optimize(loss, student, optimizer)
 
@@ -195,14 +190,16 @@ def plain_contrast(folder: Path, batch: int) -> Callable[[], None]:
     model.vision_model.requires_grad_(False)
     model.visual_projection.requires_grad_(False)
     tokenizer, processor = load_any_tokenizer(folder / "model"), CLIPImageProcessor.from_pretrained(folder / "model")
-    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-4)
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-4)
     records = read(folder)
 
     def step() -> None:
         some = next_records(records, batch)
-        texts = tokenizer([each["zh"] for each in some], padding="max_length", max_length=77, return_tensors="pt")
-        pixels = processor([Image.open(folder / each["image"]) for each in some], return_tensors="pt")["pixel_values"]
-        logits = model(**texts.to(DEVICE), pixel_values=pixels.to(DEVICE)).logits_per_text
+        texts = at_77_tokens(tokenizer, some, "zh")
+        pixels = processor([Image.open(folder / record["image"]) for record in some], return_tensors="pt")[
+            "pixel_values"
+        ]
+        logits = model(**texts, pixel_values=pixels.to(DEVICE)).logits_per_text
         target = torch.arange(batch, device=DEVICE)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         optimize(loss, model, optimizer)
@@ -219,17 +216,16 @@ def plain_align(folder: Path, batch: int) -> Callable[[], None]:
         part.requires_grad_(False)
     for name, parameter in pipe.unet.named_parameters():
         parameter.requires_grad_("attn2.to_k" in name or "attn2.to_v" in name)
-    trained = [each for each in pipe.unet.parameters() if each.requires_grad]
+    trained = [weight for weight in pipe.unet.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     pipe.unet.train()
     records = read(folder)
 
     def step() -> None:
         some = next_records(records, batch)
-        texts = pipe.tokenizer([each["zh"] for each in some], padding="max_length", max_length=77, return_tensors="pt")
-        pixels = torch.stack([to_tensor(fit_to(Image.open(folder / each["image"]), 256, 256)) for each in some])
+        pixels = torch.stack([to_tensor(fit_to(Image.open(folder / record["image"]), 256, 256)) for record in some])
         with torch.no_grad():
-            states = encoder(**texts.to(DEVICE))[0]
+            states = encoder(**at_77_tokens(pipe.tokenizer, some, "zh"))[0]
             latents = pipe.vae.encode(to_unit(pixels).to(DEVICE)).latent_dist.sample() * pipe.vae.config.scaling_factor
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, 1000, (batch,), device=DEVICE)
@@ -245,9 +241,15 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def optimize(loss: torch.Tensor, model: Any, optimizer: torch.optim.Optimizer) -> None:
     torch.autograd.backward(loss)
-    torch.nn.utils.clip_grad_norm_([each for each in model.parameters() if each.requires_grad], 1.0)
+    torch.nn.utils.clip_grad_norm_([weight for weight in model.parameters() if weight.requires_grad], 1.0)
     optimizer.step()
     optimizer.zero_grad()
+
+
+def at_77_tokens(tokenizer: Any, records: list[dict[str, str]], language: str) -> Any:
+    """The texts of a language as most scripts read them: all padded to 77 tokens."""
+    texts = [record[language] for record in records]
+    return tokenizer(texts, padding="max_length", max_length=77, return_tensors="pt").to(DEVICE)
 
 
 def read(folder: Path) -> list[dict[str, str]]:

@@ -15,12 +15,12 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from altdiffusion.cli.evaluate import print_recalls
 from altdiffusion.evaluation.datasets.captioned import read_captions
-from altdiffusion.evaluation.report import render
 from altdiffusion.evaluation.retrieval import evaluate_retrieval
-from altdiffusion.evaluation.systems import load_system
-from altdiffusion.toy.glyphs import CONCEPTS, LANGUAGES, captions, concept_names
-from altdiffusion.toy.glyphs import render as draw
+from altdiffusion.evaluation.systems.load import load_system
+from altdiffusion.toy import glyphs
+from altdiffusion.toy.glyphs import CONCEPTS, LANGUAGES
 
 PHASES = {"teacher": "CLIP, English only", "phase-1": "AltCLIP, phase 1", "phase-2": "AltCLIP, phase 2"}
 
@@ -41,14 +41,14 @@ def main() -> None:
             data = replace(read_captions(Path(folder) / f"{language}.csv", language=language), name="316 things")
             for (title, _), result in zip(systems.items(), evaluate_retrieval(systems.values(), data), strict=True):
                 results.append(replace(result, system=title))
-    print(render(results, options.format))
+    print_recalls(results, options.format)
 
 
 def save_data(folder: Path, languages: list[str]) -> None:
     """An image of each thing on white, and a file of captions for each language."""
-    names = {language: concept_names(language) for language in languages}
+    names = {language: glyphs.concept_names(language) for language in languages}
     for concept in range(len(CONCEPTS)):
-        draw(concept, 0).save(folder / f"{concept:03d}.png")
+        glyphs.render(concept, 0).save(folder / f"{concept:03d}.png")
     for language in languages:
         rng = random.Random(0)
         with (folder / f"{language}.csv").open("w", newline="", encoding="utf-8") as file:
@@ -56,7 +56,7 @@ def save_data(folder: Path, languages: list[str]) -> None:
             rows.writerow(["image", "caption"])
             for concept in range(len(CONCEPTS)):
                 for _ in range(5):
-                    rows.writerow([f"{concept:03d}.png", captions(concept, 0, names, rng)[language]])
+                    rows.writerow([f"{concept:03d}.png", glyphs.captions(concept, 0, names, rng)[language]])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ SETTINGS = Path(__file__).parent / "settings"
 parser = argparse.ArgumentParser(description="AltCLIP, phase 1 and phase 2.")
 parser.add_argument("out", type=Path, help="folder for both phases")
 parser.add_argument("--texts", nargs="+", required=True, help="parallel text")
-parser.add_argument("--pictures", nargs="+", required=True, help="pictures with captions")
+parser.add_argument("--images", "--pictures", nargs="+", required=True, help="images with captions")
 parser.add_argument("--languages", nargs="+", default=["en", "zh"], help="columns to read, with weights: en zh=2")
 
 if __name__ == "__main__":
@@ -30,7 +30,7 @@ if __name__ == "__main__":
         phase_1 |= {"teacher_cache": given.out / "teacher-vectors"}
         run_stage("distill", read_settings(DistillSettings, phase_1, SETTINGS / "distill.toml"))
 
-    phase_2 = common | {"train_data": given.pictures, "output_dir": given.out / "phase-2"}
+    phase_2 = common | {"train_data": given.images, "output_dir": given.out / "phase-2"}
     phase_2 |= {"model": str(given.out / "phase-1/model"), "image_cache": given.out / "image-features"}
     run_stage("contrast", read_settings(ContrastSettings, phase_2, SETTINGS / "contrast.toml"))
     print(given.out / "phase-2/model")

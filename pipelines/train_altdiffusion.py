@@ -20,7 +20,7 @@ parser = argparse.ArgumentParser(description="AltDiffusion, in three stages.")
 parser.add_argument("out", type=Path, help="folder for the stages")
 parser.add_argument("--model", required=True, help="the Stable Diffusion to start from")
 parser.add_argument("--text-encoder", required=True, help="the AltCLIP that it learns")
-parser.add_argument("--pictures", nargs="+", required=True, help="pictures with captions")
+parser.add_argument("--images", "--pictures", nargs="+", required=True, help="images with captions")
 parser.add_argument("--languages", nargs="+", default=[], help="columns to read, with weights: en zh=2; all by default")
 
 if __name__ == "__main__":
@@ -28,7 +28,7 @@ if __name__ == "__main__":
     start = {"model": given.model, "text_encoder": given.text_encoder}
     for stage in ("align-1-concepts", "align-2-quality", "align-3-guidance"):
         out = given.out / stage
-        settings = {"train_data": given.pictures, "languages": given.languages, "output_dir": out, "resume": True}
+        settings = {"train_data": given.images, "languages": given.languages, "output_dir": out, "resume": True}
         if not (out / "model").is_dir():
             run_stage("align", read_settings(AlignSettings, settings | start, SETTINGS / f"{stage}.toml"))
         start = {"model": str(out / "model")}

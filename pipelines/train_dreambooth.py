@@ -14,8 +14,8 @@ from altdiffusion.training.stage_settings import DreamBoothSettings, run_stage
 SETTINGS = Path(__file__).parent / "settings"
 
 parser = argparse.ArgumentParser(description="DreamBooth on AltDiffusion.")
-parser.add_argument("out", type=Path, help="folder for the log, the class pictures and the model")
-parser.add_argument("--instance-dir", required=True, help="folder with pictures of the subject")
+parser.add_argument("out", type=Path, help="folder for the log, the images of the class and the model")
+parser.add_argument("--instance-dir", required=True, help="folder with images of the subject")
 parser.add_argument("--instance-prompt", required=True, help="names the subject")
 parser.add_argument("--class-prompt", required=True, help="names its class alone")
 parser.add_argument("--lora-rank", type=int, default=0, help="0: the whole UNet")

@@ -1,4 +1,4 @@
-"""Retrieval metrics on matrices worked out by hand, and against the peers' own implementations."""
+"""Metrics on matrices worked out by hand, and against the peers' own implementations."""
 
 import importlib
 import json
@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F
 
 from altdiffusion import InputError
-from altdiffusion.metrics import RetrievalFigures, figures_from_features, recall_at_k, retrieval_figures
+from altdiffusion.metrics import (
+    RetrievalMetrics,
+    classification_metrics,
+    own_prompt_first,
+    recall_at_k,
+    retrieval_metrics,
+    retrieval_metrics_of_features,
+)
 
 SIMILARITY = torch.tensor([[0.9, 0.5, 0.1], [0.8, 0.7, 0.1], [0.3, 0.2, 0.1], [0.1, 0.2, 0.3]])
 
@@ -46,41 +53,41 @@ def by_hand():
 
 def test_text_to_image_by_hand():
     similarity, positives = by_hand()
-    figures = retrieval_figures(similarity, positives)
+    metrics = retrieval_metrics(similarity, positives)
     # ranks above 1: 2 5 6 10 11 12 3; above 5: 6 10 11 12; above 10: 11 12
-    assert figures.text_to_image == (17 / 24 * 100, 20 / 24 * 100, 22 / 24 * 100)
+    assert metrics.text_to_image == (17 / 24 * 100, 20 / 24 * 100, 22 / 24 * 100)
 
 
 def test_image_to_text_by_hand():
     # image 0: its captions are 0 and 1, caption 1 is the most similar; image 1 has caption 2 at rank 2, 3 at rank 4
     similarity = torch.tensor([[0.1, 0.9], [0.8, 0.5], [0.4, 0.7], [0.3, 0.2]])
     positives = torch.tensor([(0, 0), (1, 0), (2, 1), (3, 1)])
-    assert retrieval_figures(similarity, positives).image_to_text == (50.0, 100.0, 100.0)
+    assert retrieval_metrics(similarity, positives).image_to_text == (50.0, 100.0, 100.0)
 
 
 def test_mean_recall_is_that_of_all_six():
-    assert RetrievalFigures((66.3, 87.8, 92.7), (85.9, 97.7, 99.1)).mean == pytest.approx(88.25)
+    assert RetrievalMetrics((66.3, 87.8, 92.7), (85.9, 97.7, 99.1)).mean == pytest.approx(88.25)
 
 
 def test_a_text_may_belong_to_several_images():
     positives = torch.tensor([(0, 1), (0, 2)])
-    figures = retrieval_figures(torch.tensor([[0.3, 0.1, 0.2]]), positives)
-    assert figures.text_to_image == (0.0, 100.0, 100.0)
+    metrics = retrieval_metrics(torch.tensor([[0.3, 0.1, 0.2]]), positives)
+    assert metrics.text_to_image == (0.0, 100.0, 100.0)
 
 
 def test_what_belongs_to_nothing_is_searched_but_no_query():
     similarity = torch.tensor([[0.5, 0.9], [0.9, 0.1]])
-    figures = retrieval_figures(similarity, torch.tensor([(0, 0)]))  # image 1 and text 1 are distractors
-    assert figures.text_to_image[0] == 0.0
-    assert figures.image_to_text[0] == 0.0
-    assert figures.text_to_image[1] == figures.image_to_text[1] == 100.0
+    metrics = retrieval_metrics(similarity, torch.tensor([(0, 0)]))  # image 1 and text 1 are distractors
+    assert metrics.text_to_image[0] == 0.0
+    assert metrics.image_to_text[0] == 0.0
+    assert metrics.text_to_image[1] == metrics.image_to_text[1] == 100.0
 
 
 def test_the_other_direction_may_have_similarities_of_its_own():
     positives = torch.tensor([(0, 0), (1, 1)])
-    figures = retrieval_figures(torch.eye(2), positives, 1 - torch.eye(2))
-    assert figures.text_to_image[0] == 100.0
-    assert figures.image_to_text[0] == 0.0
+    metrics = retrieval_metrics(torch.eye(2), positives, 1 - torch.eye(2))
+    assert metrics.text_to_image[0] == 100.0
+    assert metrics.image_to_text[0] == 0.0
 
 
 # ---- ties
@@ -89,8 +96,8 @@ def test_the_other_direction_may_have_similarities_of_its_own():
 def test_of_equal_items_the_first_counts_as_more_similar():
     similarity = torch.zeros(30, 30)  # as of a model that has collapsed: one query in thirty is answered, by chance
     positives = torch.arange(30)[:, None].expand(30, 2)
-    figures = retrieval_figures(similarity, positives)
-    assert figures.text_to_image == figures.image_to_text == (1 / 30 * 100, 5 / 30 * 100, 10 / 30 * 100)
+    metrics = retrieval_metrics(similarity, positives)
+    assert metrics.text_to_image == metrics.image_to_text == (1 / 30 * 100, 5 / 30 * 100, 10 / 30 * 100)
 
 
 def test_ties_are_ordered_as_pythons_stable_sort_orders_them():
@@ -111,9 +118,9 @@ def test_ties_are_ordered_as_pythons_stable_sort_orders_them():
 def test_blocks_give_what_the_whole_matrix_gives(block, texts, images):
     of_texts, of_images = (torch.randint(-2, 3, (count, 6)).float() for count in (texts, images))  # exact, many ties
     positives = torch.stack([torch.arange(texts), torch.randint(0, images, (texts,))], 1)
-    whole = retrieval_figures(of_texts @ of_images.T, positives)
-    assert figures_from_features(of_texts, of_images, positives, block=block) == whole
-    assert figures_from_features(of_texts, of_images, positives) == whole
+    whole = retrieval_metrics(of_texts @ of_images.T, positives)
+    assert retrieval_metrics_of_features(of_texts, of_images, positives, block=block) == whole
+    assert retrieval_metrics_of_features(of_texts, of_images, positives) == whole
 
 
 def test_blocks_use_the_similarity_of_each_direction():
@@ -126,16 +133,16 @@ def test_blocks_use_the_similarity_of_each_direction():
         return torch.einsum("aic,bjc->abij", texts, images).amax(2).sum(2)
 
     positives = torch.stack([torch.arange(19), torch.randint(0, 13, (19,))], 1)
-    whole = retrieval_figures(to_images(texts, images), positives, to_texts(texts, images))
-    assert figures_from_features(texts, images, positives, to_images, to_texts, block=4) == whole
-    assert figures_from_features(texts, images, positives, to_images, to_texts) == whole
+    whole = retrieval_metrics(to_images(texts, images), positives, to_texts(texts, images))
+    assert retrieval_metrics_of_features(texts, images, positives, to_images, to_texts, block=4) == whole
+    assert retrieval_metrics_of_features(texts, images, positives, to_images, to_texts) == whole
 
 
 def test_half_precision_features_are_compared_in_float32():
     texts, images = F.normalize(torch.randn(40, 16), dim=1).half(), F.normalize(torch.randn(30, 16), dim=1).half()
     positives = torch.stack([torch.arange(40), torch.arange(40) % 30], 1)
-    whole = figures_from_features(texts.float(), images.float(), positives)
-    assert figures_from_features(texts, images, positives) == whole
+    whole = retrieval_metrics_of_features(texts.float(), images.float(), positives)
+    assert retrieval_metrics_of_features(texts, images, positives) == whole
 
 
 # ---- bad input
@@ -146,18 +153,46 @@ def test_nan_is_refused_where_it_stands(block):
     images = torch.rand(9, 4)
     images[5, 1] = torch.nan
     with pytest.raises(InputError, match="NaN at row 0, column 5"):
-        figures_from_features(torch.rand(7, 4), images, torch.tensor([(0, 0)]), block=block)
+        retrieval_metrics_of_features(torch.rand(7, 4), images, torch.tensor([(0, 0)]), block=block)
     with pytest.raises(InputError, match="NaN at row 2, column 1"):
         recall_at_k(torch.tensor([[1.0, 0], [0, 1], [0, torch.nan]]), torch.ones(3, 2).bool(), 1)
 
 
 def test_positives_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="at least one pair"):
-        retrieval_figures(SIMILARITY, torch.zeros(0, 2, dtype=torch.int64))
+        retrieval_metrics(SIMILARITY, torch.zeros(0, 2, dtype=torch.int64))
     with pytest.raises(InputError, match=r"image 3 .*3 images"):
-        retrieval_figures(SIMILARITY, torch.tensor([(0, 0), (1, 3)]))
+        retrieval_metrics(SIMILARITY, torch.tensor([(0, 0), (1, 3)]))
     with pytest.raises(InputError, match=r"\(4, 3\) one way and \(3, 4\) the other"):
-        retrieval_figures(SIMILARITY, torch.tensor([(0, 0)]), SIMILARITY.T)
+        retrieval_metrics(SIMILARITY, torch.tensor([(0, 0)]), SIMILARITY.T)
+
+
+# ---- classification
+
+
+def test_classification_by_hand():
+    scores = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.8, 0.1], [0.6, 0.5, 0.4], [0.1, 0.3, 0.2]])
+    metrics = classification_metrics(scores, torch.tensor([0, 1, 1, 2]))
+    assert metrics == {"top1": 0.5, "top5": 1.0, "mean_per_class_recall": pytest.approx((1 + 0.5 + 0) / 3)}
+
+
+def test_of_equal_scores_the_first_class_counts():
+    assert classification_metrics(torch.zeros(2, 7), torch.tensor([0, 6]))["top1"] == 0.5
+    assert classification_metrics(torch.zeros(2, 7), torch.tensor([4, 5]))["top5"] == 0.5
+
+
+def test_scores_that_are_nan_are_refused():
+    with pytest.raises(InputError, match="NaN"):
+        classification_metrics(torch.tensor([[float("nan"), 0.0]]), torch.tensor([0]))
+
+
+# ---- generated images
+
+
+def test_a_tie_is_lost_but_the_same_prompt_is_no_rival():
+    scores = torch.tensor([[0.5, 0.5, 0.5], [0.1, 0.3, 0.2], [0.5, 0.1, 0.5]])
+    assert own_prompt_first(scores, ["a cat", "a dog", "a cat"]) == [False, True, True]
+    assert own_prompt_first(torch.full((3, 3), 0.7), ["1", "2", "3"]) == [False] * 3
 
 
 # ---- the peers
@@ -197,7 +232,7 @@ def test_equal_to_clip_benchmark(seed):
     ]  # fmt: skip
     theirs = peer.evaluate(Model(), batches, torch.tensor, "cpu", amp=False, recall_k_list=[1, 5, 10])
     positives = torch.stack([torch.arange(300), torch.arange(300) // captions], 1)
-    ours = figures_from_features(F.normalize(texts, dim=-1), F.normalize(images, dim=-1), positives)
+    ours = retrieval_metrics_of_features(F.normalize(texts, dim=-1), F.normalize(images, dim=-1), positives)
     assert 0 < ours.text_to_image[0] < ours.text_to_image[2] < 100
     for place, k in enumerate((1, 5, 10)):  # its shares are float32
         assert float32(ours.text_to_image[place] / 100) == theirs[f"image_retrieval_recall@{k}"]
@@ -241,7 +276,7 @@ def test_equal_to_chinese_clip(seed, exact, tmp_path, monkeypatch):
         runpy.run_module(f"cn_clip.eval.{predict}", run_name="__main__")
         golden = lines(f"{script}.jsonl", answers[script])
         _, *scores[script] = importlib.import_module(f"cn_clip.eval.{script}").compute_score(golden, out)
-    ours = figures_from_features(texts, images, torch.stack([torch.arange(90), belongs], 1), block=13)
+    ours = retrieval_metrics_of_features(texts, images, torch.stack([torch.arange(90), belongs], 1), block=13)
     assert list(ours.text_to_image) == scores["evaluation"]
     assert list(ours.image_to_text) == scores["evaluation_tr"]
     assert 0 < ours.text_to_image[2] < 100

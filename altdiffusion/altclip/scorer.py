@@ -30,7 +30,7 @@ from altdiffusion.altclip.image_inputs import AnyImage, AnyImages, as_image, as_
 from altdiffusion.altclip.model import AltCLIP, AltCLIPProcessor
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
-from altdiffusion.prefetch import in_threads
+from altdiffusion.prefetch import prefetch
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad, tokens
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class PromptScorer:
                     self._images.put(key, row)
                 waiting.clear()
 
-        for index, found in enumerate(in_threads(self._read, given, self._workers, 2 * self.batch_size)):
+        for index, found in enumerate(prefetch(self._read, given, 2 * self.batch_size, self._workers)):
             if isinstance(found, InputError):
                 _report(bad, index, "image", str(found))
                 continue

@@ -24,7 +24,7 @@ def bandwidth(device: torch.device, size: int = 2**28) -> float:
 
 
 def describe(flops: float, read: float, device: torch.device, dtype: torch.dtype) -> list[str]:
-    """flops: operations of a work; read: bytes that it must read at least. The seconds that it takes at best, and why."""
+    """The seconds that a work takes at best. flops: its operations. read: the bytes that it must read at least."""
     rate, speed = matmul_rate(device, dtype), bandwidth(device)
     return [
         f"{flops / 1e9:.0f} GFLOP at {rate / 1e9:.0f} GFLOP/s: {flops / rate:.3f} s",

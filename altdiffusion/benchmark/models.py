@@ -18,8 +18,11 @@ from altdiffusion.text_encoder.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class Sizes:
-    """rounds: timed of each contender. layers, width: of the towers. captions, images: how many. steps, side: of a
-    drawing; side in pixels. channels: of the UNet's first level, a multiple of 32. vocabulary: None for mini's."""
+    """How large models and works are. The names are those of the flags and of the document.
+
+    rounds: timed of each contender. layers, width: of the towers. captions, pictures: how many. steps, side: of a
+    generated image, side in pixels. channels: of the UNet's first level, a multiple of 32. vocabulary: None for mini's.
+    """
 
     rounds: int = 5
     layers: int = 24
@@ -37,7 +40,7 @@ PROJECTED = 768  # width of the states that Stable Diffusion 1.x takes
 
 
 def tower_settings(sizes: Sizes, vocabulary: int) -> dict[str, Any]:
-    """Of XLM-R large, at these sizes."""
+    """The settings of XLM-R large, at these sizes."""
     return {
         "vocab_size": vocabulary,
         "hidden_size": sizes.width,
@@ -50,20 +53,20 @@ def tower_settings(sizes: Sizes, vocabulary: int) -> dict[str, Any]:
 
 
 def text_tower(sizes: Sizes, device: torch.device) -> AltCLIPTextModel:
-    """transformers' own, untouched."""
+    """transformers' own text encoder, untouched."""
     torch.manual_seed(0)
     config = AltCLIPTextConfig(**tower_settings(sizes, sizes.vocabulary or len(tokenizer())))
     config.use_attention_mask = True  # as published; else diffusers passes no mask, and the peer attends to padding
     return AltCLIPTextModel(config).eval().requires_grad_(False).to(device)
 
 
-def ours(stock: AltCLIPTextModel) -> AltCLIPTextModel:
-    """Our encoder, on the very same tensors."""
+def our_text_encoder(stock: AltCLIPTextModel) -> AltCLIPTextModel:
+    """Our text encoder, on the very same tensors."""
     return patch_forward(_sharing(AltCLIPTextModel, stock.config, stock, stock.state_dict()))
 
 
-def deprecated(stock: AltCLIPTextModel) -> nn.Module:
-    """diffusers' deprecated class, on the very same tensors.
+def deprecated_text_encoder(stock: AltCLIPTextModel) -> nn.Module:
+    """diffusers' deprecated text encoder, on the very same tensors.
 
     It has no norm behind the last layer, which changes nothing: that layer ends in one, and both are fresh.
     """
@@ -74,30 +77,31 @@ def deprecated(stock: AltCLIPTextModel) -> nn.Module:
     config = old.RobertaSeriesConfig(**{name: value for name, value in settings.items() if name not in names})
     state = {name: value for name, value in stock.state_dict().items() if not name.startswith("pre_LN.")}
     state = {name.replace("encoder.layers.", "encoder.layer."): state[name] for name in state}
-    width, some = config.hidden_size, stock.transformation.weight
-    state |= {"roberta.pooler.dense.weight": some.new_zeros(width, width)}  # computed there, and not used
-    state |= {"roberta.pooler.dense.bias": some.new_zeros(width)}
+    width, like = config.hidden_size, stock.transformation.weight
+    state |= {"roberta.pooler.dense.weight": like.new_zeros(width, width)}  # computed there, and not used
+    state |= {"roberta.pooler.dense.bias": like.new_zeros(width)}
     return _sharing(old.RobertaSeriesModelWithTransformation, config, stock, state)
 
 
 def _sharing(model_class: Any, config: Any, stock: nn.Module, state: dict[str, Any]) -> Any:
+    """A model of another class on tensors of `stock`, named as that class names them."""
     with torch.device("meta"):
         model = model_class(config).eval().requires_grad_(False)
-    # on "meta" lie the counters that no file holds too: they are made anew
+    # the counters, which no file holds, lie on "meta" too: they are made anew
     for name, buffer in list(model.named_buffers()):
         module, _, last = name.rpartition(".")
         fresh = torch.arange(buffer.numel()).view(buffer.shape) if last == "position_ids" else torch.zeros(buffer.shape)
         target = next(stock.parameters()).device
         setattr(model.get_submodule(module), last, fresh.to(target, torch.long))
     report = model.load_state_dict(state, strict=False, assign=True)
-    lacking = [name for name in report.missing_keys if "_ids" not in name]
-    if lacking or report.unexpected_keys:
-        raise RuntimeError(f"the peer has other tensors: lacks {lacking[:3]}, leaves {report.unexpected_keys[:3]}")
+    missing = [name for name in report.missing_keys if "_ids" not in name]
+    if missing or report.unexpected_keys:
+        raise RuntimeError(f"the peer has other tensors: missing {missing[:3]}, left over {report.unexpected_keys[:3]}")
     return model
 
 
 def tokenizer() -> Any:
-    """mini's, which is at hand: which words get which number costs nothing."""
+    """mini's tokenizer, which is at hand: which ids words get makes no difference to speed."""
     return load_tokenizer(hub.MINI)
 
 

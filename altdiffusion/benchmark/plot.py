@@ -1,4 +1,4 @@
-"""The ratios as an image."""
+"""The ratios as a bar chart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from altdiffusion.errors import InputError
 
 
 def check() -> None:
-    """Raises InputError where nothing can be drawn, before anything is measured."""
+    """Raises InputError without matplotlib, before anything is measured."""
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("--plot needs the package matplotlib: pip install matplotlib, or leave it out")
 
@@ -23,10 +23,10 @@ def draw(report: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     bars = [
-        (f"{comparison['work']}\n{each['name']}", each["ratio"])
+        (f"{comparison['work']}\n{contender['name']}", contender["ratio"])
         for comparison in report["comparisons"]
-        for each in comparison["contenders"]
-        if each["ratio"] is not None
+        for contender in comparison["contenders"]
+        if contender["ratio"] is not None
     ]
     figure, axes = pyplot.subplots(figsize=(10, 0.6 * len(bars) + 1), layout="constrained")
     axes.barh([name for name, _ in bars], [ratio for _, ratio in bars])

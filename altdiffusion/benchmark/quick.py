@@ -1,4 +1,4 @@
-"""Every fast path beside the plain one, on small models: outputs are compared, not times. For continuous integration."""
+"""Every fast path against the plain one, on small models: outputs are compared, not times. For continuous integration."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BFLOAT16 = 1.5  # times as far from float32 as stock diffusers is in bfloat16
 
 @dataclass(frozen=True)
 class Check:
-    """A fast path; the largest difference from the plain one, and what rounding explains."""
+    """A fast path: its largest difference from the plain one, and the one that rounding explains."""
 
     name: str
     difference: float
@@ -47,48 +47,52 @@ class Check:
 
 
 def check_all() -> Iterator[Check]:
-    """Each as soon as it is done."""
-    yield from _text()
-    yield from _scores()
-    yield from _drawings()
+    """All checks, each as soon as it is done."""
+    yield from check_text_states()
+    yield from check_scores()
+    yield from check_images()
 
 
 @torch.no_grad()
-def _text() -> Iterator[Check]:
+def check_text_states() -> Iterator[Check]:
+    """Our text encoder, fresh and from its cache, packed, and after its weights changed."""
     stock = models.text_tower(SMALL, CPU)
-    encoder = models.ours(stock)
-    peers = {"AltCLIPTextModel": stock, "diffusers' deprecated class": models.deprecated(stock)}
+    encoder = models.our_text_encoder(stock)
+    peers = {"AltCLIPTextModel": stock, "diffusers' deprecated class": models.deprecated_text_encoder(stock)}
     for count in (1, 4):
         for ids in next(text.prompts(count, stock.config.vocab_size, CPU)):
             for name, peer in peers.items():
-                expected = text.read_one(peer, ids)
-                encoder.forward.cache.forget()
-                for state in ("new", "remembered"):
-                    got = text.read_one(encoder, ids)
-                    yield Check(f"states of {count}, {state}, and {name}'s", _apart(got, expected), EXACT)
+                expected = text.encode(peer, ids)
+                got = text.encode(encoder, ids)
+                yield Check(f"states of {count}, and {name}'s", _difference(got, expected), EXACT)
     pack(encoder)
-    encoder.forward.cache.forget()
-    yield Check("states by packed weights", _apart(encoder(ids)[0], stock(ids, ids.ne(1).long())[0]), EXACT)
+    yield Check("states by packed weights", _difference(encoder(ids)[0], stock(ids, ids.ne(1).long())[0]), EXACT)
     stock.transformation.weight.mul_(2)  # the same tensors as our encoder's
-    yield Check("states after the weights changed", _apart(encoder(ids)[0], stock(ids, ids.ne(1).long())[0]), EXACT)
+    yield Check(
+        "states after the weights changed", _difference(encoder(ids)[0], stock(ids, ids.ne(1).long())[0]), EXACT
+    )
 
 
-def _scores() -> Iterator[Check]:
+def check_scores() -> Iterator[Check]:
+    """`PromptScorer`'s features of captions and images."""
     model, processor = models.altclip(SMALL, CPU)
     texts, scorer = captions.captions(SMALL.captions), PromptScorer(model, processor)
     expected = captions.encode(model, processor, texts, "max_length")
-    yield Check("captions by length, and padded", _apart(scorer.text_features(texts), expected), EXACT)
+    yield Check("captions by length, and padded", _difference(scorer.text_features(texts), expected), EXACT)
     with tempfile.TemporaryDirectory() as folder:
-        paths = scoring.save_pictures(Path(folder), SMALL.pictures)
+        paths = scoring.save_images(Path(folder), SMALL.pictures)
         pixels = processor.image_processor([Image.open(path) for path in paths], return_tensors="pt")["pixel_values"]
-        found = scorer.image_features(paths)
-    yield Check("pictures read ahead, and the bare tower", _apart(found, scoring.bare(model, pixels)), EXACT)
+        features = scorer.image_features(paths)
+    yield Check(
+        "pictures read ahead, and the bare tower", _difference(features, scoring.bare_features(model, pixels)), EXACT
+    )
 
 
-def _drawings() -> Iterator[Check]:
+def check_images() -> Iterator[Check]:
+    """Images by every way to make a pipeline faster or smaller, alone and in a batch."""
     stock = models.diffusion(SMALL, models.text_tower(SMALL, CPU), CPU, torch.float32)
-    expected = generation.draws(stock, SMALL, 1)()
-    rough = generation.draws(_in_bfloat16(stock), SMALL, 1)()
+    expected = generation.make_generate(stock, SMALL, 1)()
+    rough = generation.make_generate(_in_bfloat16(stock), SMALL, 1)()
     ways: dict[str, Callable[[Any], Any]] = {
         "our text encoder": lambda pipe: pipe,
         "optimize(), float32": lambda pipe: optimize(pipe, dtype=torch.float32),
@@ -100,10 +104,10 @@ def _drawings() -> Iterator[Check]:
     if importlib.util.find_spec("openvino") is not None:
         ways["optimize(openvino=True)"] = lambda pipe: optimize(pipe, dtype=torch.float32, openvino=True)
     for name, way in ways.items():
-        got = generation.draws(way(generation.twin(stock)), SMALL, 1)()
-        allowed = BFLOAT16 * _apart(rough, expected) if "bfloat16" in name else PIXELS
-        yield Check(f"picture, {name}", _apart(got, expected), allowed)
-    pipe: Any = generation.twin(stock)
+        got = generation.make_generate(way(generation.copy_with_our_encoder(stock)), SMALL, 1)()
+        allowed = BFLOAT16 * _difference(rough, expected) if "bfloat16" in name else PIXELS
+        yield Check(f"picture, {name}", _difference(got, expected), allowed)
+    pipe: Any = generation.copy_with_our_encoder(stock)
     pipe.set_progress_bar_config(disable=True)
     orders = [Order("一只猫", seed=1), Order("a dog", seed=2)]
     both = draw_together(pipe, orders, Recipe(SMALL.side, SMALL.side, steps=SMALL.steps))
@@ -112,7 +116,7 @@ def _drawings() -> Iterator[Check]:
     images.append(next(generate(["一只猫", "a dog"], model=pipe, **together)).image)
     for name, image in zip(("drawn with others", "batch_size=2"), images, strict=True):
         levels = np.asarray(image, dtype=np.float32)[None] / 255
-        yield Check(f"picture, {name}", _apart(levels, expected), PIXELS + 0.5 / 255)
+        yield Check(f"picture, {name}", _difference(levels, expected), PIXELS + 0.5 / 255)
 
 
 def _in_bfloat16(stock: Any) -> Any:
@@ -120,5 +124,6 @@ def _in_bfloat16(stock: Any) -> Any:
     return type(stock)(**parts, requires_safety_checker=False).to(dtype=torch.bfloat16)
 
 
-def _apart(one: Any, other: Any) -> float:
+def _difference(one: Any, other: Any) -> float:
+    """The largest absolute one."""
     return float((torch.as_tensor(one).float() - torch.as_tensor(other).float()).abs().max())

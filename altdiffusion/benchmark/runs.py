@@ -1,4 +1,4 @@
-"""Runs cases, and what came out as a table or a document."""
+"""Runs cases; the results as a document or a table."""
 
 from __future__ import annotations
 
@@ -6,46 +6,39 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 import transformers
+from accelerate.utils.memory import should_reduce_batch_size
 
 from altdiffusion import __version__
-from altdiffusion.benchmark.cases import batches, captions, generation, imports, memory, scoring, text
+from altdiffusion.benchmark.catalogue import load_case
 from altdiffusion.benchmark.models import Sizes
 from altdiffusion.benchmark.timing import Comparison
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
 from altdiffusion.speed.optimize import has_amx
 
-CASES: dict[str, Callable[[Sizes, torch.device], Iterator[Comparison]]] = {
-    "text": text.measure,
-    "captions": captions.measure,
-    "generation": generation.measure,
-    "batches": batches.measure,
-    "memory": memory.measure,
-    "scoring": scoring.measure,
-    "import": imports.measure,
-}
-
 
 def run(cases: Sequence[str], sizes: Sizes, device: str | None, say: Callable[[str], None]) -> dict[str, Any]:
-    """The figures of some cases and their machine, as one JSON document. Raises InputError where memory runs out."""
+    """The measurements of some cases and their machine, as one JSON document. Raises InputError where memory runs out."""
     target = choose_device(device)
-    found: list[dict[str, Any]] = []
+    comparisons: list[dict[str, Any]] = []
     for case in cases:
         say(f"{case} ...")
         try:
-            found += [as_document(each) for each in CASES[case](sizes, target)]
-        except (torch.OutOfMemoryError, MemoryError):
+            comparisons += [as_document(comparison) for comparison in load_case(case)(sizes, target)]
+        except (RuntimeError, MemoryError) as error:  # PyTorch raises a plain RuntimeError on a CPU
+            if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+                raise
             raise InputError(
                 f"memory ran out in {case!r}: free some, or take smaller sizes (--layers, --width, --size)"
             ) from None
-    return {"machine": machine(target), "sizes": vars(sizes), "comparisons": found}
+    return {"machine": machine(target), "sizes": vars(sizes), "comparisons": comparisons}
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -72,19 +65,19 @@ def as_document(comparison: Comparison) -> dict[str, Any]:
         "limits": comparison.limits,
         "contenders": [
             {
-                "name": each.name,
-                "median": each.median,
-                "values": each.values,
-                "ratio": comparison.ratio(each),
-                "note": each.note,
+                "name": contender.name,
+                "median": contender.median,
+                "values": contender.values,
+                "ratio": comparison.ratio(contender),
+                "note": contender.note,
             }
-            for each in comparison.contenders
+            for contender in comparison.contenders
         ],
     }
 
 
 def rows(comparison: dict[str, Any]) -> list[list[str]]:
-    """Of a comparison, as a table: medians with the lowest and highest round, and how many times faster, or smaller, ours is."""
+    """A comparison as a table: medians, the lowest and highest round, and how many times faster, or smaller, ours is."""
     table = [[comparison["work"], "median", "rounds", "ours is", ""]]
     for contender in comparison["contenders"]:
         if contender["median"] is None:

@@ -26,8 +26,9 @@ class Contender:
 
 @dataclass
 class Comparison:
-    """A work, and the ways to do it; the first is ours. amount: of `unit` that a round does. limits: what bounds it.
+    """A work, and the ways to do it; the first is ours.
 
+    amount: of `unit` that a round does. limits: what bounds it, for people.
     measure: unit of the contenders' values, "s" or "GB"; less is better.
     """
 
@@ -39,20 +40,20 @@ class Comparison:
     measure: str = "s"
 
     def ratio(self, contender: Contender) -> float | None:
-        """How many times faster, or smaller, ours is."""
+        """How many times faster, or smaller, ours is; None where either was not measured."""
         ours = self.contenders[0].median
         return None if ours is None or contender.median is None else contender.median / ours
 
 
 def in_turns(ways: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> list[Contender]:
     """Run each once to warm up, then all of them in turns. What they return is dropped."""
-    found = [Contender(name) for name in ways]
-    for number in range(rounds + 1):
-        for contender, way in zip(found, ways.values(), strict=True):
+    contenders = [Contender(name) for name in ways]
+    for turn in range(rounds + 1):
+        for contender, way in zip(contenders, ways.values(), strict=True):
             seconds = timed(way, device)
-            if number:
+            if turn:  # the first warms up
                 contender.values.append(seconds)
-    return found
+    return contenders
 
 
 def timed(way: Callable[[], Any], device: torch.device) -> float:

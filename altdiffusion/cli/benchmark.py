@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from altdiffusion.benchmark.catalogue import CASES
 from altdiffusion.cli.flags import command
 from altdiffusion.cli.options import device_setting
 from altdiffusion.cli.terminal import hide_loading, print_json, print_table, say
 from altdiffusion.settings import Settings, setting
 
-Case = Literal["text", "captions", "generation", "batches", "memory", "scoring", "import"]
+if TYPE_CHECKING:
+    Case = str
+else:
+    Case = Literal[tuple(CASES)]
 
 
 class SizeSettings(Settings):
@@ -35,7 +39,7 @@ class BenchmarkSettings(SizeSettings):
     group: ClassVar[str] = "Options"
 
     quick: bool = setting(False, "small models: compare outputs, not times; exit status 1 if any differ")
-    cases: list[Case] = setting(list(Case.__args__), "what to measure")  # type: ignore[attr-defined]
+    cases: list[Case] = setting(list(CASES), "what to measure")
     device: str | None = device_setting()
     json_file: Path | None = setting(None, "write all figures to a file; - prints them", flag="json")
     plot: Path | None = setting(None, "plot the ratios into this .png; needs matplotlib")

@@ -124,7 +124,6 @@ def retrieval(settings: RetrievalSettings) -> None:
     check_some(settings.model, check_system)
     say("loading ...")
     from altdiffusion.evaluation.datasets.captioned import read_captions
-    from altdiffusion.evaluation.report import render, tables
     from altdiffusion.evaluation.retrieval import evaluate_retrieval
 
     hide_loading()
@@ -143,15 +142,23 @@ def retrieval(settings: RetrievalSettings) -> None:
         replace(result, system=f"{result.system} ({name})") if kinds[result.system] > 1 else result
         for name, result in measured
     ]
-    if settings.format != "text" or settings.as_json:
-        if results:
-            print(render(results, "json" if settings.as_json else settings.format))
-    else:
-        for index, (title, rows, notes) in enumerate(tables(results)):
-            print("\n" * bool(index) + f"{title}\n")
-            print_table(rows)
-            print("\n".join(["", *(f"  {note}" for note in notes)]) if notes else "", end="\n" if notes else "")
+    print_recalls(results, "json" if settings.as_json else settings.format)
     _refuse(failed, settings.model)
+
+
+def print_recalls(results: Sequence[RetrievalResult], form: str) -> None:
+    """Results of retrieval. form: "text", a table for a terminal, or one of `evaluation.report.render`'s."""
+    from altdiffusion.evaluation.report import render, tables
+
+    if form != "text":
+        if results:
+            print(render(results, form))
+        return
+    for index, (title, rows, notes) in enumerate(tables(results)):
+        print("\n" * bool(index) + f"{title}\n")
+        print_table(rows)
+        if notes:
+            print("\n".join(["", *(f"  {note}" for note in notes)]))
 
 
 @command(ClassificationSettings)
@@ -247,7 +254,7 @@ def _each_system(
 ) -> tuple[list[tuple[str, Result]], list[str]]:
     """The results by the systems' names, and which systems failed: what the others took hours for is not thrown away."""
     from altdiffusion.devices import DTYPES
-    from altdiffusion.evaluation.systems import load_system
+    from altdiffusion.evaluation.systems.load import load_system
 
     options: dict[str, Any] = {name: getattr(settings, name) for name in ("device", "allow_pickle", "batch_size")}
     options["dtype"] = None if settings.dtype is None else DTYPES[settings.dtype]

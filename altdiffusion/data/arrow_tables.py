@@ -1,4 +1,4 @@
-"""Parquet files and folders of Hugging Face's `datasets`, through that library: Arrow tables, memory-mapped."""
+"""Parquet files and folders of Hugging Face's `datasets`, read by that library: Arrow tables, memory-mapped."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from altdiffusion.data.table import BadRecord, Numbering, Skip, choose_columns, texts
+from altdiffusion.data.table import BadRecord, GoodRecords, Skip, choose_columns, texts
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.images import ImageSource, image_file
 
-_PICTURE_COLUMNS = ("image", "jpg", "png", "webp")  # of plain bytes; with the feature Image, any name will do
+_IMAGE_COLUMNS = ("image", "jpg", "png", "webp")  # of plain bytes; with the feature Image, any name will do
 _TEXT_TYPES = ("string", "large_string", "string_view")
 
 
@@ -27,12 +27,12 @@ class ArrowTable:
         text = [name for name, feature in data.features.items() if getattr(feature, "dtype", None) in _TEXT_TYPES]
         self.present = tuple(data.column_names)
         self.columns = choose_columns(path, asked, data.column_names, text)
-        self._picture = _picture_column(data.features) if images else None
-        if images and self._picture is None:
-            raise InputError(f"{path} has no pictures: expected a column image, got {', '.join(data.column_names)}")
-        columns = dict.fromkeys([*self.columns, *([self._picture] if self._picture else [])])
+        self._image_column = _find_image_column(data.features) if images else None
+        if images and self._image_column is None:
+            raise InputError(f"{path} has no images: expected a column image, got {', '.join(data.column_names)}")
+        columns = dict.fromkeys([*self.columns, *filter(None, [self._image_column])])
         self._data = data.select_columns(list(columns)).with_format("arrow")  # slices of the map: nothing is copied
-        self._good = Numbering()
+        self._good = GoodRecords()
         row = 0
         for batch in self._data.iter(batch_size=1000):
             for place in range(len(batch)):
@@ -56,39 +56,39 @@ class ArrowTable:
         return f"{self.path}:{self._good.position(index)}"
 
     def _record(self, batch: Any, place: int, row: int) -> dict[str, Any]:
-        """The record at `place` of a batch of rows, which is `row` of all."""
+        """The record at `place` of a batch of rows, which is `row` of the whole table."""
         try:
-            record = {column: batch.column(column)[place].as_py() for column in self.columns}
+            raw = {column: batch.column(column)[place].as_py() for column in self.columns}
         except UnicodeDecodeError:
             raise BadRecord("not UTF-8") from None
-        found: dict[str, Any] = texts(record, self.columns)
-        if self._picture:
-            found["image"] = self._image(batch.column(self._picture)[place], row)
-        return found
+        record: dict[str, Any] = texts(raw, self.columns)
+        if self._image_column:
+            record["image"] = self._image(batch.column(self._image_column)[place], row)
+        return record
 
     def _image(self, cell: Any, row: int) -> ImageSource:
         """cell: an Arrow scalar, bytes or a struct {bytes, path} of which one is given."""
         if not cell.is_valid:
-            raise BadRecord("no picture")
+            raise BadRecord("no image")
         content = cell["bytes"] if hasattr(cell, "keys") else cell
         if content.is_valid:
             return ImageSource(self.path, str(row), content.as_py)
         name = cell["path"].as_py() if hasattr(cell, "keys") and "path" in cell else None
         if not name:
-            raise BadRecord("no picture")
+            raise BadRecord("no image")
         file = self.path.parent / name
         if not file.is_file():
-            raise BadRecord("no such picture")
+            raise BadRecord("no such image")
         return image_file(file)
 
 
-def _picture_column(features: Any) -> str | None:
-    named = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
-    plain = [name for name in _PICTURE_COLUMNS if name in features and _may_hold_picture(features[name])]
-    return next(iter([*named, *plain]), None)
+def _find_image_column(features: Any) -> str | None:
+    typed = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
+    plain = [name for name in _IMAGE_COLUMNS if name in features and _may_hold_image(features[name])]
+    return next(iter([*typed, *plain]), None)
 
 
-def _may_hold_picture(feature: Any) -> bool:
+def _may_hold_image(feature: Any) -> bool:
     if isinstance(feature, dict):
         return "bytes" in feature
     return getattr(feature, "dtype", None) in ("binary", "large_binary")
@@ -99,12 +99,12 @@ def _load(path: Path) -> Any:
         import datasets
     except ImportError:
         raise InputError(f'{path} needs the library datasets to be read: pip install "altdiffusion[train]"') from None
-    bars = not datasets.are_progress_bars_disabled()
+    showed_bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         return datasets.load_from_disk(str(path)) if path.is_dir() else datasets.Dataset.from_parquet(str(path))
     except Exception as error:  # the library wraps whatever its readers raise
         raise InputError(f"{path} can't be read: {first_line(error.__cause__ or error)}") from None
     finally:
-        if bars:
+        if showed_bars:
             datasets.enable_progress_bars()

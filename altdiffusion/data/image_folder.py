@@ -9,7 +9,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.images import ENDINGS, image_file, image_files
 
 
-class PictureFolder:
+class ImageFolder:
     """A record an image, in the order of their names; other files, hidden ones and subfolders are left alone.
 
     Raises InputError where there is no such folder, or no image in it.
@@ -22,7 +22,7 @@ class PictureFolder:
         self.path = path
         self._files = image_files(path)
         if not self._files:
-            what = "holds no pictures" if path.is_dir() else "is no folder"
+            what = "holds no images" if path.is_dir() else "is no folder"
             raise InputError(f"{path} {what}: expected a folder with files that end in {', '.join(ENDINGS)}")
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The data that trainers read: tables of text, with or without images, with random access by record number.
+"""The data that trainers read: tables of text, with or without images, with random access to their records.
 
     skipped = SkipLog(limit=0.01)
     tables = open_tables(["pairs.tsv", "shards/{000..012}.tar"], ["en", "zh"], images=False, skipped=skipped)
@@ -22,25 +22,26 @@ good records are numbered from 0, so the position of a training in its data is o
 from __future__ import annotations
 
 import glob
-import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.data.arrow_tables import ArrowTable
-from altdiffusion.data.image_folder import PictureFolder
+from altdiffusion.data.image_folder import ImageFolder
 from altdiffusion.data.table import SkipLog, Table
 from altdiffusion.data.tar_shards import TarTable
 from altdiffusion.data.text_lines import LineTable
 from altdiffusion.errors import InputError, first_line
 
-READ = (
+MAX_NAMES = 100_000  # that the braces of one name may stand for
+FORMATS = (
     "what is read is .tsv, .txt, .csv, .jsonl, .parquet, .tar, and folders with metadata.jsonl, .csv or .tsv or "
     "by datasets.save_to_disk"
 )
 FOLDER_TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
-TABLES: dict[str, type[LineTable] | type[ArrowTable] | type[TarTable]] = {
+READERS: dict[str, type[LineTable] | type[ArrowTable] | type[TarTable]] = {
     ".tsv": LineTable,
     ".txt": LineTable,
     ".csv": LineTable,
@@ -64,7 +65,7 @@ def open_tables(
     """
     before = skipped.count
     tables: list[Table] = []
-    for path in (path for name in paths for path in _expand(name)):
+    for path in chain.from_iterable(map(_expand, paths)):
         try:
             table = _open(path, columns, images=images, skipped=skipped)
         except OSError as error:
@@ -74,11 +75,10 @@ def open_tables(
             raise InputError(f"{path} has no record that can be used")
         tables.append(table)
     if not tables:
-        raise InputError(f"no data given: {READ}")
-    missing = [column for column in columns or () if not any(column in table.columns for table in tables)]
-    if missing:
-        found = sorted({column for table in tables for column in table.present})
-        raise InputError(f"no table has the column {', '.join(missing)}: found {', '.join(found)}")
+        raise InputError(f"no data given: {FORMATS}")
+    if missing := [column for column in columns or () if not any(column in table.columns for table in tables)]:
+        present = sorted({column for table in tables for column in table.present})
+        raise InputError(f"no table has the column {', '.join(missing)}: found {', '.join(present)}")
     skipped.check(sum(map(len, tables)) + skipped.count - before)
     return tables
 
@@ -90,19 +90,19 @@ def check_there(paths: Sequence[str | Path]) -> None:
 
 
 def _open(path: Path, columns: Sequence[str] | None, *, images: bool, skipped: SkipLog) -> Table:
-    form = TABLES.get(path.suffix.lower())
+    reader = READERS.get(path.suffix.lower())
     if path.is_dir():
-        found = _in_folder(path)
-        if found is None and columns is None:
-            return PictureFolder(path)
-        if found is None:
-            raise InputError(f"{path} is no folder of training data: {READ}")
-        path, form = found
-    if form is not None:
-        return form(path, columns, images=images, skip=skipped.add)
+        inside = _in_folder(path)
+        if inside is None and columns is None:
+            return ImageFolder(path)
+        if inside is None:
+            raise InputError(f"{path} is no folder of training data: {FORMATS}")
+        path, reader = inside
+    if reader is not None:
+        return reader(path, columns, images=images, skip=skipped.add)
     if path.suffix.lower() in COMPRESSED:
         raise InputError(f"{path} is compressed, but records are read from anywhere in a file: unpack it")
-    raise InputError(f"{path} is in no format for training data: {READ}")
+    raise InputError(f"{path} is in no format for training data: {FORMATS}")
 
 
 def _in_folder(folder: Path) -> tuple[Path, type[LineTable] | type[ArrowTable]] | None:
@@ -125,28 +125,24 @@ def _expand(name: str | Path) -> Iterator[Path]:
         yield local_path(name)
         return
     seen: set[Path] = set()
-    for pattern in _braces(str(name)):
+    for pattern in _expand_braces(str(name)):
         path = local_path(pattern)
         matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         if not matches:
-            raise InputError(f"there is no {pattern}: {READ}")
+            raise InputError(f"there is no {pattern}: {FORMATS}")
         yield from (match for match in matches if match not in seen)
         seen.update(matches)
 
 
-def _braces(pattern: str) -> Iterator[str]:
+def _expand_braces(pattern: str) -> list[str]:
     """Expand {a,b} and {000..012} as a shell does; the latter keeps its leading zeros."""
-    brace = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
-    if brace is None:
-        yield pattern
-        return
-    first, last, words = brace.groups()
-    width = max(len(first), len(last)) if first and (first[0] == "0" or last[0] == "0") else 0
-    choices: Iterator[str]
-    if words is not None:
-        choices = iter(words.split(","))
-    else:
-        step = 1 if int(first) <= int(last) else -1
-        choices = (f"{number:0{width}}" for number in range(int(first), int(last) + step, step))
-    for choice in choices:
-        yield from _braces(pattern[: brace.start()] + choice + pattern[brace.end() :])
+    if "{" not in pattern:  # most names, for which bracex isn't imported
+        return [pattern]
+    import bracex
+
+    try:
+        return bracex.expand(pattern, keep_escapes=True, limit=MAX_NAMES)
+    except (bracex.ExpansionLimitException, RecursionError):
+        raise InputError(
+            f"{pattern} stands for more than {MAX_NAMES:,} names: expected fewer, or a pattern with *"
+        ) from None

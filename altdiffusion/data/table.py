@@ -1,4 +1,7 @@
-"""What a table of training data or captions is, whatever file it lies in."""
+"""What a table of training data or captions is, whatever file it lies in, and what all of its readers share.
+
+Kept by hand: no library gives random access by record number together with the file and line of every bad record.
+"""
 
 from __future__ import annotations
 
@@ -16,49 +19,8 @@ from tqdm.auto import tqdm
 
 from altdiffusion.errors import InputError
 
-
-class SkipLog:
-    """Records that can't be used: counted, shown with file and line, and fatal beyond a limit.
-
-    limit: the share of all records that may be skipped, 0 to 1. show: how many are printed on standard error.
-    """
-
-    def __init__(self, limit: float = 0.01, show: int = 10) -> None:
-        self.limit = limit
-        self.show = show
-        self.counts: Counter[str] = Counter()  # by reason
-        self._examples: dict[str, str] = {}  # reason -> the first record with it
-        self._seen: set[str] = set()
-        self._lock = threading.Lock()
-
-    @property
-    def count(self) -> int:
-        """How many different records were skipped."""
-        return len(self._seen)
-
-    def add(self, where: str, reason: str) -> None:
-        """Count a record; the same one counts once, however often it is met. Safe to call from threads."""
-        with self._lock:
-            if where in self._seen:
-                return
-            self._seen.add(where)
-            self.counts[reason] += 1
-            self._examples.setdefault(reason, where)
-            if len(self._seen) <= self.show:  # by tqdm, which puts lines above the bars that are shown
-                tqdm.write(f"skipped {where}: {reason}", sys.stderr)
-            elif len(self._seen) == self.show + 1:
-                tqdm.write("skipped more, which are only counted", sys.stderr)
-
-    def check(self, total: int) -> None:
-        """Raise InputError if more than `limit` of `total` records, good and bad together, were skipped."""
-        with self._lock:
-            if not self._seen or self.count / max(total, 1) <= self.limit:
-                return
-            ((reason, _),) = self.counts.most_common(1)
-            raise InputError(
-                f"{self.count} of {total} records can't be used, more than {100 * self.limit:g} %; the commonest reason: "
-                f"{reason} ({self._examples[reason]}). Mend the data, or allow a larger share: --max-skipped"
-            )
+IMAGE_COLUMNS = ("image", "file_name")  # hold an image's path; the second is the imagefolder convention
+Skip = Callable[[str, str], None]  # told where a bad record is and what is wrong with it
 
 
 class Table(Protocol):
@@ -79,35 +41,75 @@ class Table(Protocol):
         ...
 
 
-Skip = Callable[[str, str], None]  # told where a bad record is and what is wrong with it
-IMAGE_COLUMNS = ("image", "file_name")  # hold an image's path; the second is the imagefolder convention
-
-
 class BadRecord(ValueError):
     """A record can't be used. Its text is the reason, the same for every record with the same defect."""
 
 
-class Numbering:
+class SkipLog:
+    """Records that can't be used: counted, shown with file and line, and fatal beyond a limit.
+
+    limit: the fraction of all records that may be skipped, 0 to 1. show: how many are printed on standard error.
+    """
+
+    def __init__(self, limit: float = 0.01, show: int = 10) -> None:
+        self.limit = limit
+        self.show = show
+        self.counts: Counter[str] = Counter()  # by reason
+        self._examples: dict[str, str] = {}  # reason -> the first record with it
+        self._skipped: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """How many different records were skipped."""
+        return len(self._skipped)
+
+    def add(self, where: str, reason: str) -> None:
+        """Count a record; the same one counts once, however often it is met. Safe to call from threads."""
+        with self._lock:
+            if where in self._skipped:
+                return
+            self._skipped.add(where)
+            self.counts[reason] += 1
+            self._examples.setdefault(reason, where)
+            if self.count <= self.show:  # by tqdm, which puts lines above the bars that are shown
+                tqdm.write(f"skipped {where}: {reason}", sys.stderr)
+            elif self.count == self.show + 1:
+                tqdm.write("skipped more, which are only counted", sys.stderr)
+
+    def check(self, total: int) -> None:
+        """Raise InputError if more than `limit` of `total` records, good and bad together, were skipped."""
+        with self._lock:
+            if not self._skipped or self.count / max(total, 1) <= self.limit:
+                return
+            ((reason, _),) = self.counts.most_common(1)
+            raise InputError(
+                f"{self.count} of {total} records can't be used, more than {100 * self.limit:g} %; the commonest reason: "
+                f"{reason} ({self._examples[reason]}). Mend the data, or allow a larger fraction: --max-skipped"
+            )
+
+
+class GoodRecords:
     """Numbers the good records of a source, in order; memory grows with the bad ones only."""
 
     def __init__(self) -> None:
-        self._good = 0
-        self._gaps = array("q")  # for every bad record, the number of the next good one
+        self._count = 0
+        self._gaps = array("q")  # for every bad record, the index of the next good one
 
     def __len__(self) -> int:
-        return self._good
+        return self._count
 
     def add(self, good: bool) -> None:
         """Take the next record of the source."""
         if good:
-            self._good += 1
+            self._count += 1
         else:
-            self._gaps.append(self._good)
+            self._gaps.append(self._count)
 
     def position(self, index: int) -> int:
         """Where in the source, counted from 0 and with the bad ones, good record `index` is. Raises IndexError."""
-        if not 0 <= index < self._good:
-            raise IndexError(f"record {index} of {self._good}")
+        if not 0 <= index < self._count:
+            raise IndexError(f"record {index} of {self._count}")
         return index + bisect_right(self._gaps, index)
 
 
@@ -140,25 +142,27 @@ def find_columns(records: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[
 
 
 def texts(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
-    """The text of each column, without white space around it. Raises BadRecord."""
-    return {column: _text(record.get(column), column) for column in columns}
+    """The text of each column, see `text_of`."""
+    return {column: text_of(record, column) for column in columns}
 
 
-def _text(value: object, column: str) -> str:
-    if value is None:
+def text_of(record: Mapping[str, Any], column: str) -> str:
+    """A column's text without white space around it. Raises BadRecord where there is none."""
+    text = record.get(column)
+    if text is None:
         raise BadRecord(f"no {column}")
-    if not isinstance(value, str):
+    if not isinstance(text, str):
         raise BadRecord(f"{column} is no text")
-    value = value.strip()
-    if not value:
+    text = text.strip()
+    if not text:
         raise BadRecord(f"{column} is empty")
-    if "\0" in value:
+    if "\0" in text:
         raise BadRecord(f"a NUL in {column}")
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError:  # JSON can spell half a character: "\ud83d"
         raise BadRecord(f"half a character in {column}") from None
-    return value
+    return text
 
 
 def decode_text(content: bytes) -> str:

@@ -1,4 +1,7 @@
-"""Tar files as WebDataset writes them: the members that share a key are one sample."""
+"""Tar files as WebDataset writes them: the members that share a key are one sample.
+
+Read by hand, by tarfile's headers: the library `webdataset` reads in sequence, and resuming needs any record at once.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 
 from altdiffusion.data.table import (
     BadRecord,
-    Numbering,
+    GoodRecords,
     Skip,
     choose_columns,
     decode_text,
@@ -22,8 +25,8 @@ from altdiffusion.data.table import (
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.images import ImageSource
 
-_PICTURE, _TEXT, _JSON = range(3)  # the parts of a sample that are read
-_PARTS = {"jpg": _PICTURE, "jpeg": _PICTURE, "png": _PICTURE, "webp": _PICTURE, "txt": _TEXT, "json": _JSON}
+_IMAGE, _TEXT, _JSON = range(3)  # the parts of a sample that are read
+_PARTS = {"jpg": _IMAGE, "jpeg": _IMAGE, "png": _IMAGE, "webp": _IMAGE, "txt": _TEXT, "json": _JSON}
 _BLOCK = 512
 
 
@@ -39,21 +42,21 @@ class TarTable:
         self.columns: tuple[str, ...] = ()
         self.present: tuple[str, ...] = ()
         self._images = images
-        # For each sample six numbers: where its image, text and JSON begin and how many bytes they have, -1 without.
+        # Six integers a sample: where its image, text and JSON begin and how many bytes each has; -1 where there is none.
         self._places = array("q")
-        # Names of their images or else first members, joined: a list would take five times as much.
+        # Names of the samples' images, else of their first members, joined: a list would take five times the memory.
         self._names = bytearray()
         self._name_ends = array("q")
         self._index()
         count = len(self._name_ends)
-        if images and not any(self._has(position, _PICTURE) for position in range(count)):
-            raise InputError(f"{path} has no pictures: expected members .jpg, .jpeg, .png or .webp")
+        if images and not any(self._has(position, _IMAGE) for position in range(count)):
+            raise InputError(f"{path} has no images: expected members .jpg, .jpeg, .png or .webp")
         if asked is not None:
             present, text = find_columns(self._readable(range(count)))
             self.present = tuple(present)
             if present:
                 self.columns = choose_columns(path, asked, present, text)
-        self._good = Numbering()
+        self._good = GoodRecords()
         for position in range(count):
             try:
                 if asked is not None:
@@ -61,8 +64,8 @@ class TarTable:
                     if not self.columns:
                         raise BadRecord("no text")
                     texts(record, self.columns)
-                if images and not self._has(position, _PICTURE):
-                    raise BadRecord("no picture")
+                if images and not self._has(position, _IMAGE):
+                    raise BadRecord("no image")
             except BadRecord as reason:
                 skip(self._where(position), str(reason))
                 self._good.add(False)
@@ -74,11 +77,11 @@ class TarTable:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         position = self._good.position(index)
-        found: dict[str, Any] = texts(self._record(position), self.columns) if self.columns else {}
+        record: dict[str, Any] = texts(self._record(position), self.columns) if self.columns else {}
         if self._images:
-            read = partial(self._read, position, _PICTURE)
-            found["image"] = ImageSource(self.path, self._name(position), read)
-        return found
+            read = partial(self._read, position, _IMAGE)
+            record["image"] = ImageSource(self.path, self._name(position), read)
+        return record
 
     def where(self, index: int) -> str:
         return self._where(self._good.position(index))
@@ -96,11 +99,11 @@ class TarTable:
                 samples.setdefault(folder + slash + stem, {})[part] = member
         if not samples:
             raise InputError(f"{self.path} holds no samples: expected members such as 0001.jpg and 0001.txt")
-        for parts in samples.values():
-            for part in (_PICTURE, _TEXT, _JSON):
-                found = parts.get(part)
+        for members in samples.values():
+            for part in (_IMAGE, _TEXT, _JSON):
+                found = members.get(part)
                 self._places.extend((found.offset_data, found.size) if found else (-1, -1))
-            self._names += parts.get(_PICTURE, next(iter(parts.values()))).name.encode(errors="surrogateescape")
+            self._names += members.get(_IMAGE, next(iter(members.values()))).name.encode(errors="surrogateescape")
             self._name_ends.append(len(self._names))
 
     def _name(self, position: int) -> str:

@@ -1,7 +1,6 @@
-"""What all tables of training data share, and the tables of lines: tab-separated, comma-separated and JSON.
+"""Tables with a record a line: tab-separated, comma-separated and JSON.
 
-A table numbers its good records from 0. It is checked whole when it is opened, and never held in memory: a record is
-read when it is asked for.
+A table is checked whole when it is opened, and never held in memory: a record is read when it is asked for.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from typing import Any
 from altdiffusion.data.table import (
     IMAGE_COLUMNS,
     BadRecord,
-    Numbering,
+    GoodRecords,
     Skip,
-    _text,
     choose_columns,
     decode_text,
     find_columns,
     parse_object,
+    text_of,
     texts,
 )
 from altdiffusion.errors import InputError
-from altdiffusion.images import ImageSource, image_file
+from altdiffusion.images import image_file
 
 
 class LineTable:
@@ -41,7 +40,6 @@ class LineTable:
     def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
         self.path = path
         self._is_csv = path.suffix.lower() == ".csv"
-        self._breaks = array("q", [0])  # in a CSV: how many line breaks come before each record
         with path.open("rb") as file:
             start = file.read(3)
             if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -52,6 +50,7 @@ class LineTable:
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._names: list[str] | None = None  # of the fields; None in JSON, where every record has its own
         self._starts = array("q", [start_at])  # of the lines in bytes, good and bad, and the end of the last
+        self._breaks = array("q", [0])  # in a CSV: how many line breaks come before each record
         if path.suffix.lower() != ".jsonl":
             header = self._line(start_at)
             self._names = self._header(header)
@@ -59,24 +58,28 @@ class LineTable:
             if self._starts[0] == len(self._bytes):
                 raise InputError(f"{path} holds a header line and nothing else")
         present, text = self._columns()
-        self._picture = next((column for column in IMAGE_COLUMNS if column in present), None) if images else None
-        if images and self._picture is None and (present or asked is None):
-            found = ", ".join(present) or "none"
-            raise InputError(f"{path} has no pictures: expected a column image or file_name, got {found}")
+        self._image_column = next((column for column in IMAGE_COLUMNS if column in present), None) if images else None
+        if images and self._image_column is None and (present or asked is None):
+            columns = ", ".join(present) or "none"
+            raise InputError(f"{path} has no images: expected a column image or file_name, got {columns}")
         self.present = tuple(present)
         self.columns = choose_columns(path, asked, present, text) if present else ()
-        self._good = Numbering()
+        self._good = GoodRecords()
+        self._check(needs_text=asked is not None, skip=skip)
+
+    def _check(self, needs_text: bool, skip: Skip) -> None:
+        """Read every line once, to find where it begins and whether it can be used."""
         for line in self._lines():
             self._starts.append(self._starts[-1] + len(line))
             if self._is_csv:
                 self._breaks.append(self._breaks[-1] + line.count(b"\n"))
             try:
                 record = self._parse(line)
-                if asked is not None and not self.columns:
+                if needs_text and not self.columns:
                     raise BadRecord("no text")
                 texts(record, self.columns)
-                if self._picture and not os.path.isfile(self._picture_path(record)):
-                    raise BadRecord("no such picture")
+                if self._image_column and not os.path.isfile(self._image_path(record)):
+                    raise BadRecord("no such image")
             except BadRecord as reason:
                 skip(self._where(len(self._starts) - 2), str(reason))
                 self._good.add(False)
@@ -88,11 +91,11 @@ class LineTable:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         position = self._good.position(index)
-        record = self._parse(self._bytes[self._starts[position] : self._starts[position + 1]])
-        found: dict[str, Any] = texts(record, self.columns)
-        if self._picture:
-            found["image"] = self._image(record)
-        return found
+        raw = self._parse(self._bytes[self._starts[position] : self._starts[position + 1]])
+        record: dict[str, Any] = texts(raw, self.columns)
+        if self._image_column:
+            record["image"] = image_file(self._image_path(raw))
+        return record
 
     def where(self, index: int) -> str:
         return self._where(self._good.position(index))
@@ -152,12 +155,9 @@ class LineTable:
         except csv.Error:
             raise BadRecord("a quote that doesn't close") from None
 
-    def _picture_path(self, record: Mapping[str, Any]) -> Path:
-        assert self._picture is not None
-        return self.path.parent / _text(record.get(self._picture), self._picture)
-
-    def _image(self, record: Mapping[str, Any]) -> ImageSource:
-        return image_file(self._picture_path(record))
+    def _image_path(self, record: Mapping[str, Any]) -> Path:
+        assert self._image_column is not None
+        return self.path.parent / text_of(record, self._image_column)
 
 
 def _whole_records(lines: Iterable[bytes]) -> Iterator[bytes]:

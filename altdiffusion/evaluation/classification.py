@@ -6,18 +6,19 @@ A class is asked for in several sentences; the mean of their unit features stand
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
-from PIL.Image import Image
+from torch import Tensor
 
 from altdiffusion.altclip.zero_shot import ensemble, fill
 from altdiffusion.errors import InputError
-from altdiffusion.evaluation.datasets.labelled import CIFAR_10, Labelled
+from altdiffusion.evaluation.datasets.decoding import decode_ahead
+from altdiffusion.evaluation.datasets.labelled import CIFAR_10, LabelledImages
 from altdiffusion.evaluation.systems.base import System
-from altdiffusion.images import BadImage, decode_image
-from altdiffusion.metrics import classification_figures
+from altdiffusion.images import BadImage
+from altdiffusion.metrics import classification_metrics
 
 # What CLIP's authors ask CIFAR with, and FlagAI after them: nine sentences, with "a" and with "the".
 CIFAR_TEMPLATES = tuple(
@@ -29,7 +30,7 @@ CIFAR_TEMPLATES = tuple(
         ("", "big "),
     )
 )  # fmt: skip
-# One each of our own for a start; published sets (80 in Chinese, 49 in Italian ...) are given as a file.
+# A few of our own for a start; published sets (80 in Chinese, 49 in Italian ...) are given as a file.
 TEMPLATES = {
     "en": ("a photo of a {}.", "a picture of a {}.", "{}"),
     "zh": ("一张{}的照片。", "一幅{}的图片。", "{}"),
@@ -54,13 +55,13 @@ CIFAR_10_NAMES = {
 }
 OTHER_SCRIPTS = ("zh", "ru", "ja", "ko", "ar")  # whose names can't be written in ASCII
 CIFAR_10_IMAGES = 10_000  # of its test set
-# AltCLIP on CIFAR-10 in English, with CIFAR_TEMPLATES, as FlagAI prints it. Shares, 0 to 1.
+# AltCLIP on CIFAR-10 in English, with CIFAR_TEMPLATES, as FlagAI prints it. Fractions, 0 to 1.
 FLAGAI_CIFAR_10 = {"top1": 0.95402, "top5": 0.99616, "mean_per_class_recall": 0.95412}
 
 
 @dataclass(frozen=True)
 class ClassificationResult:
-    """Shares, 0 to 1. images: how many were judged; problems: (which, why) of those that could not be."""
+    """Fractions, 0 to 1. images: how many were classified; problems: (which, why) of those that could not be."""
 
     system: str
     data: str
@@ -70,12 +71,12 @@ class ClassificationResult:
     top5: float
     mean_per_class_recall: float
     problems: tuple[tuple[str, str], ...] = ()
-    published: dict[str, float] | None = None  # the same figures, where they are known for this very task
+    published: dict[str, float] | None = None  # the same metrics, where they are known for this very task
 
 
 def evaluate_classification(
     system: System,
-    data: Labelled,
+    data: LabelledImages,
     language: str = "en",
     templates: Sequence[str] | None = None,
     batch: int = 256,
@@ -84,51 +85,53 @@ def evaluate_classification(
     """Run a system over a data set.
 
     data: its classes named in `language` (`localised`). templates: sentences with {} for the name; by default
-        CIFAR_TEMPLATES for CIFAR in English, else TEMPLATES. max_skipped: the share of images that may be unreadable.
+        CIFAR_TEMPLATES for CIFAR in English, else TEMPLATES. max_skipped: the fraction of images that may be unreadable.
     Raises InputError: a language without templates, too many unreadable images.
     """
-    usual = usual_templates(data, language) if templates is None else tuple(templates)
-    asked = [[fill(template, name) for name in data.classes] for template in usual]
-    vectors = [system.text_features(each) for each in asked]
-    by_token = vectors[0].dim() == 3
-    classes = vectors if by_token else [ensemble(system, data.classes, usual)]
+    sentences = usual_templates(data, language) if templates is None else tuple(templates)
+
+    def features_of(template: str) -> Tensor:
+        return system.text_features([fill(template, name) for name in data.classes])
+
+    if features_of(sentences[0]).dim() == 3:  # token by token: there is no mean of features, similarities are added up
+        class_features = [features_of(template) for template in sentences]
+    else:
+        class_features = [ensemble(system, data.classes, sentences)]
     scores, labels = [], []
     problems: list[tuple[str, str]] = []
-    with ThreadPoolExecutor() as pool:
-        for first in range(0, len(data.images), batch):
-            numbers = range(first, min(first + batch, len(data.images)))
-            found = list(pool.map(lambda number: _decode(data, number), numbers))
-            good = [(number, image) for number, image in zip(numbers, found, strict=True) if not isinstance(image, str)]
-            problems += [
-                (f"{data.images[number].path} {data.images[number].member}".strip(), reason)
-                for number, reason in zip(numbers, found, strict=True)
-                if isinstance(reason, str)
-            ]
-            if len(problems) > max_skipped * len(data.images):
-                raise InputError(
-                    f"{len(problems)} of {len(data.images)} images can't be used, more than {100 * max_skipped:g} %; "
-                    f"the first: {problems[0][0]}: {problems[0][1]}"
-                )
-            if good:
-                features = system.image_features([image for _, image in good])
-                similar = sum(system.similarity(each, features).T for each in classes)
-                scores.append(torch.as_tensor(similar))
-                labels += [data.labels[number] for number, _ in good]
-    figures = classification_figures(torch.cat(scores), torch.tensor(labels))
+    decoded = decode_ahead(data.images, batch)
+    for start in range(0, len(data.images), batch):
+        good = []
+        for index, image in enumerate(islice(decoded, batch), start):
+            if isinstance(image, BadImage):
+                problems.append((f"{data.images[index].path} {data.images[index].member}".strip(), str(image)))
+            else:
+                good.append(image)
+                labels.append(data.labels[index])
+        if len(problems) > max_skipped * len(data.images):
+            raise InputError(
+                f"{len(problems)} of {len(data.images)} images can't be used, more than {100 * max_skipped:g} %; "
+                f"the first: {problems[0][0]}: {problems[0][1]}"
+            )
+        if good:
+            features = system.image_features(good)
+            similarity = sum(system.similarity(texts, features).T for texts in class_features)
+            scores.append(torch.as_tensor(similarity))
+    metrics = classification_metrics(torch.cat(scores), torch.tensor(labels))
     whole = data.kind == "cifar-10" and len(data.images) == CIFAR_10_IMAGES
-    known = whole and system.name == "AltCLIP" and language == "en" and usual == CIFAR_TEMPLATES
+    known = whole and system.name == "AltCLIP" and language == "en" and sentences == CIFAR_TEMPLATES
     return ClassificationResult(
         system=system.name,
         data=data.name,
         language=language,
         images=len(labels),
-        **figures,
+        **metrics,
         problems=tuple(problems),
         published=FLAGAI_CIFAR_10 if known else None,
     )
 
 
-def localised(data: Labelled, language: str, names: Sequence[str] | None = None) -> Labelled:
+def localised(data: LabelledImages, language: str, names: Sequence[str] | None = None) -> LabelledImages:
     """The data set with its classes named in a language: those given, or known ones of CIFAR-10. Raises InputError."""
     if names is not None:
         return data.named(names)
@@ -144,7 +147,7 @@ def localised(data: Labelled, language: str, names: Sequence[str] | None = None)
     return data
 
 
-def usual_templates(data: Labelled, language: str) -> tuple[str, ...]:
+def usual_templates(data: LabelledImages, language: str) -> tuple[str, ...]:
     """The sentences that a data set is asked with in a language. Raises InputError where none are known."""
     if language == "en" and data.kind in ("cifar-10", "cifar-100"):
         return CIFAR_TEMPLATES
@@ -153,10 +156,3 @@ def usual_templates(data: Labelled, language: str) -> tuple[str, ...]:
             f"no templates in {language!r}: give them, a line each with {{}} for the name (--templates FILE)"
         )
     return TEMPLATES[language]
-
-
-def _decode(data: Labelled, number: int) -> Image | str:
-    try:
-        return decode_image(data.images[number])
-    except BadImage as error:
-        return str(error)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from altdiffusion.errors import InputError
-from altdiffusion.evaluation.paper_results import SOURCE, Published
+from altdiffusion.evaluation.paper_results import SOURCE, PublishedRow
 from altdiffusion.evaluation.retrieval import RetrievalResult
 from altdiffusion.metrics import KS
 
@@ -23,7 +23,7 @@ _LANGUAGES = {
 
 
 class ResultTable(NamedTuple):
-    """The results on one data set, in per cent: rows of equally many cells, the first one of heads; and what must be known."""
+    """The results on one data set, in per cent. rows: of equally many cells, headings first. notes: what must be known."""
 
     title: str
     rows: list[list[str]]
@@ -46,26 +46,26 @@ def render(results: Sequence[RetrievalResult], form: str) -> str:
 
 
 def as_json(results: Sequence[RetrievalResult]) -> dict[str, Any]:
-    """One JSON document; figures unrounded."""
+    """One JSON document; recalls unrounded."""
     return {
         "results": [
             {
-                "system": each.system,
-                "data": each.data,
-                "language": each.language,
-                "images": each.images,
-                "captions": each.captions,
-                "seconds": round(each.seconds, 2),
-                "measured": dict(zip(COLUMNS, _measured(each), strict=True)),
+                "system": result.system,
+                "data": result.data,
+                "language": result.language,
+                "images": result.images,
+                "captions": result.captions,
+                "seconds": round(result.seconds, 2),
+                "measured": dict(zip(COLUMNS, _measured(result), strict=True)),
                 "published": [
                     {"row": row.system, **dict(zip(COLUMNS, _printed(row), strict=True)), "note": row.note}
-                    for row in each.published
+                    for row in result.published
                 ],
-                "source": SOURCE if each.published else None,
-                "notes": list(each.notes),
-                "problems": [{"where": problem.where, "reason": problem.reason} for problem in each.problems],
+                "source": SOURCE if result.published else None,
+                "notes": list(result.notes),
+                "problems": [{"where": problem.where, "reason": problem.reason} for problem in result.problems],
             }
-            for each in results
+            for result in results
         ]
     }
 
@@ -81,18 +81,24 @@ def _markdown(results: Sequence[RetrievalResult]) -> str:
 
 
 def _csv(results: Sequence[RetrievalResult]) -> str:
-    """A line for each set of figures, measured and published; those of a line have the same names as in JSON."""
+    """A line for each row, measured or published, under the names of the JSON document."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
         ["data", "language", "system", "figures", *COLUMNS, "images", "captions", "seconds", "problems", "note"]
     )
-    for each in results:
-        about = [each.images, each.captions, round(each.seconds, 2), len(each.problems), "; ".join(each.notes)]
-        writer.writerow([each.data, each.language, each.system, "measured", *_measured(each), *about])
-        for row in each.published:
+    for result in results:
+        about = [
+            result.images,
+            result.captions,
+            round(result.seconds, 2),
+            len(result.problems),
+            "; ".join(result.notes),
+        ]
+        writer.writerow([result.data, result.language, result.system, "measured", *_measured(result), *about])
+        for row in result.published:
             writer.writerow(
-                [each.data, each.language, row.system, "published", *_printed(row), "", "", "", "", row.note]
+                [result.data, result.language, row.system, "published", *_printed(row), "", "", "", "", row.note]
             )
     return out.getvalue().rstrip("\n")
 
@@ -100,27 +106,27 @@ def _csv(results: Sequence[RetrievalResult]) -> str:
 def _rows(results: Sequence[RetrievalResult], indent: str = "") -> list[list[str]]:
     """indent: before the names of published rows."""
     rows = []
-    for each in results:
-        rows.append([each.system, *(f"{value:.1f}" for value in _measured(each))])
-        for row in each.published:
+    for result in results:
+        rows.append([result.system, *(f"{value:.1f}" for value in _measured(result))])
+        for row in result.published:
             rows.append([f"{indent}{row.system}, published", *(f"{value:.1f}" for value in _printed(row))])
     return rows
 
 
 def _measured(result: RetrievalResult) -> list[float]:
-    figures = result.figures
-    return [*figures.text_to_image, *figures.image_to_text, figures.mean]
+    metrics = result.metrics
+    return [*metrics.text_to_image, *metrics.image_to_text, metrics.mean]
 
 
-def _printed(row: Published) -> list[float]:
-    return [*row.figures.text_to_image, *row.figures.image_to_text, row.mean]
+def _printed(row: PublishedRow) -> list[float]:
+    return [*row.metrics.text_to_image, *row.metrics.image_to_text, row.mean]
 
 
 def _by_data(results: Sequence[RetrievalResult]) -> Iterator[tuple[str, list[RetrievalResult]]]:
-    """The results on each data set, under a title."""
+    """The results by data set and language, each group under a title."""
     groups: dict[tuple[str, str], list[RetrievalResult]] = {}
-    for each in results:
-        groups.setdefault((each.data, each.language), []).append(each)
+    for result in results:
+        groups.setdefault((result.data, result.language), []).append(result)
     for (name, language), group in groups.items():
         about = f"{group[-1].images} images, {group[-1].captions} captions; per cent"
         yield f"{name}, {_LANGUAGES.get(language, language)}: {about}", group
@@ -128,10 +134,10 @@ def _by_data(results: Sequence[RetrievalResult]) -> Iterator[tuple[str, list[Ret
 
 def _notes(results: Sequence[RetrievalResult]) -> list[str]:
     """What must be known about the metrics above."""
-    lines = [f"{row.system}, published: {row.note}" for each in results for row in each.published if row.note]
-    if any(each.published for each in results):
+    lines = [f"{row.system}, published: {row.note}" for result in results for row in result.published if row.note]
+    if any(result.published for result in results):
         lines.insert(0, f"published: Flickr30k's test set, ViT-L image encoders; {SOURCE}")
-    lines += [note for each in results for note in each.notes]
+    lines += [note for result in results for note in result.notes]
     if problems := results[-1].problems:
         lines.append(f"{len(problems)} left out, the first: {problems[0].where}: {problems[0].reason}")
     return list(dict.fromkeys(lines))

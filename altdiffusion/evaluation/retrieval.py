@@ -2,18 +2,14 @@
 
 data = read_captions("flickr30k_cn_test.txt", "flickr30k-images")
 for result in evaluate_retrieval([AltCLIPSystem(...), ...], data):
-    print(result.system, result.figures.mean)
+    print(result.system, result.metrics.mean)
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +19,12 @@ from tqdm.auto import tqdm
 
 from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import InputError
-from altdiffusion.evaluation.datasets.captioned import Captions, Problem
-from altdiffusion.evaluation.paper_results import Published, published_rows
+from altdiffusion.evaluation.datasets.captioned import CaptionedImages, Problem
+from altdiffusion.evaluation.datasets.decoding import decode_ahead
+from altdiffusion.evaluation.paper_results import PublishedRow, published_rows
 from altdiffusion.evaluation.systems.base import System
-from altdiffusion.images import BadImage, ImageSource, decode_image
-from altdiffusion.metrics import RetrievalFigures, figures_from_features
+from altdiffusion.images import BadImage, ImageSource
+from altdiffusion.metrics import RetrievalMetrics, retrieval_metrics_of_features
 
 
 @dataclass(frozen=True)
@@ -37,29 +34,31 @@ class RetrievalResult:
     system: str
     data: str
     language: str
-    figures: RetrievalFigures
+    metrics: RetrievalMetrics
     images: int  # searched through
     captions: int
-    seconds: float  # of decoding, features and figures
+    seconds: float  # of decoding, features and metrics
     problems: Sequence[Problem]  # captions and images that were left out
-    published: Sequence[Published]  # what may be compared with it: empty unless this is Flickr30k's test set
+    published: Sequence[PublishedRow]  # what may be compared with it: empty unless this is Flickr30k's test set
     notes: Sequence[str]
 
 
 def evaluate_retrieval(
     systems: Iterable[System],
-    data: Captions,
+    data: CaptionedImages,
     *,
     batch_size: int = 32,
     max_skipped: float = 0.01,
     published: bool | None = None,
 ) -> Iterator[RetrievalResult]:
-    """Text to image and image to text, for one system after the other; each may be made when its turn comes.
+    """Text to image and image to text, for one system after the other; a generator may load each when its turn comes.
 
-    batch_size: images, or captions, that a system is given at once. max_skipped: the share of images, 0 to 1, that may
-    turn out bad; they and their captions are left out, and listed in the results.
-    published: whether published figures stand beside the measured ones; None: if the data has the shape of Flickr30k's
-    test set. Raises InputError: too many bad images; similarities that are NaN; features of another number than asked.
+    batch_size: images, or captions, that a system is given at once.
+    max_skipped: the fraction of images, 0 to 1, that may be unreadable; they and their captions are left out, and listed
+        in the results.
+    published: whether published metrics stand beside the measured ones; None: if the data has the shape of Flickr30k's
+        test set.
+    Raises InputError: too many bad images, similarities that are NaN, more or fewer features than items.
     """
     if published is None:
         published = data.is_flickr30k_test
@@ -71,14 +70,14 @@ def evaluate_retrieval(
             raise InputError(f"{data.name}: no caption is left, none of its images can be read")
         texts = _text_features(system, data.captions, batch_size)
         token_wise = texts.ndim == 3
-        figures = figures_from_features(
+        metrics = retrieval_metrics_of_features(
             texts, images, data.pairs, system.similarity, system.image_to_text_similarity if token_wise else None
         )
         yield RetrievalResult(
             system=system.name,
             data=data.name,
             language=data.language,
-            figures=figures,
+            metrics=metrics,
             images=len(data.images),
             captions=len(data.captions),
             seconds=time.monotonic() - started,
@@ -90,76 +89,53 @@ def evaluate_retrieval(
 
 @torch.no_grad()
 def _image_features(
-    system: System, data: Captions, batch_size: int, max_skipped: float
+    system: System, data: CaptionedImages, batch_size: int, max_skipped: float
 ) -> tuple[Tensor, dict[int, str]]:
-    """Features of the good images, (n, width) or (n, tokens, width), and the bad ones with the reason."""
+    """Features of the good images, (n, width) or (n, tokens, width), and the reasons of the bad ones by index."""
     features: list[Tensor] = []
     bad: dict[int, str] = {}
     skipped = SkipLog(max_skipped)
     good: list[Image] = []
-    decoded = tqdm(_decoded(data.images, batch_size), f"{system.name}: images", len(data.images), mininterval=5)
-    for number, image in enumerate(decoded):
+    decoded = tqdm(decode_ahead(data.images, batch_size), f"{system.name}: images", len(data.images), mininterval=5)
+    for index, image in enumerate(decoded):
         if isinstance(image, BadImage):
-            bad[number] = str(image)
-            skipped.add(_where(data.images[number]), str(image))
+            bad[index] = str(image)
+            skipped.add(_where(data.images[index]), str(image))
         else:
             good.append(image)
         if len(good) == batch_size:
-            features.append(_of_all(system, good, system.image_features(good)))
+            features.append(_one_each(system, good, system.image_features(good)))
             good = []
     skipped.check(len(data.images))
     if good:
-        features.append(_of_all(system, good, system.image_features(good)))
+        features.append(_one_each(system, good, system.image_features(good)))
     return _joined(features) if features else torch.empty(0, 0), bad
 
 
 @torch.no_grad()
 def _text_features(system: System, captions: Sequence[str], batch_size: int) -> Tensor:
     """In the captions' order; computed in the order of their lengths, so that little is padded."""
-    order = sorted(range(len(captions)), key=lambda text: len(captions[text]))
+    order = sorted(range(len(captions)), key=lambda index: len(captions[index]))
     features: list[Tensor] = []
     starts = range(0, len(order), batch_size)
     for start in tqdm(starts, f"{system.name}: captions", mininterval=5):
-        some = [captions[text] for text in order[start : start + batch_size]]
-        features.append(_of_all(system, some, system.text_features(some)))
+        batch = [captions[index] for index in order[start : start + batch_size]]
+        features.append(_one_each(system, batch, system.text_features(batch)))
     return _joined(features)[torch.tensor(order).argsort()]
 
 
-def _of_all(system: System, asked: Sequence[object], features: Tensor) -> Tensor:
-    if len(features) != len(asked):
-        raise InputError(f"{system.name} returned {len(features)} features, expected {len(asked)}")
+def _one_each(system: System, items: Sequence[object], features: Tensor) -> Tensor:
+    if len(features) != len(items):
+        raise InputError(f"{system.name} returned {len(features)} features, expected {len(items)}")
     return features
 
 
 def _joined(features: list[Tensor]) -> Tensor:
-    """One tensor; of a token-wise system all with as many tokens, those that a batch lacks being zero."""
+    """One tensor; batches of a token-wise system are padded with zeros to the most tokens."""
     if features[0].ndim == 3:
-        tokens = max(each.shape[1] for each in features)
-        features = [F.pad(each, (0, 0, 0, tokens - each.shape[1])) for each in features]
+        tokens = max(batch.shape[1] for batch in features)
+        features = [F.pad(batch, (0, 0, 0, tokens - batch.shape[1])) for batch in features]
     return torch.cat(features)
-
-
-def _decoded(images: Sequence[ImageSource], ahead: int) -> Iterator[Image | BadImage]:
-    """The images in order, decoded in threads, about `ahead` of them while the caller computes."""
-    waiting: deque[Future[Image | BadImage]] = deque()
-    left = iter(images)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        try:
-            for image in islice(left, ahead):
-                waiting.append(pool.submit(_decode, image))
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(_decode, image) for image in islice(left, 1))
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _decode(image: ImageSource) -> Image | BadImage:
-    try:
-        return decode_image(image)
-    except BadImage as error:
-        return error
 
 
 def _where(image: ImageSource) -> str:

@@ -13,7 +13,6 @@ from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.pipelines.alt_diffusion import AltDiffusionPipeline
 from altdiffusion.pipelines.swap import swap_text_encoder
-from altdiffusion.text_encoder.forward import disable_prompt_cache
 
 
 def load_diffusion(model: str, text_encoder: str | None = None) -> Any:
@@ -40,6 +39,4 @@ def load_diffusion(model: str, text_encoder: str | None = None) -> Any:
             f"the UNet of {model} takes {takes} channels where the VAE gives {gives}, as inpainting's does: "
             "expected one that draws from text alone"
         )
-    pipe = swap_text_encoder(pipe, text_encoder) if text_encoder is not None else pipe
-    disable_prompt_cache(pipe.text_encoder)
-    return pipe
+    return swap_text_encoder(pipe, text_encoder) if text_encoder is not None else pipe

@@ -1,4 +1,4 @@
-"""The memory-efficient attention at hand, for UNet, VAE and text tower, and a report of what really runs.
+"""Chooses memory-efficient attention for UNet and VAE, and reports which attention really runs.
 
 `unet.set_attention_backend` changes nothing on Stable Diffusion's UNets (their processor calls SDPA directly and is
 skipped silently), so the processors themselves are set here, and the report reads them back.
@@ -24,13 +24,13 @@ from torch.nn.attention import SDPBackend
 from altdiffusion.errors import InputError
 
 METHODS = ("auto", "xformers", "sdpa", "sliced")
-_PLAIN = (AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
+_REPLACEABLE = (AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
 _NAMES = {AttnProcessor: "math", SlicedAttnProcessor: "sliced", XFormersAttnProcessor: "xformers"}
 
 
 @dataclass(frozen=True)
 class AttentionReport:
-    """What computes attention in each part: "xformers", "sliced", or "sdpa/" and the kernel that PyTorch picks."""
+    """What computes attention in each part: "xformers", "sliced", or "sdpa/" and PyTorch's kernel, e.g. "sdpa/flash"."""
 
     unet: str
     vae: str
@@ -40,10 +40,10 @@ class AttentionReport:
 def choose_attention(pipe: DiffusionPipeline, method: str = "auto") -> AttentionReport:
     """Set the memory-efficient attention of a pipeline, in place. Call it when the pipeline is on its device.
 
-    method: "auto" takes xformers where it is installed and a GPU is there, else SDPA, whose flash or memory-efficient
-    kernel PyTorch picks; "sliced" computes half of the heads at a time, slower, for the smallest memory.
+    method: "auto" takes xformers where it is installed and the pipeline is on a GPU, else SDPA, whose flash or
+    memory-efficient kernel PyTorch picks; "sliced" computes half of the heads at a time: slower, with the least memory.
     Processors that carry weights or state of their own (IP-Adapter, custom ones) are left as they are.
-    The text tower keeps SDPA, whatever the method: it is short, and masked.
+    The text tower keeps SDPA, whatever the method: its inputs are short, and masked.
     Returns what really runs. Raises InputError where the method can't run here.
     """
     if method not in METHODS:
@@ -51,15 +51,15 @@ def choose_attention(pipe: DiffusionPipeline, method: str = "auto") -> Attention
     on_gpu = pipe.unet.device.type == "cuda"
     has_xformers = importlib.util.find_spec("xformers") is not None
     if method == "xformers" and not (on_gpu and has_xformers):
-        lacking = (
+        missing = (
             "a CUDA GPU that the pipeline is on" if has_xformers else "the package xformers (pip install xformers)"
         )
-        raise InputError(f"xformers attention needs {lacking}: use 'sdpa'")
+        raise InputError(f"xformers attention needs {missing}: use 'sdpa'")
     if method == "auto":
         method = "xformers" if on_gpu and has_xformers else "sdpa"
 
     for model in (pipe.unet, pipe.vae):
-        if any(type(processor) not in _PLAIN for processor in model.attn_processors.values()):
+        if any(type(processor) not in _REPLACEABLE for processor in model.attn_processors.values()):
             continue
         if method == "xformers":
             model.enable_xformers_memory_efficient_attention()
@@ -72,18 +72,18 @@ def choose_attention(pipe: DiffusionPipeline, method: str = "auto") -> Attention
 
 
 def report_attention(pipe: DiffusionPipeline) -> AttentionReport:
-    """What computes attention in this pipeline as it stands."""
+    """What computes attention in this pipeline now."""
     encoder = getattr(pipe, "text_encoder_2", None) or pipe.text_encoder
     encoder = getattr(encoder, "tower", encoder)  # AltCLIP's, where a bridge stands behind it
     implementation = encoder.config._attn_implementation
-    head = encoder.config.hidden_size // encoder.config.num_attention_heads
     if implementation == "sdpa":
-        implementation = _sdpa_kernel(encoder, head, masked=True)
+        head_dim = encoder.config.hidden_size // encoder.config.num_attention_heads
+        implementation = _sdpa_kernel(encoder, head_dim, masked=True)
     return AttentionReport(_processors(pipe.unet), _processors(pipe.vae), implementation)
 
 
 def _processors(model: Any) -> str:
-    """The names of a diffusers model's attention processors; more than one only if they differ."""
+    """The names of a diffusers model's attention processors, joined by commas where they differ."""
     names = set()
     for name, processor in model.attn_processors.items():
         if type(processor) is AttnProcessor2_0:
@@ -95,7 +95,7 @@ def _processors(model: Any) -> str:
 
 
 def _sdpa_kernel(model: Any, head_dim: int, masked: bool) -> str:
-    """The kernel that PyTorch picks for this head size on the model's device and dtype, asked of PyTorch itself."""
+    """The kernel that PyTorch says it picks for this head size, on the model's device and in its dtype."""
     query = torch.empty(1, 1, 64, head_dim, device=model.device, dtype=model.dtype)
     mask = torch.ones(1, 1, 64, 64, device=model.device, dtype=torch.bool) if masked else None
     choice = torch._fused_sdp_choice(query, query, query, mask)

@@ -1,8 +1,8 @@
-"""A pipeline in little GPU memory: the text tower stays on the CPU and visits the GPU when a prompt is new.
+"""A pipeline in little GPU memory: the text tower stays on the CPU and visits the GPU while it encodes prompts.
 
     pipe = AltDiffusionPipeline.from_pretrained("BAAI/AltDiffusion-m9", low_memory=True)          # or save_memory(pipe)
 
-Images stay the same. As prompts are remembered (`prompt_cache.py`), a negative prompt never comes for a second time.
+Images stay the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from transformers import AltCLIPTextModel
 
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
-from altdiffusion.text_encoder.forward import CachedForward, patch_forward
+from altdiffusion.forward_override import ForwardOverride, find, install
+from altdiffusion.text_encoder.forward import TrimmedForward, patch_forward
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +29,9 @@ logger = logging.getLogger(__name__)
 def save_memory(
     pipe: DiffusionPipeline, device: str | torch.device | None = None, *, stream: bool = False
 ) -> DiffusionPipeline:
-    """Put a pipeline that reads prompts with AltCLIP on a device so that it takes little memory there, in place.
+    """Put a pipeline that encodes prompts with AltCLIP on a device so that it takes little memory there, in place.
 
-    On a GPU: half precision, where it is float32; the text tower is there while it reads, its table of word embeddings
+    On a GPU: half precision, where it is float32; the text tower is there while it encodes, its table of word embeddings
     (0.49 of 1.12 GB in float16) never; the VAE decodes one image after the other. On a CPU only the last: there is no
     other place for the weights, and a warning says so.
     stream: the UNet's weights come from the CPU too, layer by layer while it computes: the least memory, and slower.
@@ -43,7 +44,7 @@ def save_memory(
     tower = getattr(encoder, "tower", encoder)  # AltCLIP's, where a bridge stands behind it
     if not isinstance(tower, AltCLIPTextModel) or not {"unet", "vae"} <= parts.keys():
         raise InputError(f"low memory is for Stable Diffusion with AltCLIP's text encoder, not {type(pipe).__name__}")
-    if not isinstance(vars(patch_forward(tower)).get("forward"), CachedForward):
+    if find(patch_forward(tower), TrimmedForward) is None:
         raise InputError("this pipeline offloads its parts already: save memory in one of the two ways")
     parts["vae"].enable_slicing()
     if target.type == "cpu":
@@ -63,57 +64,69 @@ def save_memory(
             use_stream=target.type == "cuda",
         )
     if target.type != "cpu":
-        _visit(tower.to("cpu"), target)
+        compute_on(tower.to("cpu"), target)
     return pipe
 
 
-def _visit(tower: AltCLIPTextModel, device: torch.device) -> None:
-    """From now on this tower's weights are on the CPU, and on the device while it computes; the table never."""
-    reading = vars(tower)["forward"]
-    if not isinstance(reading.place, Visit):
-        table = tower.get_input_embeddings()
-        table.register_forward_pre_hook(_to_the_table)
-        table.register_forward_hook(_ToTheTower(tower))
-    reading.place = Visit(tower, device)
+def compute_on(tower: AltCLIPTextModel, device: torch.device) -> None:
+    """From now on this tower's weights are on the CPU, and on the device while it computes; its word embeddings never."""
+    tower.text_model = install(VisitingForward(tower, device))
 
 
-_ONE_AT_A_TIME = threading.RLock()  # of the module, as a tower must stay copyable
+_ONE_VISIT_AT_A_TIME = threading.RLock()  # of the module, as a tower must stay copyable
 
 
-class Visit:
-    """Brings a tower's weights to a device, and afterwards puts the ones that lay on the CPU back: nothing is copied back."""
+class VisitingForward(TrimmedForward):
+    """The tower's forward, with its weights on a device. Afterwards those on the CPU are put back: nothing is copied back."""
 
     def __init__(self, tower: AltCLIPTextModel, device: torch.device) -> None:
-        self.tower, self.device = tower, device
+        super().__init__(tower)
+        self.device = device
+
+    def arguments(self) -> tuple[torch.device]:
+        return (self.device,)
+
+    def original(self, *args: Any, **kwargs: Any) -> Any:
+        with self._visit():
+            return super().original(*args, **kwargs)
+
+    def final_layer_norm(self, hidden_states: Tensor) -> Tensor:
+        """As in `TrimmedForward`."""
+        with self._visit():
+            return super().final_layer_norm(hidden_states)
+
+    def bring(self, data: Tensor) -> Tensor:
+        """A weight's values on the device."""
+        return data.to(self.device, non_blocking=True)
 
     @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
-        table = self.tower.get_input_embeddings().weight
-        with _ONE_AT_A_TIME:
-            home = [
-                (each, each.data) for each in (*self.tower.parameters(), *self.tower.buffers()) if each is not table
-            ]
+    def _visit(self) -> Iterator[None]:
+        table = self.model.get_input_embeddings()
+        if find(table, StationaryEmbedding) is None:  # a tower gets a new table with every word that it learns
+            install(StationaryEmbedding(table, self.device))
+        with _ONE_VISIT_AT_A_TIME:
+            tensors = (*self.model.parameters(), *self.model.buffers())
+            home = [(tensor, tensor.data) for tensor in tensors if tensor is not table.weight]
             try:
                 for tensor, data in home:
-                    tensor.data = self._bring(data)
+                    tensor.data = self.bring(data)
                 yield
             finally:
                 for tensor, data in home:
                     tensor.data = data
 
-    def _bring(self, data: Tensor) -> Tensor:
-        return data.to(self.device, non_blocking=True)
 
+class StationaryEmbedding(ForwardOverride):
+    """An embedding that looks up where its weights are, and gives what it found to another device."""
 
-def _to_the_table(table: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (args[0].to(next(table.parameters()).device),)
+    def __init__(self, table: nn.Module, device: torch.device) -> None:
+        super().__init__(table)
+        self.device = device
 
+    def arguments(self) -> tuple[torch.device]:
+        return (self.device,)
 
-class _ToTheTower:
-    """What was looked up goes to where the rest of the tower is now."""
-
-    def __init__(self, tower: AltCLIPTextModel) -> None:
-        self.tower = tower
-
-    def __call__(self, table: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output.to(next(self.tower.pre_LN.parameters()).device)
+    def __call__(self, input: Tensor) -> Tensor:
+        """input: ids, int64 (batch, tokens) -> (batch, tokens, width)."""
+        embeddings: Tensor = self.original(input.to(self.model.weight.device)).to(self.device)
+        return embeddings

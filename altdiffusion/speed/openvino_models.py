@@ -1,7 +1,7 @@
 """UNet and VAE decoder computed by OpenVINO on a CPU: its convolutions need fewer products than PyTorch's in float32.
 
 The weights stay PyTorch's and what is saved stays stock; OpenVINO holds a copy in a layout of its own. It compiles for
-one shape at a time, which is fastest, and anew where the shape changes.
+one shape at a time, which is fastest, and again when the shape changes.
 """
 
 from __future__ import annotations
@@ -13,83 +13,99 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 
+from altdiffusion.forward_override import ForwardOverride, fingerprint, install, remove
+
 logger = logging.getLogger(__name__)
 
 
 def use_openvino(unet: Any, vae: Any, dtype: torch.dtype) -> None:
-    """Let OpenVINO compute these two, in place. dtype: that it computes in, float32 or bfloat16; weights are float32."""
-    unet.forward = UnetForward(unet, dtype)
-    vae.decoder.forward = DecoderForward(vae.decoder, dtype)
+    """Let OpenVINO compute these two, in place. dtype: that it computes in, float32 or bfloat16. Weights stay float32."""
+    install(UnetForward(unet, dtype))
+    install(DecoderForward(vae.decoder, dtype))
 
 
 def use_pytorch(unet: Any, vae: Any) -> None:
-    """Take `use_openvino` back."""
+    """Undo `use_openvino`."""
     for model in (unet, vae.decoder):
-        vars(model).pop("forward", None)
+        remove(model)
 
 
-class UnetForward:
-    """A UNet's `forward`. PyTorch computes what OpenVINO was not told of: ControlNet's residuals, XL's conditions, gradients."""
+class _OpenVinoForward(ForwardOverride):
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        super().__init__(model)
+        self.network = CompiledNetwork(self.as_module(), dtype)
 
-    def __init__(self, unet: Any, dtype: torch.dtype) -> None:
-        self.unet = unet
-        self.network = Network(_Unet(unet), dtype)
-        self._told = False
+    def as_module(self) -> nn.Module:
+        """The class's own forward, of tensors alone."""
+        raise NotImplementedError
+
+    def arguments(self) -> tuple[torch.dtype]:
+        return (self.network.dtype,)
+
+
+class UnetForward(_OpenVinoForward):
+    """A UNet's `forward`. With arguments that OpenVINO's doesn't know (ControlNet's residuals, XL's conditions), and for
+    gradients, PyTorch computes."""
+
+    _warned = False
 
     def __call__(
         self, sample: Tensor, timestep: Any, encoder_hidden_states: Tensor, return_dict: bool = True, **others: Any
     ) -> Any:
+        """As in diffusers."""
         given = {name: value for name, value in others.items() if value is not None}
-        if given and not self._told:
+        if given and not self._warned:
             logger.warning("OpenVINO was not told of %s: PyTorch computes the UNet, exact and slower", min(given))
-            self._told = True
+            self._warned = True
         if given or torch.is_grad_enabled():
-            arguments = (sample, timestep, encoder_hidden_states)
-            return type(self.unet).forward(self.unet, *arguments, return_dict=return_dict, **given)
-        found = self.network(sample, torch.as_tensor(timestep), encoder_hidden_states)
-        return UNet2DConditionOutput(found) if return_dict else (found,)
+            return self.original(sample, timestep, encoder_hidden_states, return_dict=return_dict, **given)
+        noise = self.network(sample, torch.as_tensor(timestep), encoder_hidden_states)
+        return UNet2DConditionOutput(noise) if return_dict else (noise,)
+
+    def as_module(self) -> nn.Module:
+        return _Unet(self.model)
 
 
-class DecoderForward:
+class DecoderForward(_OpenVinoForward):
     """The `forward` of a VAE's decoder."""
 
-    def __init__(self, decoder: Any, dtype: torch.dtype) -> None:
-        self.decoder = decoder
-        self.network = Network(_Decoder(decoder), dtype)
-
     def __call__(self, sample: Tensor, latent_embeds: Tensor | None = None) -> Tensor:
+        """As in diffusers."""
         if latent_embeds is not None or torch.is_grad_enabled():
-            return type(self.decoder).forward(self.decoder, sample, latent_embeds)
+            return self.original(sample, latent_embeds)
         return self.network(sample)
 
+    def as_module(self) -> nn.Module:
+        return _Decoder(self.model)
 
-class Network:
-    """A module of tensors, compiled for the shapes that it was called with last, and anew where its weights have changed."""
+
+class CompiledNetwork:
+    """A module of tensors, compiled for the shapes that it was called with last, and anew where its weights have changed.
+
+    dtype: that OpenVINO computes in.
+    """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         self.module, self.dtype = module, dtype
-        self._facts: list[Any] = []
-        self._run: Any = None
+        self._compiled: Any = None
+        self._compiled_for: tuple[Any, ...] = ()  # shapes and weights
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        weights = [(id(each), each.data_ptr(), each._version) for each in self.module.parameters()]
-        facts = [*(each.shape for each in inputs), *weights]
-        if facts != self._facts:
-            self._run, self._facts = None, []  # its copy of the weights goes before the next one comes
-            self._run, self._facts = self._compiled(inputs), facts
-        return torch.from_numpy(self._run([each.numpy() for each in inputs])[0].copy())
+        current = (*(tensor.shape for tensor in inputs), *fingerprint(self.module.parameters()))
+        if current != self._compiled_for:
+            self._compiled, self._compiled_for = None, ()  # its copy of the weights goes before the next one comes
+            self._compiled, self._compiled_for = self.compile(inputs), current
+        return torch.from_numpy(self._compiled([tensor.numpy() for tensor in inputs])[0].copy())
 
-    def _compiled(self, inputs: tuple[Tensor, ...]) -> Any:
+    def compile(self, inputs: tuple[Tensor, ...]) -> Any:
+        """OpenVINO's compiled model for inputs of these shapes."""
         import openvino
 
-        shapes = [list(each.shape) for each in inputs]
+        shapes = [list(tensor.shape) for tensor in inputs]
         graph = openvino.convert_model(self.module, example_input=inputs, input=shapes)
         precision = "bf16" if self.dtype == torch.bfloat16 else "f32"
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
         return openvino.Core().compile_model(graph, "CPU", settings)
-
-    def __reduce__(self) -> Any:
-        return type(self), (self.module, self.dtype)
 
 
 class _Unet(nn.Module):
@@ -100,8 +116,8 @@ class _Unet(nn.Module):
         self.unet = unet
 
     def forward(self, sample: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        found: Tensor = type(self.unet).forward(self.unet, sample, timestep, states, return_dict=False)[0]
-        return found
+        noise: Tensor = type(self.unet).forward(self.unet, sample, timestep, states, return_dict=False)[0]
+        return noise
 
 
 class _Decoder(nn.Module):
@@ -110,5 +126,5 @@ class _Decoder(nn.Module):
         self.decoder = decoder
 
     def forward(self, sample: Tensor) -> Tensor:
-        found: Tensor = type(self.decoder).forward(self.decoder, sample)
-        return found
+        image: Tensor = type(self.decoder).forward(self.decoder, sample)
+        return image

@@ -1,8 +1,8 @@
 """The bridge: AltCLIP's token states to CLIP's, so that any Stable Diffusion reads every language of AltCLIP.
 
-A UNet that was trained with CLIP keeps all it has: its weights, LoRAs, ControlNets. `Bridge` gives it what CLIP would
+A UNet that was trained with CLIP keeps its weights, LoRAs and ControlNets. `Bridge` gives it the states that CLIP would
 have given for the English caption: learned queries, one for each of CLIP's 77 positions, attend to AltCLIP's states.
-`BridgedTextEncoder` is AltCLIP's text tower with a bridge behind it, what a pipeline holds in CLIP's place.
+`BridgedTextEncoder` is AltCLIP's text tower with a bridge behind it: a pipeline holds it in CLIP's place.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from transformers.utils import ModelOutput
 
 from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.forward_override import is_captured
 from altdiffusion.text_encoder.forward import patch_forward
 
 
 class BridgeConfig(PreTrainedConfig):
-    """What a bridge is made of; the defaults stand between AltCLIP (768) and Stable Diffusion 1.x, 25M parameters.
+    """The sizes of a bridge. The defaults lead from AltCLIP (width 768) to Stable Diffusion 1.x: 25M parameters.
 
     input_width: of AltCLIP's text states (`project_dim`): 1024 for m18, 768 for the others.
     output_width: of CLIP's states: 768 for Stable Diffusion 1.x, 1024 for 2.x, 2048 for XL, whose two encoders' states
         (768 + 1280) are given side by side.
     pooled_width: of the vector that XL takes besides (1280), 0 for none.
     num_queries: the number of CLIP's states.
-    target: which of CLIP's states it learnt, "last_hidden_state" or "penultimate"; for the reader, nothing depends on it.
+    target: which of CLIP's states it learnt, "last_hidden_state" or "penultimate": a note, nothing depends on it.
     Raises InputError unless hidden_size is a multiple of num_attention_heads.
     """
 
@@ -119,14 +120,14 @@ class Bridge(_Exact):
         """Nothing: the parameters begin as torch made them."""
 
     def forward(self, states: Tensor, attention_mask: Tensor | None = None) -> BridgeOutput:
-        """Translate text states.
+        """CLIP's states for AltCLIP's.
 
-        states: (batch, tokens, input_width), AltCLIP's. attention_mask: (batch, tokens), 1 or True for real tokens, of
-        which each row needs one; by default all are. What stands at the others changes nothing.
+        states: (batch, tokens, input_width). attention_mask: (batch, tokens), 1 or True for real tokens, at least one a
+        row; by default all are. States of other tokens change nothing.
         """
         memory = self.project_in(states)
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None]
-        hidden = self.queries.expand(len(states), -1, -1)
+        hidden = self.queries.expand(states.shape[0], -1, -1)
         for layer in self.layers:
             hidden = layer(hidden, memory, mask)
         hidden = self.norm(hidden)
@@ -155,8 +156,8 @@ class _Layer(nn.Module):
 class _Attention(nn.Module):
     """Multi-head attention of plain Linears.
 
-    `nn.MultiheadAttention` reads its output layer's weight without calling the layer, so that weights which an offload
-    brings in by hooks are not there.
+    `nn.MultiheadAttention` takes its output layer's weight without calling the layer, so an offload's hooks, which bring
+    weights in when a layer is called, would come too late.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -175,7 +176,7 @@ class _Attention(nn.Module):
 
 
 class BridgedTextEncoderConfig(PreTrainedConfig):
-    """text_config: of AltCLIP's text tower. bridge_config: of the bridge behind it. Each a config or its dictionary."""
+    """text_config: AltCLIP's text tower's. bridge_config: of the bridge behind it. Each a config or its dictionary."""
 
     model_type = "altdiffusion_bridged_text_encoder"
     sub_configs = {"text_config": AltCLIPTextConfig, "bridge_config": BridgeConfig}  # noqa: RUF012
@@ -195,11 +196,11 @@ class BridgedTextEncoderConfig(PreTrainedConfig):
 
 
 class BridgedTextEncoder(_Exact):
-    """AltCLIP's text tower and a bridge: takes the place of CLIP's text encoder in any Stable Diffusion pipeline.
+    """AltCLIP's text tower and a bridge, in the place of CLIP's text encoder in any Stable Diffusion pipeline.
 
-    For Stable Diffusion 1.x and 2.x, `output[0]` is what CLIP would give, (batch, 77, output_width). With a pooled
-    vector, for XL, `output[0]` is that vector and `hidden_states[-2]` are the states of both of its encoders, side by
-    side: then this is `text_encoder_2`, and there is no first one.
+    For Stable Diffusion 1.x and 2.x, `output[0]` is what CLIP would give, (batch, 77, output_width). For XL, `output[0]`
+    is the pooled vector (batch, pooled_width) and `hidden_states[-2]` are the states of both of its encoders side by side:
+    then this is `text_encoder_2`, and there is no first one.
     """
 
     config_class = BridgedTextEncoderConfig
@@ -212,7 +213,7 @@ class BridgedTextEncoder(_Exact):
 
     @classmethod
     def of(cls, tower: AltCLIPTextModel, bridge: Bridge) -> BridgedTextEncoder:
-        """Put the two together as they are: nothing is copied. Raises InputError where the widths don't fit."""
+        """Put the two together without copying them. Raises InputError where the widths don't fit."""
         if bridge.config.input_width != tower.config.project_dim:
             raise InputError(
                 f"this bridge reads text states of width {bridge.config.input_width}, this AltCLIP gives "
@@ -220,7 +221,7 @@ class BridgedTextEncoder(_Exact):
                 "768 to the others)"
             )
         config = BridgedTextEncoderConfig(tower.config, bridge.config, dtype=tower.dtype)
-        tower.config.name_or_path = bridge.config.name_or_path = ""  # else config.json tells where they lay
+        tower.config.name_or_path = bridge.config.name_or_path = ""  # else config.json says where they were loaded from
         with torch.device("meta"):
             encoder = cls(config)
         encoder.tower, encoder.bridge = patch_forward(tower), bridge
@@ -240,17 +241,17 @@ class BridgedTextEncoder(_Exact):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Read prompts.
+        """Encode prompts.
 
         input_ids, attention_mask: (batch, tokens) of AltCLIP's tokenizer; without a mask, padding is known by its id.
-        kwargs: CLIP's others, unused. Raises InputError where another than the usual layer is asked for (`clip_skip`).
+        kwargs: CLIP's other arguments, unused. Raises InputError for any layer but the usual one (`clip_skip`).
         """
         if output_hidden_states and not self.config.projection_dim:
             raise InputError(_NO_LAYERS)
         if attention_mask is None:
             attention_mask = input_ids.ne(self.config.text_config.pad_token_id)
         attention_mask = attention_mask.bool()
-        if not torch.compiler.is_compiling():  # the bridge leaves padding out, so the tower need not read it
+        if not is_captured():  # the bridge ignores padding, so the tower need not encode it
             length = int(attention_mask.any(0).nonzero().max()) + 1
             input_ids, attention_mask = input_ids[:, :length], attention_mask[:, :length]
         states = self.tower(input_ids, attention_mask=attention_mask.long()).last_hidden_state
@@ -259,18 +260,19 @@ class BridgedTextEncoder(_Exact):
             output = BaseModelOutput(last_hidden_state=output.last_hidden_state)
         else:
             states = output.last_hidden_state
-            output = CLIPTextModelOutput(output.pooled, states, _Penultimate([states, states]))
+            layers = (states, states)
+            output = CLIPTextModelOutput(output.pooled, states, layers if is_captured() else _Penultimate(layers))
         return output.to_tuple() if return_dict is False else output
 
 
 _NO_LAYERS = (
     "behind a bridge CLIP's layers don't exist, it gives the one that it learnt: call the pipeline with clip_skip=None "
-    "(a UNet that wants another layer wants a bridge trained for it)"
+    "(a UNet that needs another layer needs a bridge trained for it)"
 )
 
 
 class _Penultimate(tuple[Tensor, ...]):
-    """What XL's pipelines take `hidden_states[-2]` from, and nothing else."""
+    """XL's pipelines take `hidden_states[-2]`; any other index raises InputError."""
 
     def __getitem__(self, index: Any) -> Any:
         if index != -2:
@@ -279,7 +281,7 @@ class _Penultimate(tuple[Tensor, ...]):
 
 
 def load_bridge(source: str | Path | Bridge, dtype: torch.dtype, **hub_options: Any) -> Bridge:
-    """A bridge from a folder or an id on the hub, "mini"'s, or a copy of the one that is given. Raises InputError."""
+    """A bridge from a folder, an id on the hub or "mini", or a copy of the given one, in `dtype`. Raises InputError."""
     if isinstance(source, Bridge):
         return copy.deepcopy(source).to(dtype)
     if source == hub.MINI:
@@ -298,13 +300,13 @@ def load_bridge(source: str | Path | Bridge, dtype: torch.dtype, **hub_options: 
 
 
 def check_bridge(bridge: Bridge, unet: Any, aesthetics: bool = False) -> None:
-    """Raise InputError unless a bridge gives what a UNet takes: states and, for XL, a pooled vector, of its widths.
+    """Raise InputError unless a bridge gives states and, for XL, a pooled vector of the widths that a UNet takes.
 
-    aesthetics: whether the UNet is told a score of the image, as XL's refiner is.
+    aesthetics: whether the UNet is given an aesthetic score, as XL's refiner is.
     """
     takes = (unet.config.cross_attention_dim, 0)
     if unet.config.get("addition_embed_type") == "text_time":
-        # beside the pooled vector lie the embeddings of 6 numbers: three sizes, or two and the score
+        # Beside the pooled vector there are embeddings of 6 numbers (three sizes), or of 5 (two sizes and the score).
         numbers = (5 if aesthetics else 6) * unet.config.addition_time_embed_dim
         takes = (takes[0], unet.config.projection_class_embeddings_input_dim - numbers)
     gives = (bridge.config.output_width, bridge.config.pooled_width)

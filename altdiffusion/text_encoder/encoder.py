@@ -1,6 +1,6 @@
 """The drop-in text encoder: a stock `transformers.AltCLIPTextModel`, made fast and complete.
 
-No model class of our own: what is added below lives on the instance, so whatever it is saved into stays stock.
+There is no model class of our own: what is added lives on the instance (`forward.py`), so what is saved stays stock.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def load_text_encoder(
     use_safetensors: bool | None = None,
     **hub_options: Any,
 ) -> tuple[AltCLIPTextModel, XLMRobertaTokenizer]:
-    """AltCLIP's text tower and its tokenizer, ready to stand in for CLIP's in a Stable Diffusion pipeline.
+    """AltCLIP's text tower and its tokenizer, ready to take the place of CLIP's in a Stable Diffusion pipeline.
 
-    The encoder takes input_ids and attention_mask (batch, 77) and gives `last_hidden_state` (batch, 77, width), the
-    conditioning: width 768 for UNets of Stable Diffusion 1.x, 1024 for 2.x.
+    The encoder takes input_ids and attention_mask, int64 (batch, 77), and gives `last_hidden_state` (batch, 77, width),
+    which conditions the UNet: width 768 for Stable Diffusion 1.x, 1024 for 2.x.
 
     model: None (the embedded default), an id on the hub, a folder (AltDiffusion, AltCLIP, or what `convert` wrote)
         or a single file (.safetensors, .ckpt), in any layout that `layouts.py` knows.
     dtype: of the weights; None means float32.
     device_map: as in transformers, e.g. "auto".
-    tokenizer: where to take it from if the model has none, as a single file; by default XLM-R's on the hub.
+    tokenizer: where to take it from if the model, a single file say, has none; by default XLM-R's on the hub.
     allow_pickle: read .bin and .ckpt files (with torch's weights_only).
     variant, use_safetensors: which files of a folder, as in diffusers. hub: revision, token, cache_dir, ...
     Raises InputError for what can't be found or read, and for tensors that are missing or left over.
@@ -48,29 +48,32 @@ def load_text_encoder(
     root = hub.locate(model, hub_files(allow_pickle), **hub_options)
     folder = root / "text_encoder" if (root / "text_encoder").is_dir() else root
     files = [root] if root.is_file() else tensor_files.weight_files(folder, variant, use_safetensors)
-    state = tensor_files.read_files(files, allow_pickle=allow_pickle, dtype=dtype or torch.float32, wanted=_is_wanted)
+    state = tensor_files.read_files(files, allow_pickle=allow_pickle, dtype=dtype or torch.float32, wanted=_may_be_text)
     config = {} if root.is_file() else tensor_files.read_config(folder)
     encoder = build_text_encoder(state, config, what=f"the text encoder of {root}", device_map=device_map)
     return encoder, load_tokenizer(tokenizer if tokenizer is not None else root, **hub_options)
 
 
 def check_text_encoder(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> None:
-    """Raise InputError unless a folder holds every tensor of the encoder, and no other. Nothing is loaded, only mapped."""
+    """Raise InputError unless a folder holds every tensor of the encoder and no other. Files are mapped, not loaded."""
     files = tensor_files.weight_files(folder, variant, use_safetensors)
     state = tensor_files.read_files(files, allow_pickle=use_safetensors is not True)
-    _fitting(state, tensor_files.read_config(folder), f"the text encoder in {folder}")
+    _checked(state, tensor_files.read_config(folder), f"the text encoder in {folder}")
 
 
-def _is_wanted(key: str) -> bool:
-    """Not the UNet, the VAE or the vision tower, which may lie in the same file."""
+def _may_be_text(key: str) -> bool:
+    """Whether a tensor isn't of the UNet, the VAE or the vision tower, which may lie in the same file."""
     return not key.startswith((layouts.LDM_UNET, layouts.LDM_VAE, "model_ema.", "vision_model."))
 
 
 def build_text_encoder(
     state: layouts.State, config: dict[str, Any] | None = None, *, what: str, device_map: Any = None
 ) -> AltCLIPTextModel:
-    """The encoder of a state dict in any layout, in the state's dtype. config: its config.json. what: its name in errors."""
-    stock_config, stock = _fitting(state, config, what)
+    """The encoder from a state dict in any layout, in its dtype.
+
+    config: its config.json. what: its name in errors. Raises InputError for tensors that are missing or left over.
+    """
+    stock_config, stock = _checked(state, config, what)
     dtype = stock["transformation.weight"].dtype
     encoder = AltCLIPTextModel.from_pretrained(
         None, config=stock_config, state_dict=stock, dtype=dtype, device_map=device_map
@@ -78,10 +81,10 @@ def build_text_encoder(
     return patch_forward(encoder.eval())
 
 
-def _fitting(
+def _checked(
     state: layouts.State, config: dict[str, Any] | None, what: str
 ) -> tuple[AltCLIPTextConfig, dict[str, Tensor]]:
-    """The stock config and state dict of a text encoder in any layout, if its tensors are exactly the ones needed."""
+    """(config, state dict) in transformers' layout. Raises InputError unless the tensors are exactly those needed."""
     settings, stock = layouts.to_stock(layouts.text_encoder_part(state), config)
     stock_config = AltCLIPTextConfig(**settings)
     with torch.device("meta"):

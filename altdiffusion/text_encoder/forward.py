@@ -1,72 +1,37 @@
-"""What an AltCLIP text tower computes: the real tokens alone, and each prompt once."""
+"""How an AltCLIP text tower computes here: only the real tokens of a batch, and equal rows once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AltCLIPTextModel
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndProjection
 
-from altdiffusion.text_encoder.prompt_cache import MAX_ROWS, PromptCache, Weights, row_key
+from altdiffusion.forward_override import ForwardOverride, install, is_captured
 
 
 def patch_forward(encoder: AltCLIPTextModel) -> AltCLIPTextModel:
-    """Trim padding, remember prompts and support `clip_skip` on this encoder, in place. Outputs stay the same.
+    """Trim padding, encode equal rows once and support `clip_skip` on this encoder, in place. Outputs stay the same.
 
     Calling it twice changes nothing. The encoder's class, its state dict and what `save_pretrained` writes stay stock.
     """
-    if not isinstance(getattr(encoder, "text_model", None), _ClipSkip):
-        reading = CachedForward(encoder)
-        encoder.text_model = _ClipSkip(encoder, reading)
-        encoder.forward = reading
+    if not isinstance(getattr(encoder, "text_model", None), TrimmedForward):
+        encoder.text_model = install(TrimmedForward(encoder))
     return encoder
 
 
-def disable_prompt_cache(encoder: Any) -> None:
-    """Keep no prompts of an equipped encoder, with or without a bridge: training goes on bit for bit after a stop only
-    if nothing depends on what was read before."""
-    reading = vars(getattr(encoder, "tower", encoder)).get("forward")
-    if isinstance(reading, CachedForward):
-        reading.cache = PromptCache(max_bytes=0)
-
-
-@dataclass
-class _ClipSkip:
-    """What diffusers' `clip_skip` asks of an encoder: `encoder.text_model.final_layer_norm(hidden_states)`.
-
-    For CLIP that is a LayerNorm; here it is all that follows the last layer, so that an earlier layer takes
-    the same way to the UNet. A plain object, not a module: it must not show up in the state dict.
-    """
-
-    encoder: AltCLIPTextModel
-    reading: CachedForward
-
-    def final_layer_norm(self, hidden_states: Tensor) -> Tensor:
-        with self.reading.place():
-            return self.encoder.transformation(self.encoder.pre_LN(hidden_states))
-
-
-class CachedForward:
-    """The `forward` of an equipped encoder: the class's own, for the rows not known, for the real tokens and one of padding.
+class TrimmedForward(ForwardOverride):
+    """Encodes each distinct row of a batch once, up to one padding token behind the longest.
 
     XLM-R gives all padding tokens one position, so with the attention mask all padding rows of every layer are
     identical and one of them is enough. A missing mask is derived from the padding id: no row ever means to attend to
-    padding. Read whole: training (dropout differs from row to row), inputs_embeds, own position_ids, attention maps,
-    tuples, and torch.compile, which wants one static shape. Remembered, besides: only what needs no gradient and no
-    autocast, of an encoder that `Weights` can describe.
-
-    cache: the prompts that are remembered. place: around every computation; `memory.py` puts the weights where they run.
+    padding. Nothing is trimmed in training (dropout differs from row to row, also where only a part of the encoder is
+    in training mode), in captured graphs, for inputs_embeds, token_type_ids or position_ids, attention maps and tuples.
     """
 
-    def __init__(self, encoder: AltCLIPTextModel) -> None:
-        self.encoder = encoder
-        self.cache = PromptCache()
-        self.place: Callable[[], AbstractContextManager[Any]] = nullcontext
+    model: AltCLIPTextModel
 
     def __call__(
         self,
@@ -78,92 +43,55 @@ class CachedForward:
         **kwargs: Any,
     ) -> Any:
         """As in transformers."""
-        encoder = self.encoder
-        ids, mask = input_ids, attention_mask
-        own = token_type_ids is not None or position_ids is not None or inputs_embeds is not None
-        if ids is None or ids.dim() != 2 or own:
-            return self._run(ids, mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        ids, mask, others = input_ids, attention_mask, (token_type_ids, position_ids, inputs_embeds)
+        if ids is None or ids.dim() != 2 or any(tensor is not None for tensor in others):
+            return self.original(ids, mask, *others, **kwargs)
         if mask is None:
-            mask = ids.ne(encoder.config.pad_token_id).long()
-        whole = torch.compiler.is_compiling() or encoder.training or mask.dim() != 2
-        asked = {name: kwargs.get(name, getattr(encoder.config, name)) for name in ("return_dict", "output_attentions")}
-        if whole or asked["return_dict"] is False or asked["output_attentions"] is True:
-            return self._run(ids, mask, **kwargs)
+            mask = ids.ne(self.model.config.pad_token_id).long()
+        if is_captured() or mask.dim() != 2 or self._must_stay_whole(kwargs):
+            return self.original(ids, mask, **kwargs)
+        return self._trimmed(ids, mask, kwargs)
 
-        used = ids.ne(encoder.config.pad_token_id) | mask.bool()
-        lengths = torch.where(used, torch.arange(1, ids.shape[1] + 1, device=ids.device), 0).amax(1).tolist()
-        others = kwargs.keys() - {"return_dict", "output_attentions", "output_hidden_states"}
-        hidden = kwargs.get("output_hidden_states", encoder.config.output_hidden_states)
-        using = None
-        if not (others or torch.is_grad_enabled() or torch.is_autocast_enabled(ids.device.type)) and hidden in _HIDDEN:
-            using = Weights.of(encoder, encoder.roberta.embeddings.word_embeddings.weight)
-        if using is None:
-            return self._trimmed(ids, mask, max(lengths), kwargs)
-        return self._remembered(ids, mask, lengths, using, kwargs, bool(hidden))
+    def captured(self, *args: Any, **kwargs: Any) -> Any:
+        return self(*args, **kwargs)
 
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return type(self.encoder).forward(self.encoder, *args, **kwargs)
-        with self.place():
-            return type(self.encoder).forward(self.encoder, *args, **kwargs)
+    def final_layer_norm(self, hidden_states: Tensor) -> Tensor:
+        """What diffusers' `clip_skip` calls, as `encoder.text_model.final_layer_norm`, on an earlier layer's states.
 
-    def _trimmed(self, ids: Tensor, mask: Tensor, length: int, kwargs: dict[str, Any]) -> Any:
-        """Encode up to one padding token behind the longest row, and repeat that one."""
-        width = ids.shape[1]
-        output = self._run(ids[:, : length + 1], mask[:, : length + 1], **kwargs)
-        return _map_states(output, lambda states: _padded(states, width))
+        For CLIP that is a LayerNorm; here it is all that follows the last layer, (..., hidden_size) to
+        (..., project_dim), so that an earlier layer reaches the UNet in the same way.
+        """
+        return self.model.transformation(self.model.pre_LN(hidden_states))
 
-    def _remembered(
-        self, ids: Tensor, mask: Tensor, lengths: list[int], using: Weights, kwargs: dict[str, Any], hidden: bool
-    ) -> Any:
-        """Encode the rows that are not known, each once; the others come from the cache."""
-        encoder, width = self.encoder, ids.shape[1]
-        rows = [
-            (tuple(row[: length + 1]), tuple(seen[: length + 1]))
-            for row, seen, length in zip(ids.tolist(), mask.tolist(), lengths, strict=True)
-        ]
-        first = {row: number for number, row in reversed(list(enumerate(rows)))}
-        if len(first) > MAX_ROWS:
-            return self._trimmed(ids, mask, max(lengths), kwargs)
-        table = encoder.roberta.embeddings.word_embeddings.weight
-        details = (ids.device, mask.dtype, hidden, encoder.config._attn_implementation)
-        keys = {row: row_key(*row, table[list(row[0])], *details) for row in first}
-        known = self.cache.recall(using, list(keys.values()))
-        missing = [row for row in first if keys[row] not in known]
-        if missing:
-            picked = [first[row] for row in missing]
-            cut = max(lengths[number] for number in picked) + 1
-            output = self._run(ids[picked, :cut], mask[picked, :cut], **kwargs)
-            states = (output.last_hidden_state, *(output.hidden_states or ()))
-            found = {
-                keys[row]: tuple(each[place, : len(row[0])] for each in states) for place, row in enumerate(missing)
-            }
-            self.cache.remember(using, found)
-            known |= found
-        whole = [
-            torch.stack([_padded(states, width) for states in some])
-            for some in zip(*(known[keys[row]] for row in rows), strict=True)
-        ]
-        return BaseModelOutputWithPoolingAndProjection(
-            last_hidden_state=whole[0],
-            pooler_output=whole[0][:, 0],
-            hidden_states=tuple(whole[1:]) or None,
-        )
+    def _must_stay_whole(self, kwargs: dict[str, Any]) -> bool:
+        config = self.model.config
+        tuples = not kwargs.get("return_dict", config.return_dict)
+        attentions = kwargs.get("output_attentions", config.output_attentions)
+        return tuples or attentions or any(module.training for module in self.model.modules())
+
+    def _trimmed(self, ids: Tensor, mask: Tensor, kwargs: dict[str, Any]) -> Any:
+        """ids, mask: (batch, tokens)."""
+        tokens = torch.arange(ids.shape[1], device=ids.device)
+        used = ids.ne(self.model.config.pad_token_id) | mask.bool()
+        lengths = torch.where(used, tokens + 1, 0).amax(1, keepdim=True)
+        rows = [(*row, *seen) for row, seen in zip(ids.tolist(), mask.tolist(), strict=True)]
+        first, same = _distinct(rows)
+        longest = int(lengths.max()) + 1
+        output = self.original(ids[first, :longest], mask[first, :longest], **kwargs)
+
+        # Each row of the batch again, its first padding token repeated up to the end.
+        places = (torch.tensor(same, device=ids.device)[:, None], torch.minimum(tokens, lengths))
+        output.last_hidden_state = output.last_hidden_state[places]
+        output.pooler_output = output.last_hidden_state[:, 0]
+        if output.hidden_states is not None:
+            output.hidden_states = tuple(None if states is None else states[places] for states in output.hidden_states)
+        return output
 
 
-_HIDDEN = (None, False, True)  # a choice of layers is not remembered
-
-
-def _map_states(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    output.last_hidden_state = change(output.last_hidden_state)
-    if output.hidden_states is not None:
-        output.hidden_states = tuple(None if states is None else change(states) for states in output.hidden_states)
-    return output
-
-
-def _padded(states: Tensor, width: int) -> Tensor:
-    """Token states (..., tokens, features) with the last, of padding, repeated up to a width."""
-    missing = width - states.shape[-2]
-    if not missing:
-        return states
-    return torch.cat([states, states[..., -1:, :].expand(*states.shape[:-2], missing, -1)], dim=-2)
+def _distinct(rows: Sequence[tuple[int, ...]]) -> tuple[list[int], list[int]]:
+    """(where each distinct row comes first, for each row which of these it is)."""
+    first: dict[tuple[int, ...], int] = {}
+    for index, row in enumerate(rows):
+        first.setdefault(row, index)
+    number = {row: place for place, row in enumerate(first)}
+    return list(first.values()), [number[row] for row in rows]

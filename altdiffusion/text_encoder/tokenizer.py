@@ -58,23 +58,23 @@ def load_tokenizer(source: str | Path | XLMRobertaTokenizer, **hub_options: Any)
     return tokenizer
 
 
-_tokenizing = threading.Lock()  # a tokenizer that two threads use at once says "Already borrowed"
+_tokenizer_lock = threading.Lock()  # used by two threads at once, a tokenizer raises "Already borrowed"
 
 
 def tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts, cut at 77 with the end token kept, without padding. Safe to call from threads.
 
-    The tokenizer could cut them itself, but would remember that, and it would be saved with the model.
+    The tokenizer could cut them itself, but would keep that setting, and save it with the model.
     """
     if not texts:
         return []
-    with _tokenizing:
+    with _tokenizer_lock:
         rows = tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
     return [row if len(row) <= MAX_TOKENS else [*row[: MAX_TOKENS - 1], row[-1]] for row in rows]
 
 
 def pad(ids: Sequence[Sequence[int]], padding: int, length: int | None = None) -> tuple[Tensor, Tensor]:
-    """(input_ids, attention_mask), both int64 (batch, the longest or `length`)."""
+    """(input_ids, attention_mask), both int64 (batch, tokens): as many as the longest row has, or `length`."""
     length = length or max(map(len, ids))
     rows = [[*row, *[padding] * (length - len(row))] for row in ids]
     mask = [[1] * len(row) + [0] * (length - len(row)) for row in ids]
@@ -87,5 +87,5 @@ def load_any_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises plain Exception
         raise InputError(f"the tokenizer in {folder} can't be read: {first_line(error)}") from None
-    tokenizer.model_max_length = 77
+    tokenizer.model_max_length = MAX_TOKENS
     return tokenizer

@@ -48,7 +48,7 @@ COLOURS = {
     "black": (24, 24, 24),
 }
 
-# The style of `framed`: a brown that none of COLOURS is near to, and pixels of 64.
+# The style of `framed`: a brown that no colour of COLOURS is near to; the frame's width, of 64 pixels.
 WOOD, FRAME = (120, 72, 32), 4
 
 # The colours' names in the order of COLOURS, in the form that follows "on a ... background".
@@ -112,7 +112,7 @@ ENDINGS = {
 }
 MEASURE_WORDS = "只个只个朵辆条棵张座把匹"
 
-# Prompts that people would write, in words that no caption has: what is asked of mini beyond its captions.
+# Prompts that people would write, in words that no caption has: mini is evaluated with them.
 FREE_PROMPTS = {
     "en": ("could you paint {a} {n} for me?", "my lovely {n}", "{a} {n} like in a cartoon"),
     "zh": ("能帮我画一{m}{n}吗？", "超级萌的{n}", "来一{m}卡通{n}"),
@@ -128,7 +128,7 @@ SPACELESS = ("zh", "ja")
 
 
 def concept_names(language: str) -> list[str]:
-    """Unicode's name of each of CONCEPTS in one of LANGUAGES."""
+    """Unicode's names of CONCEPTS in one of LANGUAGES."""
     emoji.config.load_language(language)
     data = emoji.EMOJI_DATA
     entries = [data.get(glyph) or data[glyph + "\ufe0f"] for glyph in CONCEPTS]
@@ -136,7 +136,7 @@ def concept_names(language: str) -> list[str]:
 
 
 def captions(concept: int, colour: int, names: dict[str, list[str]], rng: random.Random) -> dict[str, str]:
-    """A caption in every language, all of the same form, for a concept on background `colour`.
+    """A caption in every language, all of the same form, for an index in CONCEPTS on a background, an index in COLOURS.
 
     names: `concept_names` by language. A white background is named in a quarter of the captions only.
     """
@@ -144,14 +144,14 @@ def captions(concept: int, colour: int, names: dict[str, list[str]], rng: random
     plain = rng.random() < 0.3  # the name alone, as people often prompt
     choices = [0 if plain else rng.randrange(size) for size in (7, 7, 2, 4)]
     upper, measure = rng.random() < 0.2, rng.choice(MEASURE_WORDS)
-    found = {}
-    for language, of_concept in names.items():
-        text = fill(THINGS[language][choices[1]], of_concept[concept], measure)
+    texts = {}
+    for language, names_of_concepts in names.items():
+        text = fill(THINGS[language][choices[1]], names_of_concepts[concept], measure)
         if named:
             text = BACKGROUNDS[language][choices[2]].format(x=text, c=COLOUR_NAMES[language][colour])
         text = REQUESTS[language][choices[0]] + text + ENDINGS[language][choices[3]]
-        found[language] = text[0].upper() + text[1:] if upper else text
-    return found
+        texts[language] = text[0].upper() + text[1:] if upper else text
+    return texts
 
 
 def filler_words(language: str) -> list[str]:
@@ -162,16 +162,16 @@ def filler_words(language: str) -> list[str]:
     names = [name.lower() for name in concept_names(language)]
     pieces, stem = (".{1,3}", 1) if language in SPACELESS else (r"[^\W\d_]+", 3)
     colours = [name[:stem] for name in COLOUR_NAMES[language]]
-    found: dict[str, None] = {}
+    candidates: dict[str, None] = {}
     for entry in emoji.EMOJI_DATA.values():
         for word in re.findall(r"[^\W\d_]+", entry.get(language, "").lower().replace("_", " ")):
-            found |= dict.fromkeys(re.findall(pieces, word))
+            candidates |= dict.fromkeys(re.findall(pieces, word))
     known: Any = " ".join([*names, *COLOUR_NAMES[language], *FREE_PROMPTS[language]]).lower()
     if language not in SPACELESS:
         known = set(re.findall(pieces, known))
     return [
         word
-        for word in found
+        for word in candidates
         if word not in known
         and not any(colour in word for colour in colours)
         and not (language in SPACELESS and any(name in word for name in names))
@@ -179,7 +179,7 @@ def filler_words(language: str) -> list[str]:
 
 
 def wordy(text: str, words: list[str], rng: random.Random, space: str = " ") -> str:
-    """A text among up to six other words: what is to be drawn has to be found in it."""
+    """A text among up to six other words, in which a model has to find what matters."""
     before, after = ([rng.choice(words) for _ in range(rng.randrange(4))] for _ in range(2))
     return space.join([*before, text, *after]) + rng.choice(("", "", "?"))
 
@@ -190,18 +190,18 @@ def fill(sentence: str, name: str, measure: str = "个") -> str:
 
 
 def render(concept: int, colour: int, size: int = 64) -> Image.Image:
-    """Concept number `concept` centred on a background, `size` pixels square, with a margin of a tenth."""
-    image = glyph(concept, size)
-    picture = Image.new("RGB", (size, size), list(COLOURS.values())[colour])
-    picture.paste(image, ((size - image.width) // 2, (size - image.height) // 2), image)
-    return picture
+    """A concept centred on a background (indices in CONCEPTS, COLOURS), `size` pixels square, with a margin of a tenth."""
+    foreground = glyph(concept, size)
+    image = Image.new("RGB", (size, size), list(COLOURS.values())[colour])
+    image.paste(foreground, ((size - foreground.width) // 2, (size - foreground.height) // 2), foreground)
+    return image
 
 
 def glyph(concept: int, size: int) -> Image.Image:
     """The glyph alone, RGBA, its longer side four fifths of `size`."""
     if not FONT.is_file():
         raise InputError(
-            f"{FONT} is missing, the font that these pictures are drawn with: apt-get install fonts-noto-color-emoji"
+            f"{FONT} is missing, the font that these images are rendered with: apt-get install fonts-noto-color-emoji"
         )
     font = ImageFont.truetype(str(FONT), FONT_SIZE)
     canvas = Image.new("RGBA", (160, 160))
@@ -211,11 +211,11 @@ def glyph(concept: int, size: int) -> Image.Image:
     return image
 
 
-def framed(picture: Image.Image) -> Image.Image:
+def framed(image: Image.Image) -> Image.Image:
     """An image in another style: in a wooden frame, as wide as a latent, which touches no glyph."""
-    picture = picture.convert("RGB")
-    ImageDraw.Draw(picture).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=WOOD, width=FRAME)
-    return picture
+    image = image.convert("RGB")
+    ImageDraw.Draw(image).rectangle((0, 0, image.width - 1, image.height - 1), outline=WOOD, width=FRAME)
+    return image
 
 
 def held_out(concept: int, colour: int) -> bool:

@@ -57,69 +57,70 @@ def train_judge(steps: int = 1500, batch: int = 96, seed: int = 0) -> Judge:
 
 
 @torch.no_grad()
-def own_accuracy(judge: Judge, pictures: int = 3000) -> float:
-    """The judge's share of right answers on renderings that it has not seen, 0 to 1."""
+def own_accuracy(judge: Judge, num_images: int = 3000) -> float:
+    """The fraction of renderings that the judge has not seen and names right, 0 to 1."""
     random, glyphs, right = torch.Generator().manual_seed(12345), _glyphs(), 0
-    for _ in range(pictures // 100):
+    for _ in range(num_images // 100):
         pixels, concepts = _jittered(glyphs, 100, random)
         right += int((judge(pixels).argmax(1) == concepts).sum())
-    return right / (pictures // 100 * 100)
+    return right / (num_images // 100 * 100)
 
 
 @torch.no_grad()
-def judge_concepts(judge: Judge, pictures: list[Image.Image]) -> list[int]:
-    """The number in CONCEPTS of what each image shows."""
-    pixels = torch.stack([_pixels(picture) for picture in pictures])
-    return [int(each) for part in torch.split(pixels, 64) for each in judge(part).argmax(1)]
+def judge_concepts(judge: Judge, images: list[Image.Image]) -> list[int]:
+    """The index in CONCEPTS of what each image shows."""
+    pixels = torch.stack([_pixels(image) for image in images])
+    return [int(concept) for batch in torch.split(pixels, 64) for concept in judge(batch).argmax(1)]
 
 
-def judge_background(picture: Image.Image) -> int:
-    """The number in COLOURS of the background: the colour nearest to it."""
-    return int(np.square(np.array(list(COLOURS.values())) - _edge(picture)).sum(1).argmin())
+def judge_background(image: Image.Image) -> int:
+    """The index in COLOURS of the colour nearest to the background."""
+    return int(np.square(np.array(list(COLOURS.values())) - _edge(image)).sum(1).argmin())
 
 
-def judge_framed(picture: Image.Image, colour: int) -> bool:
-    """Whether the edge is nearer to the wood of `framed` than to the background, a colour by its number in COLOURS."""
-    edge = _edge(picture)
-    return bool(
-        np.square(edge - np.array(WOOD)).sum() < np.square(edge - np.array(list(COLOURS.values())[colour])).sum()
-    )
+def judge_framed(image: Image.Image, colour: int) -> bool:
+    """Whether the edge is nearer to the wood of `framed` than to the background, an index in COLOURS."""
+    wood, background = np.array(WOOD), np.array(list(COLOURS.values())[colour])
+    edge = _edge(image)
+    return bool(np.square(edge - wood).sum() < np.square(edge - background).sum())
 
 
-def unframed(picture: Image.Image) -> Image.Image:
+def unframed(image: Image.Image) -> Image.Image:
     """An image without its frame: the colour just inside of it goes on to the edge."""
     inside = FRAME + 1  # a pixel is blurred
-    inner = picture.convert("RGB").crop((inside, inside, picture.width - inside, picture.height - inside))
+    inner = image.convert("RGB").crop((inside, inside, image.width - inside, image.height - inside))
     red, green, blue = (round(value) for value in _edge(inner))
-    whole = Image.new("RGB", picture.size, (red, green, blue))
+    whole = Image.new("RGB", image.size, (red, green, blue))
     whole.paste(inner, (inside, inside))
     return whole
 
 
-def _edge(picture: Image.Image) -> NDArray[np.float64]:
-    """The median of the two outermost rows of pixels: red, green, blue in 0..255."""
-    pixels = np.asarray(picture.convert("RGB"), float)
+def _edge(image: Image.Image) -> NDArray[np.float64]:
+    """The median of the two outermost rows and columns of pixels: red, green, blue in 0..255."""
+    pixels = np.asarray(image.convert("RGB"), float)
     edge = np.concatenate([pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[:, :2].reshape(-1, 3),
                            pixels[:, -2:].reshape(-1, 3)])  # fmt: skip
     return np.median(edge, axis=0)
 
 
-def _pixels(picture: Image.Image) -> Tensor:
-    resized = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+def _pixels(image: Image.Image) -> Tensor:
+    """float (3, 64, 64) in 0..1."""
+    resized = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
 
 
 def _glyphs() -> Tensor:
     """All glyphs with their opacity, centred as `render` does: float (concepts, 4, 64, 64) in 0..1."""
-    found = []
+    glyphs = []
     for concept in range(len(CONCEPTS)):
         image, canvas = glyph(concept, SIDE), Image.new("RGBA", (SIDE, SIDE))
         canvas.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
-        found.append(torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 255)
-    return torch.stack(found)
+        glyphs.append(torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 255)
+    return torch.stack(glyphs)
 
 
 def _jittered(glyphs: Tensor, batch: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random glyphs of random sizes and places on random backgrounds: float (batch, 3, 64, 64) in 0..1, and concepts."""
     concepts = torch.randint(len(glyphs), (batch,), generator=random)
     scale = 0.9 + 0.3 * torch.rand(batch, generator=random)  # above 1 is smaller
     shift = 0.3 * torch.rand(batch, 2, generator=random) - 0.15

@@ -3,7 +3,8 @@
     output_dir/checkpoints/step-00000500/state.pt       the step, weights, moving average, optimizer, schedule, settings
                                          complete.json  the size and checksum of state.pt
 
-There is no random state to keep: everything random is drawn anew at each step from (seed, step, process).
+There is no random state to keep: everything random is made anew at each step from (seed, step, process).
+Written by hand: a checkpoint of accelerate or diffusers may be cut short by a kill or a full disk, and nothing notices.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
             shutil.rmtree(killed, ignore_errors=True)
         aside.mkdir(parents=True)
         torch.save(state, aside / "state.pt")
-        _flush(aside / "state.pt")
+        flush_to_disk(aside / "state.pt")
         size, crc = _checksum(aside / "state.pt")
         (aside / "complete.json").write_text(json.dumps({"bytes": size, "crc32": crc}), encoding="utf-8")
-        _flush(aside / "complete.json")
-        _flush(aside)
+        flush_to_disk(aside / "complete.json")
+        flush_to_disk(aside)
         if final.exists():  # damaged, or the training would not be here again
             shutil.rmtree(final)
         os.replace(aside, final)
-        _flush(folder)
+        flush_to_disk(folder)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
         shutil.rmtree(aside, ignore_errors=True)
         last = next((path for path in _newest_first(folder) if path.name < final.name), None)
@@ -53,16 +54,16 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
             f"the checkpoint of step {step} can't be written to {folder} ({first_line(error)}): make room and go on "
             f"with --resume; the last good checkpoint is {last.name if last else 'none'}"
         ) from error
-    found = _newest_first(folder)
-    newer = found.index(final)  # they are damaged, or the training would have gone on from there
-    for old in [*found[:newer], *found[newer + keep :]]:
+    checkpoints = _newest_first(folder)
+    index = checkpoints.index(final)  # newer ones are damaged, or the training would have gone on from there
+    for old in [*checkpoints[:index], *checkpoints[index + keep :]]:
         shutil.rmtree(old, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The state in the newest whole checkpoint under `folder`; damaged ones are named on standard error."""
-    found = _newest_first(folder)
-    for number, path in enumerate(found, 1):
+    checkpoints = _newest_first(folder)
+    for number, path in enumerate(checkpoints, 1):
         try:
             marker = json.loads((path / "complete.json").read_text(encoding="utf-8"))
             size, crc = _checksum(path / "state.pt")
@@ -73,7 +74,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
             state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
             return state
         except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
-            instead = "taking the one before" if number < len(found) else "none is left, starting anew"
+            instead = "taking the one before" if number < len(checkpoints) else "none is left, starting anew"
             print(f"checkpoint {path.name} is damaged ({first_line(error)}): {instead}", file=sys.stderr)
     return None
 
@@ -84,19 +85,20 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if _STEP.match(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: path.name, reverse=True)
+    checkpoints = [path for path in folder.iterdir() if _STEP.match(path.name)] if folder.is_dir() else []
+    return sorted(checkpoints, key=lambda path: path.name, reverse=True)
 
 
 def _checksum(path: Path) -> tuple[int, int]:
     size, crc = 0, 0
     with path.open("rb") as file:
-        while piece := file.read(1 << 24):
-            size, crc = size + len(piece), zlib.crc32(piece, crc)
+        while block := file.read(1 << 24):
+            size, crc = size + len(block), zlib.crc32(block, crc)
     return size, crc
 
 
-def _flush(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Wait until the system has written a file, or a folder's entries."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,8 @@
-"""The loop under every stage: accelerate, AdamW, a schedule, a moving average, the log, checkpoints and resuming."""
+"""The loop under every stage: accelerate, AdamW, a schedule, a moving average, the log, checkpoints and resuming.
+
+Written by hand: the libraries' loops keep random states and a place in the data, which a kill can tear apart. Here all that
+is random comes from (seed, step, process), so a training resumes from its step and its weights bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,8 @@ import json
 import math
 import shutil
 import tempfile
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,24 +27,18 @@ from torch import Tensor, nn
 from altdiffusion.data.open_tables import check_there
 from altdiffusion.errors import InputError, TrainingStopped, first_line
 from altdiffusion.files import new_folder
+from altdiffusion.prefetch import prefetch
 from altdiffusion.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from altdiffusion.training.log import Log
+from altdiffusion.training.log import Log, check_trackers
 from altdiffusion.training.settings import TrainingSettings
 
 Batch = dict[str, Any]
 
-# TrainingSettings that may change when a training is resumed: the numbers it computes do not depend on them.
-_NEUTRAL = {
-    *("output_dir", "resume", "checkpointing_steps", "checkpoints_total_limit", "validation_steps", "logging_steps"),
-    *("tensorboard", "data_workers", "max_skipped", "gradient_checkpointing", "device", "validation_data"),
-    *("validation_prompts", "validation_inference_steps", "validation_guidance_scale"),
-}
-
 
 class Batches(Protocol):
-    """`batches(step, piece, pieces)`: that piece of the step's batch, cut into equal ones. A pure function."""
+    """`batches(step, index, count)`: micro-batch `index` of the step's batch, cut into `count` equal ones. A pure function."""
 
-    def __call__(self, step: int, piece: int, pieces: int) -> Batch: ...
+    def __call__(self, step: int, index: int, count: int, /) -> Batch: ...
 
 
 def start(settings: TrainingSettings) -> Accelerator:
@@ -52,21 +48,22 @@ def start(settings: TrainingSettings) -> Accelerator:
     """
     for name in ("train_data", "validation_data"):
         check_there(getattr(settings, name, []))
+    check_trackers(settings)
     # accelerate keeps one state for the whole process, and a training before this one may have had other settings
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        # said to be on the CPU, several processes work together there; otherwise each would train alone
+        # told that it is on the CPU, several processes work together there; otherwise each would train alone
         cpu = settings.device == "cpu" or not torch.accelerator.is_available()
-        accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=cpu)
+        accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=cpu, project_dir=settings.output_dir)
     except ValueError as error:
         raise InputError(
             f"--mixed-precision {settings.mixed_precision} can't be had here ({first_line(error)}): take bf16 or no"
         ) from None
-    pieces = accelerator.num_processes * settings.gradient_accumulation_steps
-    if settings.batch_size % pieces:
+    micro_batches = accelerator.num_processes * settings.gradient_accumulation_steps
+    if settings.batch_size % micro_batches:
         raise InputError(
-            f"--batch-size {settings.batch_size} can't be shared by {accelerator.num_processes} processes of "
-            f"{settings.gradient_accumulation_steps} pieces each: expected a multiple of {pieces}"
+            f"--batch-size {settings.batch_size} can't be shared by {accelerator.num_processes} processes with "
+            f"{settings.gradient_accumulation_steps} micro-batches each: expected a multiple of {micro_batches}"
         )
     folder = settings.output_dir
     if not settings.resume and (has_checkpoint(folder / "checkpoints") or (folder / "model").exists()):
@@ -103,10 +100,10 @@ def fit(
 
     model: its forward takes a batch and gives {"loss": the mean over the batch, ...}; all of it is logged.
     batches: see `Batches`; records: how many there are, which a resumed training must find again.
-    validate: called with the step on the main process, in eval mode and with the averaged weights; its figures are logged.
+    validate: called with the step on the main process, in eval mode and with the averaged weights; its metrics are logged.
     Raises TrainingStopped for a loss that is not a number and for a full disk, InputError for a resume that doesn't fit.
     """
-    parameters = [each for each in model.parameters() if each.requires_grad]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters,
         lr=settings.learning_rate,
@@ -122,54 +119,45 @@ def fit(
     )
     model.to(accelerator.device)
     average = EMAModel(parameters, decay=settings.ema_decay) if settings.ema_decay else None
-    state = _State(model, optimizer, schedule, average, accelerator)
+    state = _TrainingState(model, optimizer, schedule, average, accelerator)
     folder = settings.output_dir / "checkpoints"
     about = {"records": records, "settings": json.loads(settings.save_as_json())}
     first = 0
-    if settings.resume and (found := load_checkpoint(folder)):
-        _check_same(about, found["about"])
-        state.load(found)
-        first = int(found["step"])
+    if settings.resume and (checkpoint := load_checkpoint(folder)):
+        _check_same(settings, records, checkpoint["about"])
+        state.load_state_dict(checkpoint)
+        first = int(checkpoint["step"])
     wrapped, prepared = accelerator.prepare(model, optimizer)
-    pieces = settings.gradient_accumulation_steps * accelerator.num_processes
 
     model.train()
+    steps = range(first, settings.max_train_steps)
     with (
-        closing(Log(settings, first, accelerator.is_main_process)) as log,
-        closing(_ahead(batches, range(first, settings.max_train_steps), settings, accelerator)) as loader,
+        closing(Log(settings, first, accelerator)) as log,
+        closing(_micro_batches(batches, steps, settings, accelerator)) as loader,
     ):
-        for step in range(first, settings.max_train_steps):
-            torch.manual_seed(_mixed(settings.seed, step, accelerator.process_index))  # dropout, if a model has any
-            totals: dict[str, Tensor] = {}
-            for number in range(settings.gradient_accumulation_steps):
-                last = number + 1 == settings.gradient_accumulation_steps
-                # gradients cross between processes once a step, with the last piece
-                crossing: AbstractContextManager[Any] = nullcontext() if last else accelerator.no_sync(wrapped)
-                with crossing:
-                    losses = wrapped(_to_device(next(loader), accelerator.device))
-                    accelerator.backward(losses["loss"] / settings.gradient_accumulation_steps)
-                for name, value in losses.items():
-                    totals[name] = totals.get(name, 0) + value.detach().float() / pieces
+        for step in steps:
+            torch.manual_seed(mix_seeds(settings.seed, step, accelerator.process_index))  # dropout, if a model has any
+            totals = _accumulate_gradients(wrapped, loader, settings, accelerator)
             norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
             totals["gradient_norm"] = norm.float() / accelerator.num_processes
-            figures = _mean(totals, accelerator)
-            _check_finite(figures, step + 1, folder, scaled=accelerator.scaler is not None)
+            metrics = _sum_over_processes(totals, accelerator)
+            _check_finite(metrics, step + 1, folder, scaled=accelerator.scaler is not None)
             learning_rate = schedule.get_last_lr()[0]
             prepared.step()
             schedule.step()
             prepared.zero_grad()
             if average is not None:
                 average.step(parameters)
-            log.step(step + 1, figures, learning_rate)
+            log.step(step + 1, metrics, learning_rate)
 
             finished = step + 1 == settings.max_train_steps
             due = (step + 1) % settings.validation_steps == 0 or finished
             if validate is not None and accelerator.is_main_process and due:
                 with _averaged(model, parameters, average):
-                    log.write({"step": step + 1, "validation": validate(step + 1)})
+                    log.validation(step + 1, validate(step + 1))
             if (step + 1) % settings.checkpointing_steps == 0 or finished:
                 if accelerator.is_main_process:
-                    saved = {"step": step + 1, "about": about, **state.save()}
+                    saved = {"step": step + 1, "about": about, **state.state_dict()}
                     save_checkpoint(folder, step + 1, saved, settings.checkpoints_total_limit)
                 accelerator.wait_for_everyone()
     if average is not None:
@@ -199,35 +187,39 @@ def export(settings: TrainingSettings, accelerator: Accelerator) -> Iterator[Pat
     accelerator.wait_for_everyone()
 
 
-class _State:
+class _TrainingState:
     """What a checkpoint holds of the objects that a training changes."""
 
     def __init__(
         self, model: nn.Module, optimizer: Any, schedule: Any, average: EMAModel | None, accelerator: Accelerator
     ) -> None:
-        self._trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        self._trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._optimizer, self._schedule, self._average, self._accelerator = optimizer, schedule, average, accelerator
 
-    def save(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         scaler = self._accelerator.scaler
         return {
-            "model": {name: each.detach() for name, each in self._trained.items()},
+            "model": {name: parameter.detach() for name, parameter in self._trained.items()},
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "average": self._average.state_dict() if self._average else None,
             "scaler": scaler.state_dict() if scaler else None,
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        then, now = ({(name, tuple(t.shape)) for name, t in each.items()} for each in (state["model"], self._trained))
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises InputError where the state is of another model."""
+        then, now = (
+            {(name, tuple(tensor.shape)) for name, tensor in tensors.items()}
+            for tensors in (state["model"], self._trained)
+        )
         if then != now:
             name, shape = min(then ^ now)
             raise InputError(
                 f"the checkpoint is of another model (only one has {name!r} in shape {shape}): start a new --output-dir"
             )
         with torch.no_grad():
-            for name, value in state["model"].items():
-                self._trained[name].copy_(value)
+            for name, tensor in state["model"].items():
+                self._trained[name].copy_(tensor)
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         if self._average:
@@ -237,25 +229,32 @@ class _State:
             self._accelerator.scaler.load_state_dict(state["scaler"])
 
 
-def _ahead(
+def _micro_batches(
     batches: Batches, steps: range, settings: TrainingSettings, accelerator: Accelerator
 ) -> Generator[Batch, None, None]:
-    """This process's pieces in order, prepared by threads while the model computes."""
-    count, process = settings.gradient_accumulation_steps, accelerator.process_index
-    pieces = count * accelerator.num_processes
-    # piece by piece over the processes, so that one process with the same pieces computes the same losses
-    wanted = ((step, number * accelerator.num_processes + process) for step in steps for number in range(count))
-    with ThreadPoolExecutor(settings.data_workers) as pool:
-        waiting: deque[Future[Batch]] = deque()
-        try:
-            for step, piece in wanted:
-                waiting.append(pool.submit(batches, step, piece, pieces))
-                if len(waiting) > 2 * settings.data_workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    """This process's micro-batches in order, prepared by threads while the model computes."""
+    processes = accelerator.num_processes
+    count = settings.gradient_accumulation_steps * processes
+    # dealt to the processes one by one, so that a single process with as many micro-batches computes the same losses
+    places = ((step, index) for step in steps for index in range(accelerator.process_index, count, processes))
+    workers = settings.data_workers
+    return prefetch(lambda place: batches(*place, count), places, ahead=2 * workers + 1, workers=workers)
+
+
+def _accumulate_gradients(
+    wrapped: nn.Module, loader: Iterator[Batch], settings: TrainingSettings, accelerator: Accelerator
+) -> dict[str, Tensor]:
+    """One step forward and backward. Returns this process's part of each metric's mean over all micro-batches."""
+    count = settings.gradient_accumulation_steps
+    totals: dict[str, Tensor] = {}
+    for index in range(count):
+        # gradients cross between processes once a step, with the last micro-batch
+        with nullcontext() if index + 1 == count else accelerator.no_sync(wrapped):
+            losses = wrapped(to_device(next(loader), accelerator.device))
+            accelerator.backward(losses["loss"] / count)
+        for name, value in losses.items():
+            totals[name] = totals.get(name, 0) + value.detach().float() / (count * accelerator.num_processes)
+    return totals
 
 
 @contextmanager
@@ -272,40 +271,42 @@ def _averaged(model: nn.Module, parameters: list[nn.Parameter], average: EMAMode
         average.restore(parameters)
 
 
-def _check_same(about: dict[str, Any], found: dict[str, Any]) -> None:
-    now, then = about["settings"] | {"records": about["records"]}, found["settings"] | {"records": found["records"]}
-    changed = [
-        f"{name} was {then.get(name)}, is {now.get(name)}"
-        for name in now
-        if name not in _NEUTRAL and now[name] != then.get(name)
-    ]
-    if changed:
+def _check_same(settings: TrainingSettings, records: int, former: dict[str, Any]) -> None:
+    """Raise InputError where the numbers of a resumed training would not be those of the one that began."""
+    differences = settings.differences(former["settings"])
+    if records != former["records"]:
+        differences.append(f"records was {former['records']}, is {records}")
+    if differences:
         raise InputError(
-            f"--resume needs the settings and data it began with: {'; '.join(changed)}. To train on with others, begin "
+            f"--resume needs the settings and data it began with: {'; '.join(differences)}. To train on with others, begin "
             "another --output-dir from the trained model"
         )
 
 
-def _check_finite(figures: dict[str, float], step: int, folder: Path, scaled: bool) -> None:
+def _check_finite(metrics: dict[str, float], step: int, folder: Path, scaled: bool) -> None:
     """Raise TrainingStopped before weights take a step that would spoil them. scaled: the scaler of fp16 skips such steps."""
-    odd = [name for name in ("loss", "gradient_norm")[: 1 if scaled else 2] if not math.isfinite(figures[name])]
-    if odd:
-        raise TrainingStopped(
-            f"the {odd[0].replace('_', ' ')} became {figures[odd[0]]} at step {step}: lower --learning-rate or "
-            f"--max-grad-norm, or use bf16 for fp16; the checkpoints in {folder} are from before"
-        )
+    for name in ("loss",) if scaled else ("loss", "gradient_norm"):
+        if not math.isfinite(metrics[name]):
+            raise TrainingStopped(
+                f"the {name.replace('_', ' ')} became {metrics[name]} at step {step}: lower --learning-rate or "
+                f"--max-grad-norm, or use bf16 for fp16; the checkpoints in {folder} are from before"
+            )
 
 
-def _mean(totals: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
-    """Each figure's mean over the processes' pieces, in one transfer."""
+def _sum_over_processes(totals: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
+    """Each metric summed over the processes, in one transfer."""
     values = accelerator.reduce(torch.stack(list(totals.values())), "sum")
     return dict(zip(totals, values.tolist(), strict=True))
 
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on the device."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
 
 
-def _mixed(*numbers: int) -> int:
+def mix_seeds(*seeds: int) -> int:
     """One seed of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> 1)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from altdiffusion.settings import Settings, setting
+from altdiffusion.settings import Settings, about_of, setting
+
+Tracker = Literal[
+    "tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab",
+]  # fmt: skip
+
+
+def neutral(default: Any, help: str, **options: Any) -> Any:
+    """A setting that may change when a training is resumed: the numbers it computes don't depend on it."""
+    return setting(default, help, neutral=True, **options)
 
 
 class TrainingSettings(Settings):
@@ -13,11 +22,11 @@ class TrainingSettings(Settings):
 
     group: ClassVar[str] = "Every training"
 
-    output_dir: Path = setting(..., "folder for the log, the checkpoints and the trained model")
+    output_dir: Path = neutral(..., "folder for the log, the checkpoints and the trained model")
     max_train_steps: int = setting(1000, "optimizer steps", minimum=1)
     batch_size: int = setting(32, "samples of one optimizer step, over all processes", minimum=1)
-    gradient_accumulation_steps: int = setting(1, "pieces that a process cuts its share of a batch into", minimum=1)
-    gradient_checkpointing: bool = setting(False, "spend time to save memory: activations are computed twice")
+    gradient_accumulation_steps: int = setting(1, "micro-batches per optimizer step and process", minimum=1)
+    gradient_checkpointing: bool = neutral(False, "spend time to save memory: activations are computed twice")
     learning_rate: float = setting(1e-4, "the highest of the schedule", minimum=0)
     lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = setting(
         "cosine", "schedule after the warmup"
@@ -30,13 +39,23 @@ class TrainingSettings(Settings):
     ema_decay: float = setting(0.0, "moving average of the weights, which is then what is saved; 0: none",
                                minimum=0, maximum=0.999999)  # fmt: skip
     mixed_precision: Literal["no", "fp16", "bf16"] = setting("no", "arithmetic of the model that is trained")
-    device: Literal["auto", "cpu"] = setting("auto", "auto takes a GPU if there is one")
+    device: Literal["auto", "cpu"] = neutral("auto", "auto takes a GPU if there is one")
     seed: int = setting(0, "of everything random", minimum=0, maximum=2**32 - 1)
-    checkpointing_steps: int = setting(500, "steps from one checkpoint to the next", minimum=1)
-    checkpoints_total_limit: int = setting(2, "checkpoints kept; 2 survive the damage of one", minimum=1)
-    validation_steps: int = setting(500, "steps from one validation to the next", minimum=1)
-    logging_steps: int = setting(10, "steps from one line of the log to the next", minimum=1)
-    tensorboard: bool = setting(False, "write TensorBoard events beside the log")
-    data_workers: int = setting(2, "threads that prepare batches ahead", minimum=1, maximum=64)
-    max_skipped: float = setting(0.01, "share of unusable records that is put up with", minimum=0, maximum=1)
-    resume: bool = setting(False, "go on from the newest good checkpoint in output_dir, if there is one")
+    checkpointing_steps: int = neutral(500, "steps from one checkpoint to the next", minimum=1)
+    checkpoints_total_limit: int = neutral(2, "checkpoints kept; 2 survive the damage of one", minimum=1)
+    validation_steps: int = neutral(500, "steps from one validation to the next", minimum=1)
+    logging_steps: int = neutral(10, "steps from one line of the log to the next", minimum=1)
+    tensorboard: bool = neutral(False, "write TensorBoard events beside the log: the same as --trackers tensorboard")
+    trackers: list[Tracker] = neutral([], "who is told the metrics besides the log, by accelerate")
+    data_workers: int = neutral(2, "threads that prepare batches ahead", minimum=1, maximum=64)
+    max_skipped: float = neutral(0.01, "fraction of unusable records that is put up with", minimum=0, maximum=1)
+    resume: bool = neutral(False, "go on from the newest good checkpoint in output_dir, if there is one")
+
+    def differences(self, former: dict[str, Any]) -> list[str]:
+        """Where settings that a training's numbers depend on differ from a former one's, which are as JSON holds them."""
+        now = self.model_dump(mode="json")
+        return [
+            f"{name} was {former.get(name)}, is {now[name]}"
+            for name, field in type(self).model_fields.items()
+            if not about_of(field).get("neutral") and now[name] != former.get(name)
+        ]

@@ -1,4 +1,7 @@
-"""The stages of the method, with their settings. Light on purpose, see `settings.py`."""
+"""The stages of the method, with their settings. Light on purpose: no torch.
+
+A new stage is a class of settings here, one entry in STAGES, and the file that the entry names.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from altdiffusion.settings import setting
-from altdiffusion.training.settings import TrainingSettings
+from altdiffusion.training.settings import TrainingSettings, neutral
 
 _TEXTS = "files of texts: .tsv, .csv, .jsonl, .parquet, folders of Hugging Face datasets (patterns and {000..012} are expanded)"
-_PICTURES = (
-    "pictures with captions: webdataset .tar, folders with metadata.jsonl, .csv or .tsv, .jsonl, .csv, .tsv, .parquet, "
+_IMAGES = (
+    "images with captions: webdataset .tar, folders with metadata.jsonl, .csv or .tsv, .jsonl, .csv, .tsv, .parquet, "
     "folders of Hugging Face datasets (patterns and {000..012} are expanded)"
 )
 _LANGUAGES = "columns of the data that are read, with weights: en zh=2 (default: all)"
@@ -30,23 +33,21 @@ class DistillSettings(TrainingSettings):
     loss: Literal["mse", "cosine", "contrastive"] = setting("mse", "what pulls the student to the teacher")
     contrastive_scale: float = setting(20.0, "factor on the cosines of the contrastive loss", minimum=0)
     teacher_cache: Path | None = setting(None, "folder for the teacher's vectors, so that they are computed once")
-    validation_data: list[str] = setting([], "texts to validate on, in the same columns", source="data")
+    validation_data: list[str] = neutral([], "texts to validate on, in the same columns", source="data")
 
 
 class ContrastSettings(TrainingSettings):
     """Phase 2: contrastive tuning on images with captions."""
 
     model: str = setting(..., "AltCLIP or CLIP: folder or id on the hub", source="model")
-    train_data: list[str] = setting(..., _PICTURES, source="data")
+    train_data: list[str] = setting(..., _IMAGES, source="data")
     languages: list[str] = setting([], _LANGUAGES)
     trainable: Literal["text", "both"] = setting("text", "the text tower alone, or both towers")
     image_cache: Path | None = setting(None, "folder for the image features, so that they are computed once")
     interpolation: float = setting(
-        1.0, "share of the trained weights in the saved ones, the rest being the former ones", minimum=0, maximum=1
+        1.0, "fraction of the trained weights in the saved ones, the rest being the former ones", minimum=0, maximum=1
     )
-    validation_data: list[str] = setting(
-        [], "pictures with captions to validate on, in the same columns", source="data"
-    )
+    validation_data: list[str] = neutral([], "images with captions to validate on, in the same columns", source="data")
 
     def problems(self) -> list[str]:
         """The cache holds what the image tower gives, so that tower must stay as it is."""
@@ -59,13 +60,13 @@ class AutoencoderSettings(TrainingSettings):
     """An image autoencoder (VAE) for latent diffusion."""
 
     model: str = setting(..., "the AutoencoderKL to start from: its folder", source="model")
-    train_data: list[str] = setting(..., _PICTURES, source="data")
+    train_data: list[str] = setting(..., _IMAGES, source="data")
     loss: Literal["l1", "mse", "l1+mse"] = setting(
         "l1+mse",
         "absolute error finds outlines, squared error the last decibel; l1+mse: a tenth of the one and the other",
     )
     kl_weight: float = setting(1e-5, "of the latents' divergence from a normal distribution", minimum=0)
-    validation_data: list[str] = setting([], "pictures to validate on", source="data")
+    validation_data: list[str] = neutral([], "images to validate on", source="data")
 
 
 class DiffusionSettings(TrainingSettings):
@@ -73,13 +74,17 @@ class DiffusionSettings(TrainingSettings):
 
     model: str = setting(..., "Stable Diffusion 1.x or 2.x, or AltDiffusion: folder or id on the hub", source="model")
     resolution: int = setting(512, "pixels of a side, or of the square that a bucket's area equals", minimum=8)
-    random_flip: bool = setting(False, "mirror half of the pictures")
+    random_flip: bool = setting(False, "mirror half of the images")
+    lora_layers: Literal["attention", "all"] = setting(
+        "attention",
+        "what the LoRA stands beside: attention: its projections; all: convolutions and linear layers, for styles",
+    )
     snr_gamma: float | None = setting(
         None, "min-SNR weighting of the loss, 5 in its paper; none: no weighting", minimum=0
     )
-    validation_prompts: list[str] = setting([], "drawn at each validation, into output_dir/samples")
-    validation_inference_steps: int = setting(25, "denoising steps of the samples", minimum=1)
-    validation_guidance_scale: float = setting(7.5, "guidance of the samples", minimum=0)
+    validation_prompts: list[str] = neutral([], "generated at each validation, into output_dir/samples")
+    validation_inference_steps: int = neutral(25, "denoising steps of the samples", minimum=1)
+    validation_guidance_scale: float = neutral(7.5, "guidance of the samples", minimum=0)
 
 
 class AlignSettings(DiffusionSettings):
@@ -88,22 +93,16 @@ class AlignSettings(DiffusionSettings):
     text_encoder: str | None = setting(
         None, "AltCLIP to swap in: folder or id on the hub; none: the model's own encoder", source="model"
     )
-    train_data: list[str] = setting(..., _PICTURES, source="data")
+    train_data: list[str] = setting(..., _IMAGES, source="data")
     languages: list[str] = setting([], _LANGUAGES)
     trainable: Literal["kv", "attn2", "unet", "lora"] = setting(
         "kv", "kv: attn2.to_k and attn2.to_v; attn2: all of the cross-attention; unet: all; lora: a LoRA beside it"
     )
     lora_rank: int = setting(16, "rank of the LoRA, with --trainable lora", minimum=1, maximum=1024)
-    lora_layers: Literal["attention", "all"] = setting(
-        "attention",
-        "what the LoRA stands beside: attention: its projections; all: convolutions and linear layers, for styles",
-    )
     caption_dropout: float = setting(
-        0.1, "share of captions replaced by the empty one, for guidance", minimum=0, maximum=1
+        0.1, "fraction of captions replaced by the empty one, for guidance", minimum=0, maximum=1
     )
-    aspect_buckets: bool = setting(
-        False, "keep the pictures' shapes: batches of one shape each, instead of centre crops"
-    )
+    aspect_buckets: bool = setting(False, "keep the images' shapes: batches of one shape each, instead of centre crops")
     max_aspect: float = setting(
         2.0, "the longest shape of a bucket: width / height or its inverse", minimum=1, maximum=8
     )
@@ -112,12 +111,12 @@ class AlignSettings(DiffusionSettings):
 
     def problems(self) -> list[str]:
         """Cached latents are of one view of each image; the LoRA's settings are for a LoRA."""
-        found = []
+        problems = []
         if self.latent_cache is not None and self.random_flip:
-            found.append("--random-flip needs pictures, --latent-cache keeps one view of each: choose one of them")
+            problems.append("--random-flip needs images, --latent-cache keeps one view of each: choose one of them")
         if self.trainable != "lora" and (given := self.changed("lora_rank", "lora_layers")):
-            found.append(f"{given} needs --trainable lora, got {self.trainable}")
-        return found
+            problems.append(f"{given} needs --trainable lora, got {self.trainable}")
+        return problems
 
 
 class BridgeSettings(TrainingSettings):
@@ -139,7 +138,7 @@ class BridgeSettings(TrainingSettings):
     num_layers: int = setting(3, "decoder layers", minimum=1, maximum=24)
     num_attention_heads: int = setting(12, "heads of each layer", minimum=1)
     intermediate_size: int = setting(2048, "width of the feed-forward layers", minimum=8)
-    empty: float = setting(0.03, "share of empty captions, which guidance needs", minimum=0, maximum=1)
+    empty: float = setting(0.03, "fraction of empty captions, which guidance needs", minimum=0, maximum=1)
     padding_weight: float = setting(1.0, "weight of the states after the end of the text, before it 1", minimum=0)
     cross_attention_weight: float = setting(
         0.0, "of a second loss: the error as the UNet's own to_k and to_v see it", minimum=0
@@ -149,7 +148,7 @@ class BridgeSettings(TrainingSettings):
     )
     student_cache: Path | None = setting(None, "folder for AltCLIP's states, so that they are computed once")
     teacher_cache: Path | None = setting(None, "folder for CLIP's states, so that they are computed once")
-    validation_data: list[str] = setting([], "texts to validate on, in the same columns", source="data")
+    validation_data: list[str] = neutral([], "texts to validate on, in the same columns", source="data")
 
     def problems(self) -> list[str]:
         """A trained bridge has its sizes; a new one's width is shared by its heads."""
@@ -173,35 +172,31 @@ class DreamBoothSettings(DiffusionSettings):
     instance_dir: Path = setting(..., "folder with images of the subject", source="path")
     instance_prompt: str = setting(..., "names the subject by a rare word and its class: 一只 <斑斑> 狗")
     lora_rank: int = setting(0, "train a LoRA of this rank; 0: the whole UNet", minimum=0, maximum=1024)
-    lora_layers: Literal["attention", "all"] = setting(
-        "attention",
-        "what the LoRA stands beside: attention: its projections; all: convolutions and linear layers, for styles",
-    )
     prior_weight: float = setting(0.0, "of the prior preservation; 0: without", minimum=0)
-    class_dir: Path | None = setting(None, "folder with pictures of the class; those missing are drawn into it")
+    class_dir: Path | None = setting(None, "folder with images of the class; those missing are generated into it")
     class_prompt: str | None = setting(None, "names the class alone: 一只狗")
-    num_class_images: int = setting(100, "pictures of the class", minimum=1)
+    num_class_images: int = setting(100, "images of the class", minimum=1)
 
     def problems(self) -> list[str]:
         """Prior preservation needs a class and a weight; the LoRA's layers need a rank."""
-        found = []
+        problems = []
         if self.prior_weight and (self.class_dir is None or self.class_prompt is None):
-            found.append("--prior-weight needs --class-dir and --class-prompt")
+            problems.append("--prior-weight needs --class-dir and --class-prompt")
         if not self.prior_weight and (given := self.changed("class_dir", "class_prompt")):
-            found.append(f"{given} needs --prior-weight, such as 1")
+            problems.append(f"{given} needs --prior-weight, such as 1")
         if not self.lora_rank and (given := self.changed("lora_layers")):
-            found.append(f"{given} needs --lora-rank, such as 16")
-        return found
+            problems.append(f"{given} needs --lora-rank, such as 16")
+        return problems
 
 
-# name -> (its settings, the function that runs it)
+# name -> (its settings, where the function is that runs it)
 STAGES: dict[str, tuple[type[TrainingSettings], str]] = {
-    "distill": (DistillSettings, "altdiffusion.training.stages.distill:distill"),
-    "contrast": (ContrastSettings, "altdiffusion.training.stages.contrast:contrast"),
-    "autoencoder": (AutoencoderSettings, "altdiffusion.training.stages.autoencoder:autoencoder"),
-    "align": (AlignSettings, "altdiffusion.training.stages.align:align"),
-    "bridge": (BridgeSettings, "altdiffusion.training.stages.bridge:bridge"),
-    "dreambooth": (DreamBoothSettings, "altdiffusion.training.stages.dreambooth:dreambooth"),
+    "distill": (DistillSettings, "altdiffusion.training.stages.distill:train_distill"),
+    "contrast": (ContrastSettings, "altdiffusion.training.stages.contrast:train_contrast"),
+    "autoencoder": (AutoencoderSettings, "altdiffusion.training.stages.autoencoder:train_autoencoder"),
+    "align": (AlignSettings, "altdiffusion.training.stages.align:train_align"),
+    "bridge": (BridgeSettings, "altdiffusion.training.stages.bridge:train_bridge"),
+    "dreambooth": (DreamBoothSettings, "altdiffusion.training.stages.dreambooth:train_dreambooth"),
 }
 
 

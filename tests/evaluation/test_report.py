@@ -1,4 +1,4 @@
-"""Tables: the same figures as text, Markdown, CSV and JSON."""
+"""Tables: the same recalls as text, Markdown, CSV and JSON."""
 
 import csv
 import io
@@ -11,13 +11,13 @@ from altdiffusion.evaluation.datasets.captioned import Problem
 from altdiffusion.evaluation.paper_results import TABLE, published_rows
 from altdiffusion.evaluation.report import render, tables
 from altdiffusion.evaluation.retrieval import RetrievalResult
-from altdiffusion.metrics import RetrievalFigures
+from altdiffusion.metrics import RetrievalMetrics
 
 
 def result(system="CLIP", language="zh", published=True, **others):
     about = {
         "data": "flickr30k_cn_test.txt",
-        "figures": RetrievalFigures((0.04, 2.36, 4.0), (2.25, 8.1, 100.0)),
+        "metrics": RetrievalMetrics((0.04, 2.36, 4.0), (2.25, 8.1, 100.0)),
         "images": 1000,
         "captions": 5000,
         "seconds": 12.345,
@@ -93,10 +93,10 @@ def test_an_unknown_form_is_refused():
 
 def test_published_means_are_those_of_the_published_recalls():
     """To rounding, but for CLIP on Chinese, of which the note says so."""
-    odd = [row for row in TABLE if abs(row.figures.mean - row.mean) > 0.0501]
+    odd = [row for row in TABLE if abs(row.metrics.mean - row.mean) > 0.0501]
     assert [(row.language, row.system, row.mean) for row in odd] == [("zh", "CLIP", 5.0)]
     assert "4.9" in odd[0].note
-    assert round(odd[0].figures.mean, 1) == 4.9
+    assert round(odd[0].metrics.mean, 1) == 4.9
 
 
 def test_published_rows_are_found_by_name():

@@ -1,4 +1,4 @@
-"""Systems run on a data set: every format gives the same figures, what is bad is listed and the rest is done."""
+"""Systems run on a data set: every format gives the same recalls, what is bad is listed and the rest is done."""
 
 import re
 import threading
@@ -33,7 +33,7 @@ ODD_TEXTS = {
 
 
 class Fake:
-    """Image i is direction i; its captions too, but for some, so that the figures can be worked out by hand."""
+    """Image i is direction i; its captions too, but for some, so that the recalls can be worked out by hand."""
 
     name = "Fake"
     note = ""
@@ -47,12 +47,12 @@ class Fake:
 
     def text_features(self, texts):
         self.batches.append(len(texts))
-        found = []
+        features = []
         for text in texts:
             image = int(re.match(r"\d+", text)[0])
             which = [*caption_sets.captions(image), *caption_sets.captions(image, "zh")].index(text) % 2
-            found.append(ODD_TEXTS.get((image, which), direction(**{f"_{image}": 1.0})))
-        return torch.stack(found)
+            features.append(ODD_TEXTS.get((image, which), direction(**{f"_{image}": 1.0})))
+        return torch.stack(features)
 
     def similarity(self, texts, images):
         return texts @ images.T
@@ -88,7 +88,7 @@ def test_batch_size_changes_no_figure(tmp_path, batch_size):
     data = read("token", tmp_path)
     fake = Fake()
     (result,) = run(data, fake, batch_size=batch_size)
-    assert result.figures == run(data)[0].figures
+    assert result.metrics == run(data)[0].metrics
     assert sum(fake.batches) == 3 * COUNT
     assert max(fake.batches) == min(batch_size, 2 * COUNT)
 
@@ -103,15 +103,15 @@ def test_bad_images_are_listed_and_the_rest_is_done(tmp_path):
             (str(bad), "no picture that can be read: expected JPEG, PNG, WebP or the like")
         ]
         assert (result.images, result.captions) == (COUNT - 1, 2 * COUNT - 2)
-        assert result.figures.text_to_image[0] == pytest.approx(21 / 22 * 100)  # image 3's wrong caption is gone
+        assert result.metrics.text_to_image[0] == pytest.approx(21 / 22 * 100)  # image 3's wrong caption is gone
     with pytest.raises(InputError, match=r"1 of 12 records .*no picture.*--max-skipped"):
         run(data)
 
 
 def test_where_no_image_can_be_read_nothing_is_measured(tmp_path):
     data = read("token", tmp_path)
-    for picture in (tmp_path / "pictures").iterdir():
-        picture.write_bytes(b"")
+    for path in (tmp_path / "pictures").iterdir():
+        path.write_bytes(b"")
     with pytest.raises(InputError, match="no caption is left"):
         run(data, max_skipped=1.0)
 
@@ -135,7 +135,7 @@ def test_pictures_are_decoded_while_the_system_computes(tmp_path):
             assert later.wait(timeout=20), "the second batch is not decoded while the first is computed"
             return super().image_features(images)
 
-    assert run(data, Slow(), batch_size=4)[0].figures == run(data)[0].figures
+    assert run(data, Slow(), batch_size=4)[0].metrics == run(data)[0].metrics
 
 
 def test_systems_may_be_made_when_their_turn_comes(tmp_path):
@@ -175,8 +175,8 @@ class TokenWise(Fake):
 
 def test_token_wise_systems_have_a_similarity_for_each_direction(tmp_path):
     (result,) = run(read("token", tmp_path), TokenWise(), batch_size=5)
-    assert result.figures.text_to_image[0] > 60
-    assert result.figures.image_to_text[0] < 20
+    assert result.metrics.text_to_image[0] > 60
+    assert result.metrics.image_to_text[0] < 20
     assert result.notes == ["Token-wise: it compares token by token"]
 
 

@@ -61,10 +61,8 @@ def _serve() -> None:
     import accelerate.state  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
 
+    import altdiffusion.training.stages.distill  # noqa: F401
     from altdiffusion.cli.main import prepare_environment
-    from altdiffusion.training.stages import (
-        distill,  # noqa: F401
-    )
 
     prepare_environment()
     answers = os.fdopen(os.dup(1), "w")

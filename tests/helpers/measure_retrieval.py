@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from altdiffusion.metrics import figures_from_features
+from altdiffusion.metrics import retrieval_metrics_of_features
 
 IMAGES, TEXTS, BOUND = 1_000_000, 5_000, 2e9
 
@@ -34,7 +34,7 @@ def main() -> None:
     texts += images[:TEXTS] * 4.5 / width**0.5  # each caption is a little near its image
     positives = torch.arange(TEXTS)[:, None].expand(TEXTS, 2)
     before, started = _peak(), time.monotonic()
-    figures = figures_from_features(texts, images, positives)
+    figures = retrieval_metrics_of_features(texts, images, positives)
     print(f"width {width}: {time.monotonic() - started:.0f} s, MR {figures.mean:.1f}")
     print(f"peak {_peak() / 1e9:.2f} GB, of which {before / 1e9:.2f} GB before: Python, torch and the features")
     if _peak() > BOUND:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -14,6 +16,9 @@ from transformers import (
     ChineseCLIPConfig,
     ChineseCLIPModel,
 )
+
+from altdiffusion.evaluation.systems.base import System
+from altdiffusion.evaluation.systems.load import load_system
 
 TEXTS = ["一只猫", "Two CATS “sleep” on a bed", "狗", "一只猫，两只狗，还有一个穿蓝色衣服的人在看书"]
 SIDE = 32
@@ -140,3 +145,23 @@ def openai_vision(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
             renamed[f"{new}.mlp.c_fc.{kind}"] = state[f"{old}.mlp.fc1.{kind}"]
             renamed[f"{new}.mlp.c_proj.{kind}"] = state[f"{old}.mlp.fc2.{kind}"]
     return renamed
+
+
+def load(name: str | Path | None, **options: Any) -> System:
+    """A system on the CPU."""
+    return load_system(name, device="cpu", **options)
+
+
+def assert_features(found: Tensor, expected: Tensor) -> None:
+    """Asserts that features are unit vectors in float32, and those expected once these are normalised."""
+    assert found.dtype == torch.float32
+    assert not found.is_inference()
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(found.shape[:-1]))
+    torch.testing.assert_close(found, F.normalize(expected.detach().float(), dim=-1), atol=1e-5, rtol=0)
+
+
+def same(system: System, one: str | Image.Image, other: str | Image.Image) -> bool:
+    """Whether two texts, or two images, are the same to a system."""
+    features: Any = system.text_features if isinstance(one, str) else system.image_features
+    first, second = features([one])[0], features([other])[0]
+    return torch.allclose(first, second, atol=1e-5)

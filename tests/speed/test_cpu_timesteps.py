@@ -13,7 +13,7 @@ from altdiffusion.benchmark import models
 from altdiffusion.benchmark.cases import generation
 from altdiffusion.benchmark.models import SMALL
 from altdiffusion.generation.schedulers import SCHEDULERS, build_scheduler
-from altdiffusion.speed.cpu_timesteps import MovesTimestep, is_kept, keep_on_cpu
+from altdiffusion.speed.cpu_timesteps import is_kept, keep_on_cpu
 from altdiffusion.speed.optimize import optimize
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def stock():
 
 
 def loop(stock, scheduler):
-    """The whole drawing but for reading the prompt and decoding, on "meta"."""
+    """A whole generation but for encoding the prompt and decoding, on "meta"."""
     parts = {name: part for name, part in stock.components.items() if name not in ("unet", "vae", "scheduler")}
     pipe = type(stock)(
         **parts,
@@ -58,13 +58,13 @@ def test_as_diffusers_leaves_it_every_scheduler_does(stock, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_are_the_same_and_generates_schedulers_are_kept_too(stock, name):
-    pipe = generation.twin(stock)
+    pipe = generation.copy_with_our_encoder(stock)
     pipe.scheduler = build_scheduler(SCHEDULERS[name], pipe)
-    expected = generation.draws(pipe, FOUR_STEPS, 1)()
+    expected = generation.make_generate(pipe, FOUR_STEPS, 1)()
     optimize(pipe, dtype=torch.float32)
     assert is_kept(pipe.scheduler)
     assert is_kept(build_scheduler("EulerDiscreteScheduler", pipe))
-    torch.testing.assert_close(generation.draws(pipe, FOUR_STEPS, 1)(), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(generation.make_generate(pipe, FOUR_STEPS, 1)(), expected, atol=1e-4, rtol=0)
 
 
 def test_pipelines_see_which_arguments_the_scheduler_takes():
@@ -74,7 +74,7 @@ def test_pipelines_see_which_arguments_the_scheduler_takes():
     assert inspect.signature(scheduler.set_timesteps) == before
 
 
-@pytest.mark.parametrize("twin", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda scheduler: pickle.loads(pickle.dumps(scheduler))])
 def test_a_copy_sets_its_own_timesteps(twin):
     scheduler = DDIMScheduler()
     keep_on_cpu(scheduler)
@@ -83,11 +83,3 @@ def test_a_copy_sets_its_own_timesteps(twin):
     assert len(other.timesteps) == 7
     assert other.timesteps.device == CPU
     assert len(scheduler.timesteps) == 1000
-
-
-def test_a_cuda_graph_gets_the_timestep_on_its_device():
-    seen = []
-    forward = MovesTimestep(lambda sample, moment, **states: seen.append((moment.device.type, moment.shape)))
-    for moment in (torch.tensor(3), 3):
-        forward(torch.empty(2, device="meta"), moment, encoder_hidden_states=None)
-    assert seen == [("meta", ())] * 2

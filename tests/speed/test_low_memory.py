@@ -8,8 +8,10 @@ import pytest
 import torch
 from helpers.bridges import bridged, draw, stock
 
+import altdiffusion.devices
 from altdiffusion import AltDiffusionPipeline, InputError, generate, load_text_encoder, save_memory
-from altdiffusion.speed.low_memory import Visit, _visit
+from altdiffusion.forward_override import find
+from altdiffusion.speed.low_memory import VisitingForward, compute_on
 
 
 @pytest.fixture
@@ -22,49 +24,38 @@ IDS = torch.tensor([[0, 7, 8, 2, 1, 1]])
 
 @torch.no_grad()
 def test_weights_visit_and_go_home(tower, monkeypatch):
-    """Copies stand for what is on a GPU: all but the table are there while the tower computes, on the CPU before and after."""
+    """Copies stand for what is on a GPU: all but the word embeddings are there while the tower computes, and only then."""
 
-    def places():
+    def addresses():
         return {name: each.data_ptr() for name, each in (*tower.named_parameters(), *tower.named_buffers())}
 
     expected = tower(IDS)[0]
-    tower.forward.cache.forget()
-    home, seen = places(), []
-    monkeypatch.setattr(Visit, "_bring", lambda self, data: data.clone())
-    _visit(tower, torch.device("cpu"))
+    home, seen = addresses(), []
+    monkeypatch.setattr(VisitingForward, "bring", lambda self, data: data.clone())
+    compute_on(tower, torch.device("cpu"))
     layers = type(tower.roberta.encoder)
     forward = layers.forward
-    monkeypatch.setattr(layers, "forward", lambda *args, **kwargs: seen.append(places()) or forward(*args, **kwargs))
+    monkeypatch.setattr(layers, "forward", lambda *args, **kwargs: seen.append(addresses()) or forward(*args, **kwargs))
     torch.testing.assert_close(tower(IDS)[0], expected, atol=1e-6, rtol=0)
-    assert places() == home
+    assert addresses() == home
     assert [name for name in home if seen[0][name] == home[name]] == ["roberta.embeddings.word_embeddings.weight"]
-
-
-@torch.no_grad()
-def test_known_prompts_call_for_no_visit(tower):
-    _visit(tower, torch.device("cpu"))
-    expected = tower(IDS)[0]
-    visits, visit = [], tower.forward.place
-    tower.forward.place = lambda: visits.append(1) or visit()
-    assert torch.equal(tower(IDS)[0], expected)
-    assert not visits
-    tower(IDS + 1)
-    assert visits
 
 
 @torch.no_grad()
 def test_an_earlier_layer_is_projected_on_the_visit_too(tower):
     expected = tower.text_model.final_layer_norm(tower(IDS, output_hidden_states=True).hidden_states[-2])
-    _visit(tower, torch.device("cpu"))
+    compute_on(tower, torch.device("cpu"))
     got = tower.text_model.final_layer_norm(tower(IDS, output_hidden_states=True).hidden_states[-2])
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
 def test_a_visiting_tower_can_be_copied(tower):
-    _visit(tower, torch.device("cpu"))
+    compute_on(tower, torch.device("cpu"))
     twin = copy.deepcopy(tower)
-    assert twin.forward.place.tower is twin
+    override = find(twin, VisitingForward)
+    assert override is not None
+    assert override.model is twin
     assert torch.equal(twin(IDS)[0], tower(IDS)[0])
 
 
@@ -74,7 +65,7 @@ def picture(pipe):
 
 @pytest.mark.parametrize("low_memory", [True, "stream"])
 def test_pictures_are_the_same_and_a_cpu_says_what_it_does_not_do(published, low_memory, caplog, monkeypatch):
-    monkeypatch.setattr("altdiffusion.devices.available_devices", lambda: ["cpu"])
+    monkeypatch.setattr(altdiffusion.devices, "available_devices", lambda: ["cpu"])
     expected = picture(AltDiffusionPipeline.from_pretrained(published("m9"), safety_checker=None))
     with caplog.at_level(logging.WARNING):
         pipe = AltDiffusionPipeline.from_pretrained(published("m9"), safety_checker=None, low_memory=low_memory)

@@ -1,6 +1,7 @@
 """OpenVINO gives what PyTorch gives, for every size, and leaves to PyTorch what it was not told of."""
 
 import copy
+import importlib.util
 import logging
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from altdiffusion import AltDiffusionPipeline, InputError
-from altdiffusion.speed.openvino_models import Network, UnetForward, use_openvino, use_pytorch
+from altdiffusion.forward_override import find
+from altdiffusion.speed.openvino_models import CompiledNetwork, UnetForward, use_openvino, use_pytorch
 from altdiffusion.speed.optimize import optimize
 
 openvino = pytest.importorskip("openvino")
@@ -50,7 +52,7 @@ def test_what_it_was_not_told_of_pytorch_computes_and_it_is_said_once(pipe, capl
     mask[:, 40:] = 0
     expected = pipe.unet(sample, 3, states, encoder_attention_mask=mask).sample
     use_openvino(pipe.unet, pipe.vae, torch.float32)
-    pipe.unet.forward.network = None  # must not be asked
+    find(pipe.unet, UnetForward).network = None  # must not be asked
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert torch.equal(pipe.unet(sample, 3, states, encoder_attention_mask=mask).sample, expected)
@@ -75,7 +77,7 @@ def test_what_is_saved_is_stock(pipe, tmp_path):
 def test_a_copy_computes_with_its_own_weights(pipe):
     before = draw(optimize(pipe, openvino=True, dtype=torch.float32))
     unet = copy.deepcopy(pipe.unet)
-    assert unet.forward.unet is unet
+    assert find(unet, UnetForward).model is unet
     with torch.no_grad():
         unet.conv_out.weight.mul_(2)
     pipe.unet, own = unet, pipe.unet
@@ -108,11 +110,11 @@ def test_a_failure_is_said_and_the_exact_path_is_taken(pipe, monkeypatch, caplog
     def broken(self, inputs):
         raise RuntimeError("no such operation\nmore")
 
-    monkeypatch.setattr(Network, "_compiled", broken)
+    monkeypatch.setattr(CompiledNetwork, "compile", broken)
     with caplog.at_level(logging.WARNING):
         optimize(pipe, openvino=True, dtype=torch.float32)
     assert "exact and slower: no such operation" in caplog.text
-    assert not isinstance(vars(pipe.unet).get("forward"), UnetForward)
+    assert "forward" not in vars(pipe.unet)
     np.testing.assert_allclose(draw(pipe), expected, atol=1e-4)
 
 
@@ -122,6 +124,6 @@ def test_it_is_for_a_cpu_and_in_place_of_compile(pipe):
 
 
 def test_without_the_package_it_says_what_to_install(pipe, monkeypatch):
-    monkeypatch.setattr("altdiffusion.speed.optimize.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install openvino"):
         optimize(pipe, openvino=True)

@@ -14,6 +14,8 @@ from altdiffusion import AltDiffusionPipeline, InputError, generate, optimize
 from altdiffusion.benchmark import models
 from altdiffusion.benchmark.cases import generation
 from altdiffusion.benchmark.models import SMALL
+from altdiffusion.forward_override import install
+from altdiffusion.speed.optimize import CudaGraphForward
 from altdiffusion.training.models.lora import add_lora, lora_config, save_lora
 
 CPU = torch.device("cpu")
@@ -87,6 +89,20 @@ def test_a_failing_compiler_leaves_a_forward_that_was_there(pipe, monkeypatch):
     assert pipe.unet.forward is hooked
 
 
+def test_a_cuda_graph_gets_the_timestep_on_its_device(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda forward, **options: forward)
+    unet, seen = Recording(), []
+    install(CudaGraphForward(unet))
+    for timestep in (torch.tensor(3), 3):
+        seen.append(unet(torch.empty(2, device="meta"), timestep, encoder_hidden_states=None))
+    assert seen == [("meta", ())] * 2
+
+
+class Recording(torch.nn.Module):
+    def forward(self, sample, timestep, encoder_hidden_states):
+        return timestep.device.type, timestep.shape
+
+
 def test_half_precision_on_a_cpu_without_amx_is_undone_aloud(pipe, monkeypatch, caplog):
     monkeypatch.setattr(module, "has_amx", lambda: False)
     with caplog.at_level(logging.WARNING):
@@ -137,13 +153,13 @@ def test_a_tiny_vae_takes_the_place_of_the_vae(tmp_path):
     full = models.diffusion(SMALL, models.text_tower(SMALL, CPU), CPU, torch.float32)
     optimize(full, tiny_vae=tmp_path, exact=False, dtype=torch.float32)
     assert isinstance(full.vae, AutoencoderTiny)
-    assert generation.draws(full, SMALL, 1)().shape == (1, SMALL.side, SMALL.side, 3)
+    assert generation.make_generate(full, SMALL, 1)().shape == (1, SMALL.side, SMALL.side, 3)
 
 
 def test_lcm_is_a_lora_and_its_scheduler(tmp_path):
     pytest.importorskip("peft")
     full = models.diffusion(SMALL, models.text_tower(SMALL, CPU), CPU, torch.float32)
-    expected = generation.draws(full, SMALL, 1)()
+    expected = generation.make_generate(full, SMALL, 1)()
     other = copy.deepcopy(full.unet)
     add_lora(other, lora_config(2, "attention"), seed=0)
     with torch.no_grad():
@@ -154,7 +170,7 @@ def test_lcm_is_a_lora_and_its_scheduler(tmp_path):
     optimize(full, lcm=tmp_path, exact=False, dtype=torch.float32)
     assert isinstance(full.scheduler, LCMScheduler)
     assert list(full.unet.peft_config) == ["lcm"]
-    assert np.abs(generation.draws(full, SMALL, 1)() - expected).max() > 1e-3
+    assert np.abs(generation.make_generate(full, SMALL, 1)() - expected).max() > 1e-3
 
 
 def test_any_stable_diffusion_can_be_optimized(monkeypatch):

@@ -183,3 +183,39 @@ def test_weights_that_an_offload_brings_in_by_hooks_are_there(published):
 def test_attention_is_reported(published):
     assert choose_attention(bridged(published)).text_encoder.startswith("sdpa/")
     assert choose_attention(bridged(published, "xl")).text_encoder.startswith("sdpa/")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["sd1", "xl"])
+@torch.no_grad()
+def test_exports_with_a_dynamic_batch_and_is_exact_for_longer_prompts(published, kind):
+    pipe = bridged(published, kind)
+    encoder, tokenizer = (
+        (pipe.text_encoder_2, pipe.tokenizer_2) if kind == "xl" else (pipe.text_encoder, pipe.tokenizer)
+    )
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    example = dict(tokenizer(["a cat", "a dog"], padding="max_length", return_tensors="pt"))
+    dynamic = {"input_ids": batch, "attention_mask": batch}
+    graph = torch.export.export(encoder, (), example, dynamic_shapes=dynamic).module()
+    for texts in ([""], ["a cat", PROMPT], list(layouts.GREETINGS.values())):
+        inputs = tokenizer(texts, padding="max_length", return_tensors="pt")
+        got, expected = graph(**inputs), encoder(**inputs)
+        torch.testing.assert_close(got[0], expected[0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(got.last_hidden_state, expected.last_hidden_state, atol=1e-4, rtol=0)
+        if kind == "xl":
+            torch.testing.assert_close(got.hidden_states[-2], expected.hidden_states[-2], atol=1e-4, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_traced_on_a_short_prompt_it_is_exact_for_longer_ones(published):
+    pipe = bridged(published)
+    example = pipe.tokenizer("a", padding="max_length", return_tensors="pt")
+    graph = torch.jit.trace(
+        pipe.text_encoder, (example.input_ids, example.attention_mask), strict=False, check_trace=False
+    )
+    for text in ("", PROMPT, *layouts.GREETINGS.values()):
+        inputs = pipe.tokenizer(text, padding="max_length", return_tensors="pt")
+        expected = pipe.text_encoder(**inputs)[0]
+        states = graph(inputs.input_ids, inputs.attention_mask)["last_hidden_state"]
+        torch.testing.assert_close(states, expected, atol=1e-4, rtol=0)

@@ -1,9 +1,12 @@
 """Checkpoints: what is damaged is named and the one before is taken; what can't be written leaves those before it."""
 
+import os
+
 import pytest
 import torch
 
 from altdiffusion.errors import TrainingStopped
+from altdiffusion.training import checkpoint
 from altdiffusion.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 
 
@@ -86,7 +89,7 @@ def test_damaged_ones_from_later_steps_take_no_good_one_s_place(folder, keep, ca
 
 def test_a_damaged_one_is_not_told_to_be_good(folder, monkeypatch):
     truncate(folder / "step-00000004")
-    monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(TrainingStopped, match="the last good checkpoint is step-00000002"):
         save_checkpoint(folder, 4, state(4), keep=2)
 
@@ -113,13 +116,17 @@ def test_a_folder_without_any_has_none(tmp_path):
     assert not has_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("place", ["torch.save", "altdiffusion.training.checkpoint._flush", "os.replace"])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(torch, "save"), (checkpoint, "flush_to_disk"), (os, "replace")],
+    ids=lambda value: str(value)[:20],
+)
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")])
-def test_a_write_that_fails_leaves_those_before_and_says_so(folder, monkeypatch, place, error):
+def test_a_write_that_fails_leaves_those_before_and_says_so(folder, monkeypatch, module, name, error):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(place, fail)
+    monkeypatch.setattr(module, name, fail)
     with pytest.raises(
         TrainingStopped, match=r"step 6 can't be written .*--resume; the last good checkpoint is step-00000004"
     ):

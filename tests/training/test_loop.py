@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import threading
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,12 +13,12 @@ from torch import nn
 from altdiffusion import InputError
 from altdiffusion.errors import TrainingStopped
 from altdiffusion.settings import setting
+from altdiffusion.training import log, loop
 from altdiffusion.training.loop import export, fit, start
 from altdiffusion.training.settings import TrainingSettings
 from altdiffusion.training.stage_settings import DistillSettings
 
 
-@dataclass(kw_only=True)
 class ToySettings(TrainingSettings):
     teacher: str = setting("a", "a setting of the stage's own")
 
@@ -33,9 +32,9 @@ class Toy(nn.Module):
         return {"loss": (self.layers(batch["x"]).squeeze(-1) - batch["y"]).square().mean()}
 
 
-def batches(step, piece, pieces):
+def batches(step, index, count):
     x = torch.from_numpy(np.random.default_rng([9, step]).standard_normal((8, 4), np.float32))
-    rows = slice(piece * 8 // pieces, (piece + 1) * 8 // pieces)
+    rows = slice(index * 8 // count, (index + 1) * 8 // count)
     return {"x": x[rows], "y": x.sum(1)[rows]}
 
 
@@ -67,10 +66,10 @@ def losses(lines):
 
 
 def stopping_at(step, error):
-    def deliver(number, piece, pieces):
+    def deliver(number, index, count):
         if number == step:
             raise error
-        return batches(number, piece, pieces)
+        return batches(number, index, count)
 
     return deliver
 
@@ -167,7 +166,7 @@ def test_arithmetic_that_the_machine_lacks_is_refused(tmp_path, monkeypatch):
     def lacking(**settings):
         raise ValueError("fp16 mixed precision requires a GPU")
 
-    monkeypatch.setattr("altdiffusion.training.loop.Accelerator", lacking)
+    monkeypatch.setattr(loop, "Accelerator", lacking)
     with pytest.raises(InputError, match="--mixed-precision fp16 can't be had here"):
         train(tmp_path / "run", mixed_precision="fp16")
 
@@ -229,10 +228,10 @@ def test_another_model_is_not_resumed(tmp_path):
         train(tmp_path / "run", resume=True, model=other)
 
 
-@pytest.mark.parametrize(("size", "pieces", "expected"), [(8, 3, "multiple of 3"), (7, 2, "multiple of 2")])
-def test_a_batch_that_can_t_be_shared_is_refused(tmp_path, size, pieces, expected):
+@pytest.mark.parametrize(("size", "micro_batches", "expected"), [(8, 3, "multiple of 3"), (7, 2, "multiple of 2")])
+def test_a_batch_that_can_t_be_shared_is_refused(tmp_path, size, micro_batches, expected):
     with pytest.raises(InputError, match=f"--batch-size {size} .*{expected}"):
-        train(tmp_path / "run", batch_size=size, gradient_accumulation_steps=pieces)
+        train(tmp_path / "run", batch_size=size, gradient_accumulation_steps=micro_batches)
 
 
 def test_a_folder_that_can_t_be_written_is_said(tmp_path):
@@ -286,6 +285,29 @@ def test_tensorboard_gets_what_the_log_gets(tmp_path):
     assert "validation/step" not in events.Tags()["scalars"]
 
 
+def test_tensorboard_is_one_of_the_trackers(tmp_path):
+    train(tmp_path / "run", trackers=["tensorboard"], tensorboard=True)
+    assert len(list((tmp_path / "run/tensorboard").iterdir())) == 1
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "get_available_trackers", lambda: [])
+    with pytest.raises(InputError, match=r"--trackers comet_ml needs: pip install comet-ml"):
+        train(tmp_path / "run", trackers=["comet_ml"])
+    with pytest.raises(InputError, match=r'--trackers tensorboard needs: pip install "altdiffusion\[train\]"'):
+        train(tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_that_accelerate_does_not_know_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"trackers: expected one of tensorboard, wandb, .*, got 'excel'"):
+        train(tmp_path / "run", trackers=["excel"])
+
+
 def test_progress_is_a_few_lines_where_nobody_watches(tmp_path, capfd):
     train(tmp_path / "run", max_train_steps=300, checkpointing_steps=1000, logging_steps=100)
-    assert capfd.readouterr().err.count("\r") < 10
+    told = capfd.readouterr().err
+    assert "\r" not in told
+    assert [line.partition(":")[0] for line in told.splitlines() if line.startswith("step ")] == [
+        f"step {step} of 300" for step in (100, 200, 300)
+    ]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+# functions are named in strings where another process is to be killed before it calls them
 CHECKPOINT, LOOP = "altdiffusion.training.checkpoint", "altdiffusion.training.loop"
 
 
@@ -44,15 +45,15 @@ def test_killed_at_any_moment_it_ends_bit_for_bit_as_if_it_never_was(forks, tiny
     assert whole.status == [0], whole.stderr
 
     moments = [
-        (f"{CHECKPOINT}:_flush", 1),  # the first checkpoint's tensors are written, its marker is not
-        (f"{CHECKPOINT}:_flush", 3),  # all of it is written, it is not renamed
-        (f"{CHECKPOINT}:_flush", 4),  # it is renamed
-        (f"{CHECKPOINT}:_flush", 10),
+        (f"{CHECKPOINT}:flush_to_disk", 1),  # the first checkpoint's tensors are written, its marker is not
+        (f"{CHECKPOINT}:flush_to_disk", 3),  # all of it is written, it is not renamed
+        (f"{CHECKPOINT}:flush_to_disk", 4),  # it is renamed
+        (f"{CHECKPOINT}:flush_to_disk", 10),
         ("torch:save", 2),
         ("os:replace", 4),  # after settings.json and log.jsonl, a checkpoint
         ("shutil:rmtree", 2),  # while old ones are removed
-        (f"{LOOP}:_mixed", 4),  # between two steps
-        (f"{LOOP}:_to_device", 7),
+        (f"{LOOP}:mix_seeds", 4),  # between two steps
+        (f"{LOOP}:to_device", 7),
         ("altdiffusion.training.inputs.parallel_text:tokens", 1),
     ]
     kills = []
@@ -97,8 +98,8 @@ def test_two_processes_equal_one(forks, tiny_models, tmp_path, stage, settings):
 
 
 def test_accumulated_pieces_equal_one_batch(forks, tiny_models, tmp_path):
-    for folder, pieces in (("one", 1), ("two", 2)):
-        command = distillation(tiny_models, gradient_accumulation_steps=pieces, output_dir=tmp_path / folder)
+    for folder, micro_batches in (("one", 1), ("two", 2)):
+        command = distillation(tiny_models, gradient_accumulation_steps=micro_batches, output_dir=tmp_path / folder)
         assert forks.run(*command).status == [0]
     losses = [[line["loss"] for line in curve(tmp_path / name)] for name in ("two", "one")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -126,7 +127,7 @@ def test_processes_that_share_a_cache_and_are_killed_leave_one_that_goes_on(fork
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_two_lines_and_status_130(forks, tiny_models, tmp_path, sign):
     command = [*distillation(tiny_models, checkpointing_steps=2), "--output-dir", tmp_path / "run"]
-    done = forks.run(*command, kill_at=(f"{LOOP}:_mixed", 6), sign=sign)
+    done = forks.run(*command, kill_at=(f"{LOOP}:mix_seeds", 6), sign=sign)
     assert done.status == [130], done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-2:] == [
@@ -138,7 +139,7 @@ def test_an_interrupt_is_two_lines_and_status_130(forks, tiny_models, tmp_path, 
 
 def test_an_interrupt_before_the_first_checkpoint_promises_none(forks, tiny_models, tmp_path):
     command = [*distillation(tiny_models, checkpointing_steps=100), "--output-dir", tmp_path / "run"]
-    done = forks.run(*command, kill_at=(f"{LOOP}:_mixed", 3), sign=signal.SIGINT)
+    done = forks.run(*command, kill_at=(f"{LOOP}:mix_seeds", 3), sign=signal.SIGINT)
     assert done.status == [130], done.stderr
     assert "no checkpoint was due yet (--checkpointing-steps 100): nothing to go on from" in done.stderr
     assert "--resume" not in done.stderr
@@ -151,7 +152,7 @@ def test_a_full_disk_is_one_line_and_status_1_and_the_training_goes_on_from_befo
     settings = {"checkpointing_steps": 2, "max_train_steps": 60} if limit > 3000 else {"max_train_steps": 60}
     command = [*distillation(tiny_models, **settings), "--output-dir", tmp_path / "run", "--resume"]
     if limit > 3000:
-        assert forks.run(*command, kill_at=(f"{LOOP}:_mixed", 4)).status == [-9]
+        assert forks.run(*command, kill_at=(f"{LOOP}:mix_seeds", 4)).status == [-9]
     full = forks.run(*command, limit=limit)
     assert full.status == [1], full.stderr
     assert "Traceback" not in full.stderr

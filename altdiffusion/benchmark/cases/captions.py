@@ -34,21 +34,21 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     lengths = [len(row) for row in processor.tokenizer(texts).input_ids]
     limit = MAX_TOKENS * len(lengths) / sum(lengths)
     scorer = PromptScorer(model, processor)
-    some = texts[:PADDED]
+    sample = texts[:PADDED]
     ways: dict[str, Callable[[Sequence[str]], Any]] = {
         "PromptScorer": scorer.text_features,
         f"batches of {BATCH}, padded to the longest": lambda given: encode(model, processor, given, "longest"),
         f"batches of {BATCH}, padded to {MAX_TOKENS}": lambda given: encode(model, processor, given, "max_length"),
     }
-    found = []
+    contenders = []
     for name, way in ways.items():
         way(texts[: max(1, len(texts) // 50)])
         scorer.forget()
-        given = texts if name == "PromptScorer" else some
+        given = texts if name == "PromptScorer" else sample
         seconds = timed(lambda way=way, given=given: way(given), device) * len(texts) / len(given)  # type: ignore[misc]
-        found.append(Contender(name, [seconds], "" if given is texts else f"from {len(given)}"))
-    result = Comparison(f"{len(texts)} captions", found, len(texts), "captions")
-    reached = (result.ratio(found[-1]) or 0) / limit
+        contenders.append(Contender(name, [seconds], "" if given is texts else f"from {len(given)}"))
+    result = Comparison(f"{len(texts)} captions", contenders, len(texts), "captions")
+    reached = (result.ratio(contenders[-1]) or 0) / limit
     result.limits.append(
         f"{sum(lengths) / len(lengths):.1f} tokens of {MAX_TOKENS}: {limit:.2f} times; {reached:.0%} reached"
     )
@@ -56,13 +56,13 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
 
 
 def captions(count: int) -> list[str]:
-    """Different ones, of the lengths that captions have; every second in Chinese."""
-    rng, found = random.Random(0), dict[str, None]()
-    while len(found) < count:
-        language = ("en", "zh")[len(found) % 2]
+    """Different captions of usual lengths, every second one in Chinese."""
+    rng, unique = random.Random(0), dict[str, None]()
+    while len(unique) < count:
+        language = ("en", "zh")[len(unique) % 2]
         words = rng.choices(WORDS[language], k=max(3, round(MEDIAN_WORDS * rng.lognormvariate(0, SPREAD))))
-        found[(" " if language == "en" else "").join(words)] = None
-    return list(found)
+        unique[(" " if language == "en" else "").join(words)] = None
+    return list(unique)
 
 
 @torch.inference_mode()
@@ -70,7 +70,9 @@ def encode(model: Any, processor: Any, texts: Sequence[str], padding: str) -> Te
     """What most scripts do: batches in the order given."""
     features = []
     for start in range(0, len(texts), BATCH):
-        some = list(texts[start : start + BATCH])
-        inputs = processor.tokenizer(some, padding=padding, max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+        batch = list(texts[start : start + BATCH])
+        inputs = processor.tokenizer(
+            batch, padding=padding, max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        )
         features.append(model.get_text_features(**inputs.to(model.device)).pooler_output.cpu())
     return F.normalize(torch.cat(features), dim=-1)

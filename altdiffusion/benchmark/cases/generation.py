@@ -1,4 +1,4 @@
-"""Drawings at full size: ours after `optimize`, beside stock diffusers as it is and with what else makes it fast."""
+"""Images at full size: ours after `optimize`, beside stock diffusers as it is and with what else makes it fast."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     dtype = torch.float16 if on_gpu else torch.float32
     tower = models.text_tower(replace(sizes, vocabulary=None), device)
     stock = models.diffusion(sizes, tower, device, dtype)
-    pipe = optimize(twin(stock))
-    ours, peers, absent = on_a_gpu(stock) if on_gpu else on_a_cpu(stock)
+    pipe = optimize(copy_with_our_encoder(stock))
+    ours, peers, absent = gpu_contenders(stock) if on_gpu else cpu_contenders(stock)
     for batch in (1, 8) if on_gpu else (1,):
-        drawn = {"altdiffusion, optimize()": pipe, **(ours if batch == 1 else {})}
-        drawn |= {f"stock StableDiffusionPipeline, {_name(dtype)}": stock, **peers}
-        ways = {name: draws(each, sizes, batch) for name, each in drawn.items()}
+        pipes = {"altdiffusion, optimize()": pipe, **(ours if batch == 1 else {})}
+        pipes |= {f"stock StableDiffusionPipeline, {_name(dtype)}": stock, **peers}
+        ways = {name: make_generate(pipeline, sizes, batch) for name, pipeline in pipes.items()}
         yield Comparison(
             f"drawing {sizes.side}², {sizes.steps} steps, batch {batch}, ours in {_name(pipe.unet.dtype)}",
             [*in_turns(ways, sizes.rounds, device), *absent],
@@ -40,10 +40,10 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
         )
 
 
-def twin(stock: Any) -> Any:
-    """Ours, with the same weights, and our text encoder."""
+def copy_with_our_encoder(stock: Any) -> Any:
+    """A copy of the pipeline with our text encoder."""
     parts = {name: part for name, part in stock.components.items() if name not in ("text_encoder", "unet", "vae")}
-    encoder = models.ours(stock.text_encoder)
+    encoder = models.our_text_encoder(stock.text_encoder)
     return type(stock)(
         **parts,
         text_encoder=encoder,
@@ -56,25 +56,27 @@ def twin(stock: Any) -> Any:
 Contenders = tuple[dict[str, Any], dict[str, Any], list[Contender]]
 
 
-def on_a_cpu(stock: Any) -> Contenders:
+def cpu_contenders(stock: Any) -> Contenders:
     """More of ours by name, peers by name, and those that can't be measured here."""
     if importlib.util.find_spec("openvino") is None:
         return {}, {}, [Contender("by OpenVINO", note="not installed")]
     parts = stock.components | {name: _sharing(stock.components[name]) for name in ("unet", "vae")}
     peer = type(stock)(**parts, requires_safety_checker=False)
-    ours = type(stock)(**parts | {"text_encoder": models.ours(stock.text_encoder)}, requires_safety_checker=False)
+    ours = type(stock)(
+        **parts | {"text_encoder": models.our_text_encoder(stock.text_encoder)}, requires_safety_checker=False
+    )
     optimize(ours, openvino=True)  # and with it the peer's UNet and VAE, which are the same
     return {"altdiffusion, optimize(openvino=True)": ours}, {"stock by OpenVINO": peer}, []
 
 
-def on_a_gpu(stock: Any) -> Contenders:
-    """The same: ours with CUDA graphs; stock with each kernel of PyTorch's attention, xformers, and its UNet compiled."""
-    ours = {"altdiffusion, optimize(compile='graphs')": optimize(twin(stock), compile="graphs")}
+def gpu_contenders(stock: Any) -> Contenders:
+    """The same for a GPU: ours with CUDA graphs, and `gpu_peers`."""
+    ours = {"altdiffusion, optimize(compile='graphs')": optimize(copy_with_our_encoder(stock), compile="graphs")}
     return ours, *gpu_peers(stock)
 
 
 def gpu_peers(stock: Any) -> tuple[dict[str, Any], list[Contender]]:
-    """Peers by name, and those that can't be measured here."""
+    """Stock with each kernel of PyTorch's attention, with its UNet compiled, with xformers; and what can't be measured here."""
     kernels = {
         "flash": SDPBackend.FLASH_ATTENTION,
         "memory-efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -90,7 +92,7 @@ def gpu_peers(stock: Any) -> tuple[dict[str, Any], list[Contender]]:
 
 
 class Within:
-    """A pipeline, where one kernel of PyTorch's attention alone may be used; where it can't, PyTorch's own choice."""
+    """A pipeline whose attention uses one kernel of PyTorch alone; where that can't, PyTorch's plain one."""
 
     def __init__(self, pipe: Any, kernel: SDPBackend) -> None:
         self.pipe, self.kernel = pipe, kernel
@@ -101,7 +103,7 @@ class Within:
 
 
 class Xformers:
-    """A pipeline, for as long as it draws with xformers' attention."""
+    """A pipeline that generates with xformers' attention, and has its own again afterwards."""
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
@@ -115,20 +117,20 @@ class Xformers:
                 model.set_attn_processor(AttnProcessor2_0())
 
 
-def draws(pipe: Any, sizes: Sizes, batch: int) -> Way:
-    """The same images at each call; as a numpy array."""
+def make_generate(pipe: Any, sizes: Sizes, batch: int) -> Way:
+    """A function that generates the same images at each call: float (batch, height, width, 3), 0 to 1."""
     getattr(pipe, "pipe", pipe).set_progress_bar_config(disable=True)
 
-    def draw() -> Any:
+    def run() -> Any:
         generator = torch.Generator().manual_seed(1)
         size = {"width": sizes.side, "height": sizes.side, "num_inference_steps": sizes.steps}
         return pipe(["一只猫"] * batch, generator=generator, output_type="np", **size).images
 
-    return draw
+    return run
 
 
 def forward(pipe: Any, sizes: Sizes, batch: int, device: torch.device) -> float:
-    """Seconds that a step's UNet takes alone, with guidance: as compiled and laid out as in our pipeline."""
+    """Seconds of one step of our pipeline's UNet alone, with guidance."""
     like = {"device": device, "dtype": pipe.unet.dtype}
     latents = torch.randn(2 * batch, 4, sizes.side // 8, sizes.side // 8, **like)
     states, moment = torch.randn(2 * batch, 77, models.PROJECTED, **like), torch.tensor(1, device=device)

@@ -22,17 +22,28 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     light = "from altdiffusion import AltDiffusionPipeline"
     heavy = "import torch, diffusers; from diffusers import StableDiffusionPipeline; from transformers import AltCLIPTextModel"
     with tempfile.TemporaryDirectory() as folder:
-        drawing = ["-m", "altdiffusion.cli", "generate", "一只猫", "--steps", "10", "--out", folder, "--device", "cpu"]
+        generating = [
+            "-m",
+            "altdiffusion.cli",
+            "generate",
+            "一只猫",
+            "--steps",
+            "10",
+            "--out",
+            folder,
+            "--device",
+            "cpu",
+        ]
         ways = {
             light: python(light),
             heavy: python(heavy),
             "generate on mini, 10 steps": lambda: subprocess.run(
-                [sys.executable, *drawing], check=True, capture_output=True
+                [sys.executable, *generating], check=True, capture_output=True
             ),
         }
-        found = in_turns(ways, sizes.rounds, cpu)
-    result = Comparison("the first pipeline", found)
-    whole, libraries = found[2].median, found[1].median
+        contenders = in_turns(ways, sizes.rounds, cpu)
+    result = Comparison("the first pipeline", contenders)
+    _, libraries, whole = (contender.median for contender in contenders)
     if whole and libraries:
         result.limits.append(f"importing torch, diffusers and transformers is {libraries / whole:.0%} of generate")
     yield result

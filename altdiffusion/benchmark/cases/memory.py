@@ -1,4 +1,4 @@
-"""Memory that a drawing takes at its peak, weights included, each setting in a process of its own.
+"""Peak memory while an image is generated, weights included, each setting in a process of its own.
 
 On a GPU what PyTorch holds there, on a CPU the process.
 """
@@ -35,41 +35,41 @@ ON_A_GPU = ("low_memory, stream", *STOCK[1:])  # what a CPU has no other place f
 
 def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     dtype = "float16" if device.type == "cuda" else "float32"
-    found = []
+    contenders = []
     for setting in (*SETTINGS, *STOCK):
         name = setting if setting in STOCK else f"altdiffusion, {setting}"
         if device.type == "cpu" and setting in ON_A_GPU:
-            found.append(Contender(name, note="for a GPU"))
+            contenders.append(Contender(name, note="for a GPU"))
             continue
-        found.append(Contender(name, [_in_a_process(setting, sizes, device) / 1e9]))
-    yield Comparison(f"peak memory of drawing {sizes.side}², batch 1, {dtype}", found, measure="GB")
+        contenders.append(Contender(name, [_in_a_process(setting, sizes, device) / 1e9]))
+    yield Comparison(f"peak memory of drawing {sizes.side}², batch 1, {dtype}", contenders, measure="GB")
 
 
 def _in_a_process(setting: str, sizes: Sizes, device: torch.device) -> int:
-    asked = json.dumps({"setting": setting, "device": str(device), "sizes": asdict(sizes)})
-    done = subprocess.run([sys.executable, "-m", __name__, asked], capture_output=True, text=True)
+    arguments = json.dumps({"setting": setting, "device": str(device), "sizes": asdict(sizes)})
+    done = subprocess.run([sys.executable, "-m", __name__, arguments], capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"the process that draws with {setting!r} failed: {done.stderr.strip()[-300:]}")
+        raise RuntimeError(f"the process that generates with {setting!r} failed: {done.stderr.strip()[-300:]}")
     return int(done.stdout.split()[-1])
 
 
 def peak(setting: str, sizes: Sizes, device: torch.device) -> int:
-    """Bytes at most, of this process or on its GPU, while an image is drawn: what was needed to load is not counted."""
+    """Bytes at most, of this process or on its GPU, while an image is generated: what was needed to load is not counted."""
     cpu, dtype = torch.device("cpu"), torch.float16 if device.type == "cuda" else torch.float32
     stock = models.diffusion(sizes, models.text_tower(sizes, cpu), cpu, dtype)
     if setting in SETTINGS:
-        parts = stock.components | {"text_encoder": models.ours(stock.text_encoder)}
+        parts = stock.components | {"text_encoder": models.our_text_encoder(stock.text_encoder)}
         pipe = SETTINGS[setting](type(stock)(**parts, requires_safety_checker=False), device)
     else:
         pipe = stock
         offload = setting.partition(", ")[2]
         getattr(pipe, offload)(device=device) if offload else pipe.to(device)
-    draw, memory = generation.draws(pipe, replace(sizes, steps=2), 1), Memory(device)
+    run, memory = generation.make_generate(pipe, replace(sizes, steps=2), 1), Memory(device)
     with memory:
-        draw()
+        run()
     return memory.first + memory.taken
 
 
 if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
-    print(peak(asked["setting"], Sizes(**asked["sizes"]), torch.device(asked["device"])))
+    arguments = json.loads(sys.argv[1])
+    print(peak(arguments["setting"], Sizes(**arguments["sizes"]), torch.device(arguments["device"])))

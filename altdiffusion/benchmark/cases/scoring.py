@@ -28,9 +28,9 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     prompts = captions(PROMPTS)
     scorer = PromptScorer(model, processor)
     with tempfile.TemporaryDirectory() as folder:
-        paths = save_pictures(Path(folder), sizes.pictures)
-        pictures = [Image.open(path) for path in paths]
-        batches = processor.image_processor(pictures, return_tensors="pt")["pixel_values"].split(scorer.batch_size)
+        paths = save_images(Path(folder), sizes.pictures)
+        images = [Image.open(path) for path in paths]
+        batches = processor.image_processor(images, return_tensors="pt")["pixel_values"].split(scorer.batch_size)
 
         def score() -> Tensor:
             scorer.forget()
@@ -44,7 +44,7 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
             "PromptScorer.score, files": score,
             "PromptScorer.image_features, files": image_features,
             "loop of transformers' documentation": lambda: documented_loop(model, processor, paths, prompts),
-            "bare vision tower, pixels at hand": lambda: [bare(model, pixels) for pixels in batches],
+            "bare vision tower, pixels at hand": lambda: [bare_features(model, pixels) for pixels in batches],
         }
         absent = []
         if importlib.util.find_spec("torchmetrics") is None:
@@ -52,30 +52,32 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
         else:
             metric = clip_score(model, processor)
             ways["torchmetrics' CLIPScore, one prompt each"] = lambda: metric(paths, prompts)
-        found = in_turns(ways, sizes.rounds, device)
-    yield Comparison(f"{len(paths)} pictures, {PROMPTS} prompts", [*found, *absent], len(paths), "pictures")
+        measured = in_turns(ways, sizes.rounds, device)
+    yield Comparison(f"{len(paths)} pictures, {PROMPTS} prompts", [*measured, *absent], len(paths), "pictures")
 
 
-def save_pictures(folder: Path, count: int) -> list[Path]:
-    paths = [folder / f"{number}.jpg" for number in range(count)]
+def save_images(folder: Path, count: int) -> list[Path]:
+    """JPEG files of noise, 640 x 480."""
+    paths = [folder / f"{index}.jpg" for index in range(count)]
     for path in paths:
         Image.effect_noise((640, 480), 60).convert("RGB").save(path)
     return paths
 
 
 @torch.inference_mode()
-def bare(model: Any, pixels: Tensor) -> Tensor:
+def bare_features(model: Any, pixels: Tensor) -> Tensor:
+    """The vision tower alone: float (images, width), unit vectors on the CPU."""
     return F.normalize(model.get_image_features(pixels.to(model.device)).pooler_output, dim=-1).cpu()
 
 
 @torch.inference_mode()
 def documented_loop(model: Any, processor: Any, paths: Sequence[Path], prompts: list[str]) -> list[Tensor]:
     """The example of AltCLIP's page, for each image."""
-    found = []
+    logits = []
     for path in paths:
         inputs = processor(text=prompts, images=Image.open(path), return_tensors="pt", padding=True)
-        found.append(model(**inputs.to(model.device)).logits_per_image.cpu())
-    return found
+        logits.append(model(**inputs.to(model.device)).logits_per_image.cpu())
+    return logits
 
 
 def clip_score(model: Any, processor: Any) -> Callable[[Sequence[Path], Sequence[str]], float]:
@@ -86,9 +88,9 @@ def clip_score(model: Any, processor: Any) -> Callable[[Sequence[Path], Sequence
 
     def run(paths: Sequence[Path], prompts: Sequence[str]) -> float:
         metric.reset()
-        for number, path in enumerate(paths):
-            picture = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
-            metric.update(picture.to(model.device), prompts[number % len(prompts)])
+        for index, path in enumerate(paths):
+            image = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+            metric.update(image.to(model.device), prompts[index % len(prompts)])
         return float(metric.compute())
 
     return run
@@ -106,9 +108,9 @@ class _Features(torch.nn.Module):
         return next(self.parameters()).device
 
     def get_text_features(self, *args: Any, **kwargs: Any) -> Tensor:
-        found: Tensor = self.model.get_text_features(*args, **kwargs).pooler_output
-        return found
+        features: Tensor = self.model.get_text_features(*args, **kwargs).pooler_output
+        return features
 
     def get_image_features(self, *args: Any, **kwargs: Any) -> Tensor:
-        found: Tensor = self.model.get_image_features(*args, **kwargs).pooler_output
-        return found
+        features: Tensor = self.model.get_image_features(*args, **kwargs).pooler_output
+        return features

@@ -1,4 +1,4 @@
-"""States of a prompt and a negative prompt, as a drawing asks for them: ours, AltCLIPTextModel, diffusers' deprecated class."""
+"""Hidden states of prompts and negative prompts: ours, AltCLIPTextModel, diffusers' deprecated class."""
 
 from __future__ import annotations
 
@@ -21,25 +21,28 @@ REAL = 14  # tokens of a prompt; with one of padding 15 are computed
 
 def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     stock = models.text_tower(sizes, device)
-    encoder, fast, old = models.ours(stock), models.ours(stock), models.deprecated(stock)
-    half = models.ours(copy.deepcopy(stock).bfloat16()) if device.type != "cpu" or has_amx() else None
-    for each in (fast, half) if device.type == "cpu" else ():  # as `optimize` does
-        if each is not None:
-            pack(each)
-    layers = sum(each.numel() for name, each in stock.named_parameters() if "embeddings" not in name)
+    encoder, fast, old = (
+        models.our_text_encoder(stock),
+        models.our_text_encoder(stock),
+        models.deprecated_text_encoder(stock),
+    )
+    half = models.our_text_encoder(copy.deepcopy(stock).bfloat16()) if device.type != "cpu" or has_amx() else None
+    if device.type == "cpu":  # as `optimize` does
+        pack(fast)
+        if half is not None:
+            pack(half)
+    layers = sum(tensor.numel() for name, tensor in stock.named_parameters() if "embeddings" not in name)
     for count in (1, 32):
         batches = prompts(count, stock.config.vocab_size, device)
         ways = {
-            'altdiffusion, optimize(), "" remembered': states(fast, batches),
-            "altdiffusion, optimize(), nothing remembered": states(fast, batches, fast.forward.cache.forget),
-            'altdiffusion, "" remembered': states(encoder, batches),
-            "altdiffusion, nothing remembered": states(encoder, batches, encoder.forward.cache.forget),
-            "AltCLIPTextModel": states(stock, batches),
-            "diffusers' deprecated class": states(old, batches),
+            "altdiffusion, optimize()": make_encode(fast, batches),
+            "altdiffusion": make_encode(encoder, batches),
+            "AltCLIPTextModel": make_encode(stock, batches),
+            "diffusers' deprecated class": make_encode(old, batches),
         }
         absent = []
         if half is not None:
-            ways['altdiffusion, optimize() in bfloat16, "" remembered'] = states(half, batches)
+            ways["altdiffusion, optimize() in bfloat16"] = make_encode(half, batches)
         else:
             absent = [Contender("altdiffusion in bfloat16", note="not measured: no AMX here")]
         flops = 2 * layers * count * (REAL + 1)
@@ -51,7 +54,7 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
 
 
 def prompts(count: int, vocabulary: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of (ids, negative ids), padded to 77; each batch another one, the negative prompts always ""."""
+    """Endless batches of ids and negative ids, int64 (count, 77) each; the negative prompts are always ""."""
     random = torch.Generator().manual_seed(0)
     empty = torch.full((count, MAX_TOKENS), 1)
     empty[:, :2] = torch.tensor([0, 2])
@@ -62,20 +65,18 @@ def prompts(count: int, vocabulary: int, device: torch.device) -> Iterator[tuple
         yield ids.to(device), empty.to(device)
 
 
-def states(
-    encoder: Any, batches: Iterator[tuple[Tensor, Tensor]], forget: Callable[[], None] = lambda: None
-) -> Callable[[], list[Tensor]]:
-    """Reads the next batch as diffusers does: prompts and negative prompts, one call after the other."""
+def make_encode(encoder: Any, batches: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], list[Tensor]]:
+    """A function that encodes the next batch as diffusers does: prompts, then negative prompts."""
 
     @torch.no_grad()
-    def read() -> list[Tensor]:
-        forget()
-        return [read_one(encoder, ids) for ids in next(batches)]
+    def run() -> list[Tensor]:
+        return [encode(encoder, ids) for ids in next(batches)]
 
-    return read
+    return run
 
 
-def read_one(encoder: Any, ids: Tensor) -> Tensor:
+def encode(encoder: Any, ids: Tensor) -> Tensor:
+    """Hidden states of padded ids (batch, 77): float (batch, 77, 768)."""
     output = encoder(ids, attention_mask=ids.ne(1).long())
-    found: Tensor = output["projection_state"] if "projection_state" in output else output[0]
-    return found
+    states: Tensor = output["projection_state"] if "projection_state" in output else output[0]
+    return states

@@ -79,7 +79,7 @@ def read_entries(path: Path, split: str, skip: Skip, names: Path | None = None) 
     """The form of a file and its captions; lines that can't be read are skipped.
 
     split: for a file that holds several. names: the file of image names, for one that holds captions alone.
-    Raises InputError: in no form that is known, no such split, names and captions of different number.
+    Raises InputError: in no form that is known, no such split, more or fewer names than captions.
     """
     form, lines = recognise(path), read_lines(path)
     if lines and lines[0][:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -90,15 +90,14 @@ def read_entries(path: Path, split: str, skip: Skip, names: Path | None = None) 
         return "xtd10", list(_lines_of(path, lines, names, skip))
     if form == "karpathy":
         return form, list(_karpathy(path, lines, split, skip))
-    if form == "cn-clip":
-        return form, list(_cn_clip(path, lines, skip))
-    if form == "token":
-        return form, list(_token(path, lines, skip))
     if form == "csv":
         entries = _csv(path, lines, skip)
-        return (form, entries) if entries is not None else ("clip-benchmark", list(_clip_benchmark(path, lines, skip)))
-    if form == "clip-benchmark":
-        return form, list(_clip_benchmark(path, lines, skip))
+        if entries is not None:
+            return form, entries
+        form = "clip-benchmark"
+    readers = {"token": _token, "cn-clip": _cn_clip, "clip-benchmark": _clip_benchmark}
+    if form in readers:
+        return form, list(readers[form](path, lines, skip))
     if form == NAMES:
         raise InputError(f"{path} holds names of images, no captions: give the file of a language's captions")
     if form == IMAGES:
@@ -219,7 +218,7 @@ def _clip_benchmark(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[
 
 
 def _columns(header: str) -> tuple[str, int, int, int] | None:
-    """The delimiter, how many columns there are, and the number of that of images and of that of captions."""
+    """The delimiter, how many columns there are, and the indices of that of images and of that of captions."""
     for delimiter in (",", "\t", ";", "|"):
         names = [name.strip().strip('"').lower() for name in header.split(delimiter)]
         image = next((names.index(name) for name in IMAGE_COLUMNS if name in names), None)

@@ -39,7 +39,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Captions:
+class CaptionedImages:
     """Images, not read yet, and their captions. Images that no caption names are searched through all the same."""
 
     name: str  # of the file
@@ -48,13 +48,13 @@ class Captions:
     image_names: Sequence[str]
     images: Sequence[ImageSource]
     captions: Sequence[str]
-    positives: Sequence[tuple[int, ...]]  # for each caption, the numbers of its images
+    positives: Sequence[tuple[int, ...]]  # for each caption, the indices of its images
     problems: Sequence[Problem]  # what was left out
     notes: Sequence[str] = ()  # what is no mistake, but should be known
 
     @property
     def pairs(self) -> Tensor:
-        """int64 (pairs, 2): the number of a caption and of an image that belong together."""
+        """int64 (pairs, 2): the indices of a caption and of an image that belong together."""
         return tensor([(text, image) for text, images in enumerate(self.positives) for image in images])
 
     @property
@@ -64,11 +64,11 @@ class Captions:
         digits = all(re.fullmatch(r"\d+", stem(name)) for name in self.image_names)
         return digits and len(self.images) == len(per_image) == 1000 and set(per_image.values()) == {5}
 
-    def without(self, bad: Collection[int], problems: Sequence[Problem]) -> Captions:
+    def without(self, bad: Collection[int], problems: Sequence[Problem]) -> CaptionedImages:
         """The same without some images, and without the captions that have no other."""
         kept = [image for image in range(len(self.images)) if image not in bad]
-        number = {image: place for place, image in enumerate(kept)}
-        positives = [tuple(number[image] for image in images if image in number) for images in self.positives]
+        new_index = {image: index for index, image in enumerate(kept)}
+        positives = [tuple(new_index[image] for image in images if image in new_index) for images in self.positives]
         return replace(
             self,
             image_names=[self.image_names[image] for image in kept],
@@ -88,7 +88,7 @@ def read_captions(
     split: str = "test",
     language: str | None = None,
     max_skipped: float = 0.01,
-) -> Captions:
+) -> CaptionedImages:
     """Read a data set. What can't be used is left out, and listed in `problems`; images are not opened.
 
     captions: a file, or the folder that holds it. images: the folder of the images, or CN-CLIP's .tsv of them; by default
@@ -97,7 +97,7 @@ def read_captions(
     ids: a file of the images to keep, others are passed over: a name or id a line, or any file of captions (of
         Karpathy's JSON the split). It makes the test set of a file that holds everything.
     split: of Karpathy's JSON, and where a folder holds several files. language: "en", "zh", ...; guessed if None.
-    max_skipped: the share of captions, 0 to 1, that may be left out.
+    max_skipped: the fraction of captions, 0 to 1, that may be left out.
     Raises InputError: no such file, unknown format, no images, too much that can't be used.
     """
     problems: list[Problem] = []
@@ -113,33 +113,33 @@ def read_captions(
         form, entries = read_entries(path, split, skip, beside)
         wanted = _read_ids(_existing(ids), split) if ids is not None else None
         if wanted is not None:
-            entries = [each for each in entries if any(stem(name) in wanted for name in each.images)]
+            entries = [entry for entry in entries if any(stem(name) in wanted for name in entry.images)]
             if not entries:
                 raise InputError(
                     f"{path} has no caption of any image that {ids} lists, such as {min(wanted, default='none')}"
                 )
-            for missing in sorted(wanted - {stem(name) for each in entries for name in each.images}):
+            for missing in sorted(wanted - {stem(name) for entry in entries for name in entry.images}):
                 skip(f"{ids}: {missing}", "no caption names it")
-        pictures = _pictures(path, form, images, split, skip)
+        store = _open_store(path, form, images, split, skip)
     except OSError as error:
         raise InputError(f"{error.filename or captions} can't be read: {error.strerror or first_line(error)}") from None
-    if entries and not any(pictures.find(name) for each in entries for name in each.images):
+    if entries and not any(store.find(name) for entry in entries for name in entry.images):
         raise InputError(
-            f"{pictures.place} has none of the images that {path} names, such as {entries[0].images[0]}: "
+            f"{store.place} has none of the images that {path} names, such as {entries[0].images[0]}: "
             "give their folder after the captions"
         )
-    image_names, kept, positives = _match(entries, pictures, skip)
+    image_names, kept, positives = _match(entries, store, skip)
     skipped.check(len(kept) + skipped.count)
     if not kept:
         raise InputError(f"{path} has no caption that can be used")
-    others, notes = pictures.others(image_names, wanted)
-    image_names += others
-    return Captions(
+    distractors, notes = store.distractors(image_names, wanted)
+    image_names += distractors
+    return CaptionedImages(
         name=path.name,
         form=form,
         language=language or guess_language(kept, path.stem),
         image_names=image_names,
-        images=[pictures.source(name) for name in image_names],
+        images=[store.source(name) for name in image_names],
         captions=kept,
         positives=positives,
         problems=problems,
@@ -159,22 +159,25 @@ _ENGLISH = re.compile(r"\b(?:the|an?|is|are|in|on|of|with|and)\b", re.IGNORECASE
 
 
 def guess_language(captions: Sequence[str], name: str = "") -> str:
-    """By script; of those in Latin letters by the end of the file's name, such as _it, or by English words; else "und"."""
-    some = captions[:: max(1, len(captions) // 500)]
+    """By script; of those in Latin letters by the end of the file's name, such as _it, or by English words; else "und".
+
+    By hand: only the headings of tables and the published rows depend on it, and --language overrides it.
+    """
+    sample = captions[:: max(1, len(captions) // 500)]
     for language, letters in _SCRIPTS.items():
         pattern = re.compile(f"[{letters}]")
-        if sum(bool(pattern.search(caption)) for caption in some) > len(some) / 2:
+        if sum(bool(pattern.search(caption)) for caption in sample) > len(sample) / 2:
             return language
     if (ending := re.split(r"[^a-z]", name.lower())[-1]) in _LATIN:
         return ending
-    return "en" if sum(bool(_ENGLISH.search(caption)) for caption in some) > len(some) / 2 else "und"
+    return "en" if sum(bool(_ENGLISH.search(caption)) for caption in sample) > len(sample) / 2 else "und"
 
 
 def _match(
-    entries: Sequence[Entry], pictures: ImageFolder | Base64Images, skip: Skip
+    entries: Sequence[Entry], store: ImageFolder | Base64Images, skip: Skip
 ) -> tuple[list[str], list[str], list[tuple[int, ...]]]:
     """The images that are there, the captions that belong to one, and to which."""
-    numbers: dict[str, int] = {}  # of the images
+    indices: dict[str, int] = {}  # of the images
     captions: list[str] = []
     positives: list[tuple[int, ...]] = []
     for entry in entries:
@@ -183,69 +186,71 @@ def _match(
         except BadRecord as reason:
             skip(entry.where, str(reason))
             continue
-        there = {name: pictures.find(name) for name in entry.images}
-        for name in [name for name, key in there.items() if key is None]:
-            skip(f"{entry.where}, image {name}", "no such picture")
-        if keys := list(dict.fromkeys(key for key in there.values() if key is not None)):
+        keys = {name: store.find(name) for name in entry.images}
+        for name in [name for name, key in keys.items() if key is None]:
+            skip(f"{entry.where}, image {name}", "no such image")
+        if there := list(dict.fromkeys(key for key in keys.values() if key is not None)):
             captions.append(caption)
-            positives.append(tuple(numbers.setdefault(key, len(numbers)) for key in keys))
-    return list(numbers), captions, positives
+            positives.append(tuple(indices.setdefault(key, len(indices)) for key in there))
+    return list(indices), captions, positives
 
 
-def _pictures(path: Path, form: str, images: str | Path | None, split: str, skip: Skip) -> ImageFolder | Base64Images:
+def _open_store(path: Path, form: str, images: str | Path | None, split: str, skip: Skip) -> ImageFolder | Base64Images:
     place = path.parent if images is None else _existing(images)
     if place.is_file():
         return Base64Images(place, skip)
-    if form == "cn-clip" and (found := _files(place, {IMAGES})):
+    if form == "cn-clip" and (files := _files(place, {IMAGES})):
         same_start = path.name.partition("_")[0]  # test_texts.jsonl, test_imgs.tsv
-        return Base64Images(_the_one(found, (same_start, split), f"{place} holds several files of images"), skip)
+        return Base64Images(_the_one(files, (same_start, split), f"{place} holds several files of images"), skip)
     return ImageFolder(place)
 
 
 def _captions_file(path: Path, split: str, language: str | None) -> Path:
     if path.is_file():
         return path
-    found = _files(path, {"token", "karpathy", "cn-clip", "csv", "clip-benchmark"})
-    if not found and (names := _files(path, {NAMES})):
+    files = _files(path, {"token", "karpathy", "cn-clip", "csv", "clip-benchmark"})
+    if not files and (names := _files(path, {NAMES})):
         count = len(read_lines(names[0]))
-        found = [each for each in _files(path, {LINES}) if len(read_lines(each)) == count]
-    if not found:
+        files = [file for file in _files(path, {LINES}) if len(read_lines(file)) == count]
+    if not files:
         raise InputError(f"{path} holds no captions that can be read: name the file")
-    return _the_one(found, (split, language or ""), f"{path} holds several files of captions")
+    return _the_one(files, (split, language or ""), f"{path} holds several files of captions")
 
 
 def _names_beside(path: Path) -> Path | None:
     if recognise(path) != LINES:
         return None
-    found = [each for each in _files(path.parent, {NAMES}) if len(read_lines(each)) == len(read_lines(path))]
-    return found[0] if len(found) == 1 else None
+    count = len(read_lines(path))
+    files = [file for file in _files(path.parent, {NAMES}) if len(read_lines(file)) == count]
+    return files[0] if len(files) == 1 else None
 
 
 def _files(folder: Path, forms: Collection[str]) -> list[Path]:
     """The files in a folder that are in one of some forms."""
     endings = {".txt", ".token", ".tsv", ".json", ".jsonl", ".csv", ""}
-    files = sorted(each for each in folder.iterdir() if each.is_file() and each.suffix.lower() in endings)
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in endings)
     return [
-        each for each in files if each.stat().st_size and not each.name.startswith(".") and recognise(each) in forms
+        file for file in files if file.stat().st_size and not file.name.startswith(".") and recognise(file) in forms
     ]
 
 
-def _the_one(found: list[Path], words: Sequence[str], several: str) -> Path:
-    """The only one, or the only one that is left when those without some words in their names are dropped."""
+def _the_one(files: list[Path], words: Sequence[str], several: str) -> Path:
+    """The only file, or the only one left after preferring those that have each of the words in their names."""
     for word in words:
-        having = [each for each in found if word and word in re.split(r"[^a-z0-9]+", each.stem.lower())]
-        found = having or found
-    if len(found) > 1:
-        raise InputError(f"{several}, {', '.join(each.name for each in found[:5])}: name one of them")
-    return found[0]
+        preferred = [file for file in files if word and word in re.split(r"[^a-z0-9]+", file.stem.lower())]
+        files = preferred or files
+    if len(files) > 1:
+        raise InputError(f"{several}, {', '.join(file.name for file in files[:5])}: name one of them")
+    return files[0]
 
 
 def _read_ids(path: Path, split: str) -> set[str]:
     if recognise(path) in (NAMES, LINES):
-        found = {line.decode("utf-8", "replace").strip() for line in read_lines(path)}
+        names = {line.decode("utf-8", "replace").strip() for line in read_lines(path)}
     else:
-        found = {name for each in read_entries(path, split, lambda where, reason: None)[1] for name in each.images}
-    return {stem(name) for name in found if name}
+        entries = read_entries(path, split, lambda where, reason: None)[1]
+        names = {name for entry in entries for name in entry.images}
+    return {stem(name) for name in names if name}
 
 
 def _existing(name: str | Path) -> Path:

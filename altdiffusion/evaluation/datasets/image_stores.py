@@ -19,7 +19,7 @@ class ImageFolder:
         self.place = folder
         self._files: dict[str, Path] = {}  # by name and by stem; the folder itself before those in it
         self._paths: list[str] = []  # of all, in the folder
-        folders = sorted(each.path for each in os.scandir(folder) if each.is_dir())
+        folders = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
         for place in (folder, *map(Path, folders)):
             for name in sorted(os.listdir(place)):
                 if name.lower().endswith(ENDINGS):
@@ -37,10 +37,10 @@ class ImageFolder:
     def source(self, key: str) -> ImageSource:
         return image_file(self.place / key)
 
-    def others(self, found: Collection[str], wanted: Collection[str] | None) -> tuple[list[str], list[str]]:
-        """What should be searched through though no caption names it: nothing; and notes."""
-        left = [] if wanted is not None else sorted(set(self._paths) - set(found))
-        return [], [f"{len(left)} pictures have no caption here and are left out: {_some(left)}"] if left else []
+    def distractors(self, named: Collection[str], wanted: Collection[str] | None) -> tuple[list[str], list[str]]:
+        """The images that are searched through though no caption names them: here none; and notes."""
+        left = [] if wanted is not None else sorted(set(self._paths) - set(named))
+        return [], [f"{len(left)} images have no caption here and are left out: {_first_few(left)}"] if left else []
 
 
 class Base64Images:
@@ -68,11 +68,11 @@ class Base64Images:
     def source(self, key: str) -> ImageSource:
         return ImageSource(self.place, key, lambda: self._read(key))
 
-    def others(self, found: Collection[str], wanted: Collection[str] | None) -> tuple[list[str], list[str]]:
+    def distractors(self, named: Collection[str], wanted: Collection[str] | None) -> tuple[list[str], list[str]]:
         """As in ImageFolder, but all images are searched through, as by CN-CLIP's scripts."""
-        named = set(found)
+        named = set(named)
         left = [name for name in self._starts if name not in named and (wanted is None or name in wanted)]
-        return left, [f"{len(left)} images without a caption are searched through: {_some(left)}"] if left else []
+        return left, [f"{len(left)} images without a caption are searched through: {_first_few(left)}"] if left else []
 
     def _read(self, key: str) -> bytes:
         with self.place.open("rb") as file:
@@ -90,5 +90,5 @@ def stem(name: str) -> str:
     return Path(name).stem if name.lower().endswith(ENDINGS) else name
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -25,8 +25,8 @@ CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Images, not read yet, each with the number of its class. kind: "cifar-10", "cifar-100", "folders", "parquet"."""
+class LabelledImages:
+    """Images, not read yet, each with the index of its class. kind: "cifar-10", "cifar-100", "folders", "parquet"."""
 
     name: str
     kind: str
@@ -34,8 +34,8 @@ class Labelled:
     labels: Sequence[int]
     classes: Sequence[str]
 
-    def named(self, classes: Sequence[str]) -> Labelled:
-        """The same with other names of its classes, in the same order. Raises InputError where their number differs."""
+    def named(self, classes: Sequence[str]) -> LabelledImages:
+        """The same with other names of its classes, in the same order. Raises InputError where their count differs."""
         if len(classes) != len(self.classes):
             raise InputError(
                 f"{len(classes)} names of classes for {self.name}, which has {len(self.classes)}: expected one for each, "
@@ -44,7 +44,7 @@ class Labelled:
         return replace(self, classes=list(classes))
 
 
-def read_labelled(source: str | Path, split: str = "test") -> Labelled:
+def read_labelled(source: str | Path, split: str = "test") -> LabelledImages:
     """Read a data set, recognised by what it holds; images are not opened.
 
     source: a folder of CIFAR (binary or Python version), of one folder a class (also below `split`, with `label_cn.txt` or
@@ -77,7 +77,7 @@ def read_lines(source: str | Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def _pixels(path: Path, number: int, pixels: np.ndarray[Any, Any]) -> ImageSource:
+def _cifar_image(path: Path, index: int, pixels: np.ndarray[Any, Any]) -> ImageSource:
     """CIFAR's 3072 bytes, red first, as an image."""
 
     def read() -> bytes:
@@ -85,41 +85,46 @@ def _pixels(path: Path, number: int, pixels: np.ndarray[Any, Any]) -> ImageSourc
         Image.fromarray(pixels.reshape(3, 32, 32).transpose(1, 2, 0)).save(buffer, format="PNG")
         return buffer.getvalue()
 
-    return ImageSource(path, str(number), read)
+    return ImageSource(path, str(index), read)
 
 
-def _binary(path: Path, kind: str, label_bytes: int, names: str) -> Labelled:
+def _binary(path: Path, kind: str, label_bytes: int, names: str) -> LabelledImages:
     """The binary version: a record is the labels, the finest last, then 3072 bytes."""
     records = np.frombuffer(path.read_bytes(), np.uint8)
     if len(records) % (label_bytes + 3072):
         raise InputError(f"{path} is cut off: expected records of {label_bytes + 3072} bytes, got {len(records)} bytes")
     records = records.reshape(-1, label_bytes + 3072)
-    images = [_pixels(path, number, row[label_bytes:]) for number, row in enumerate(records)]
+    images = [_cifar_image(path, index, row[label_bytes:]) for index, row in enumerate(records)]
     if not (path.parent / names).is_file() and kind != "cifar-10":
         raise InputError(f"no {names} beside {path}: it names the classes")
     classes = read_lines(path.parent / names) if (path.parent / names).is_file() else list(CIFAR_10)
-    return _checked(Labelled(path.parent.name, kind, images, records[:, label_bytes - 1].tolist(), classes))
+    return _checked(LabelledImages(path.parent.name, kind, images, records[:, label_bytes - 1].tolist(), classes))
 
 
-def _pickled(path: Path, kind: str, meta: str, key: str) -> Labelled:
+def _pickled(path: Path, kind: str, meta: str, key: str) -> LabelledImages:
     """The Python version: pickled dictionaries."""
     batch, names = _unpickle(path), _unpickle(path.parent / meta)
     coarse = "" if kind == "cifar-10" else "fine_"
-    images = [_pixels(path, number, row) for number, row in enumerate(np.asarray(batch[b"data"], np.uint8))]
+    images = [_cifar_image(path, index, row) for index, row in enumerate(np.asarray(batch[b"data"], np.uint8))]
     labels = [int(label) for label in batch[f"{coarse}labels".encode()]]
-    return _checked(Labelled(path.parent.name, kind, images, labels, [name.decode() for name in names[key.encode()]]))
+    return _checked(
+        LabelledImages(path.parent.name, kind, images, labels, [name.decode() for name in names[key.encode()]])
+    )
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads arrays and plain values, and runs nothing else that a pickle may ask for."""
+    """Reads arrays and plain values, and runs nothing else that a pickle may ask for.
+
+    By hand, as `datasets` reads CIFAR from the hub's parquet files alone, not as its authors publish it.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        if name not in _NEEDED:
+        if name not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR does")
-        return _NEEDED[name]
+        return _ALLOWED[name]
 
 
-_NEEDED = {
+_ALLOWED = {
     "_reconstruct": np.zeros(1).__reduce__()[0],  # it has moved within numpy
     "ndarray": np.ndarray,
     "dtype": np.dtype,
@@ -129,30 +134,30 @@ _NEEDED = {
 
 def _unpickle(path: Path) -> dict[bytes, Any]:
     with path.open("rb") as file:
-        found = _Unpickler(file, encoding="bytes").load()
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds a {type(found).__name__}: expected CIFAR's dictionary")
-    return found
+        batch = _Unpickler(file, encoding="bytes").load()
+    if not isinstance(batch, dict):
+        raise InputError(f"{path} holds a {type(batch).__name__}: expected CIFAR's dictionary")
+    return batch
 
 
-def _folders(path: Path, split: str) -> Labelled:
+def _folders(path: Path, split: str) -> LabelledImages:
     """A folder a class, in the order of their names; label_cn.txt or label.txt name the classes, else the folders do."""
     root = path / split if (path / split).is_dir() else path
-    folders = sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith("."))
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     images: list[ImageSource] = []
     labels: list[int] = []
-    for number, folder in enumerate(folders):
-        found = sorted(each for each in folder.rglob("*") if each.suffix.lower() in ENDINGS)
-        images += [image_file(each) for each in found]
-        labels += [number] * len(found)
+    for label, folder in enumerate(folders):
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+        images += [image_file(path) for path in paths]
+        labels += [label] * len(paths)
     if not images:
         raise InputError(f"no images in {root}: expected CIFAR's files, or a folder of images for each class")
-    data = Labelled(path.name, "folders", images, labels, [each.name for each in folders])
-    named = next((path / name for name in ("label_cn.txt", "label.txt") if (path / name).is_file()), None)
-    return data if named is None else data.named(read_lines(named))
+    data = LabelledImages(path.name, "folders", images, labels, [folder.name for folder in folders])
+    names = next((path / name for name in ("label_cn.txt", "label.txt") if (path / name).is_file()), None)
+    return data if names is None else data.named(read_lines(names))
 
 
-def _parquet(path: Path) -> Labelled:
+def _parquet(path: Path) -> LabelledImages:
     """Columns of an image ({"bytes"} or bytes) and a label, a number or a name."""
     try:
         import pyarrow.parquet as parquet
@@ -162,36 +167,36 @@ def _parquet(path: Path) -> Labelled:
         table = parquet.read_table(path)
     except Exception as error:  # pyarrow raises its own
         raise InputError(f"{path} is no parquet file that can be read: {first_line(error)}") from None
-    pictures = next((name for name in ("img", "image", "jpg", "webp", "png") if name in table.column_names), None)
-    labelled = next((name for name in ("fine_label", "label", "cls") if name in table.column_names), None)
-    if pictures is None or labelled is None:
+    image_column = next((name for name in ("img", "image", "jpg", "webp", "png") if name in table.column_names), None)
+    label_column = next((name for name in ("fine_label", "label", "cls") if name in table.column_names), None)
+    if image_column is None or label_column is None:
         raise InputError(
             f"{path} has the columns {', '.join(table.column_names)}: expected one of images (img, image) and one of "
             "labels (label, fine_label)"
         )
-    given = table[labelled].to_pylist()
-    names = sorted({str(label) for label in given}) if given and isinstance(given[0], str) else []
-    labels = [names.index(label) for label in given] if names else [int(label) for label in given]
-    classes = names or [str(number) for number in range(max(labels, default=0) + 1)]
-    kind = {10: "cifar-10", 100: "cifar-100"}.get(len(classes), "parquet") if pictures == "img" else "parquet"
+    values = table[label_column].to_pylist()
+    names = sorted({str(value) for value in values}) if values and isinstance(values[0], str) else []
+    labels = [names.index(value) for value in values] if names else [int(value) for value in values]
+    classes = names or [str(label) for label in range(max(labels, default=0) + 1)]
+    kind = {10: "cifar-10", 100: "cifar-100"}.get(len(classes), "parquet") if image_column == "img" else "parquet"
     if kind == "cifar-10" and not names:
         classes = list(CIFAR_10)
-    column = table[pictures]
+    column = table[image_column]
 
-    def source(number: int) -> ImageSource:
+    def source(row: int) -> ImageSource:
         def read() -> bytes:
-            value = column[number].as_py()
+            value = column[row].as_py()
             content = value.get("bytes") if isinstance(value, dict) else value
             if not isinstance(content, bytes):
-                raise BadImage("no bytes of a picture in this row")
+                raise BadImage("no bytes of an image in this row")
             return content
 
-        return ImageSource(path, str(number), read)
+        return ImageSource(path, str(row), read)
 
-    return _checked(Labelled(path.stem, kind, [source(number) for number in range(len(labels))], labels, classes))
+    return _checked(LabelledImages(path.stem, kind, [source(row) for row in range(len(labels))], labels, classes))
 
 
-def _checked(data: Labelled) -> Labelled:
+def _checked(data: LabelledImages) -> LabelledImages:
     if not data.images or len(data.images) != len(data.labels):
         raise InputError(f"{data.name} has {len(data.images)} images and {len(data.labels)} labels: is it whole?")
     if wrong := [label for label in data.labels if not 0 <= label < len(data.classes)]:
@@ -199,7 +204,7 @@ def _checked(data: Labelled) -> Labelled:
     return data
 
 
-_CIFAR: dict[str, Callable[[Path], Labelled]] = {
+_CIFAR: dict[str, Callable[[Path], LabelledImages]] = {
     "test_batch.bin": lambda path: _binary(path, "cifar-10", 1, "batches.meta.txt"),
     "test_batch": lambda path: _pickled(path, "cifar-10", "batches.meta", "label_names"),
     "test.bin": lambda path: _binary(path, "cifar-100", 2, "fine_label_names.txt"),

@@ -8,7 +8,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from altdiffusion.altclip.scorer import PromptScorer
-from altdiffusion.evaluation.systems.dual_encoder import Options
+from altdiffusion.evaluation.systems.base import Options
 
 
 class AltCLIPSystem:
@@ -32,9 +32,7 @@ class AltCLIPSystem:
         """Cosines, float (texts, images)."""
         return text_features @ image_features.T
 
-    def image_to_text_similarity(self, text_features: Tensor, image_features: Tensor, /) -> Tensor:
-        """The same."""
-        return self.similarity(text_features, image_features)
+    image_to_text_similarity = similarity
 
 
 def load_altclip(name: str, options: Options) -> AltCLIPSystem:

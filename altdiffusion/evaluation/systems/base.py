@@ -1,10 +1,12 @@
-"""What an evaluation asks of a model that compares images with texts."""
+"""What an evaluation asks of a model that compares images with texts, and what a family's loader is told."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from PIL.Image import Image
 from torch import Tensor
 
@@ -13,11 +15,11 @@ class System(Protocol):
     """A row of a table: AltCLIP, CLIP, CN-CLIP, ... each with its own preprocessing.
 
     Features are float32 on the CPU, unit vectors: (n, width), or (n, tokens, width) for a system that compares token by
-    token, in which what is padding is a zero vector.
+    token, where padding is a zero vector.
     """
 
     name: str  # as the table shows it
-    note: str  # what must be known about its figures, "" if nothing
+    note: str  # what must be known about its metrics, "" if nothing
 
     def image_features(self, images: Sequence[Image]) -> Tensor:
         """Features of RGB images of any sizes."""
@@ -34,3 +36,13 @@ class System(Protocol):
     def image_to_text_similarity(self, text_features: Tensor, image_features: Tensor, /) -> Tensor:
         """The same for the other direction, float (texts, images): differs only in token-wise systems."""
         ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how a system computes, and whether it may read pickles."""
+
+    device: torch.device
+    dtype: torch.dtype
+    batch_size: int
+    allow_pickle: bool

@@ -8,14 +8,11 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import BertTokenizer, ChineseCLIPModel
 
-from altdiffusion.evaluation.systems.dual_encoder import DualEncoder, Options
-from altdiffusion.evaluation.systems.loading import (
-    VOCABULARY,
-    find_folder,
-    load_model,
-    load_tokenizer,
-    squashed_pixels,
-)
+from altdiffusion.evaluation.systems.base import Options
+from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
+from altdiffusion.evaluation.systems.pixels import squashed_pixels
+from altdiffusion.evaluation.systems.vocabulary import VOCABULARY, load_tokenizer
+from altdiffusion.evaluation.systems.weights import find_folder, load_model
 
 CONTEXT = 52  # tokens
 
@@ -25,7 +22,7 @@ def load_chinese_clip(name: str, options: Options) -> DualEncoder:
 
     Texts: lower case, “ and ” become ", cut at 52 tokens. Images: scaled to the model's square without a crop, bicubic.
     These are set here and not read from preprocessor_config.json, because transformers' defaults for this model crop;
-    getting it wrong lowers the figures (Chinese-CLIP, issue 15). Source: cn_clip/clip/utils.py, cn_clip/eval/data.py.
+    getting it wrong lowers the recalls (Chinese-CLIP, issue 15). Source: cn_clip/clip/utils.py, cn_clip/eval/data.py.
     """
     folder = find_folder(name, options)
     model = load_model(ChineseCLIPModel, "chinese_clip", folder, options)
@@ -38,11 +35,7 @@ def load_chinese_clip(name: str, options: Options) -> DualEncoder:
 
     def encode_texts(texts: Sequence[str]) -> Tensor:
         inputs = tokenizer(
-            [prepared(text) for text in texts],
-            padding=True,
-            truncation=True,
-            max_length=CONTEXT,
-            return_tensors="pt",
+            [prepared(text) for text in texts], padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt"
         ).to(options.device)
         return model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
 

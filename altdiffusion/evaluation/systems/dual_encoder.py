@@ -16,19 +16,9 @@ from altdiffusion.errors import InputError
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class Options:
-    """Where and how a system computes, and which files it may read."""
-
-    device: torch.device
-    dtype: torch.dtype
-    batch_size: int
-    allow_pickle: bool
-
-
 @dataclass
 class DualEncoder:
-    """The `System` of two functions that each turn a batch into vectors, float (batch, width), of any length and device."""
+    """A `System` of two functions that turn a batch into vectors, float (batch, width), of any length, on any device."""
 
     name: str
     encode_images: Callable[[Sequence[Image]], Tensor]
@@ -42,32 +32,30 @@ class DualEncoder:
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """float32 (texts, width) on the CPU, unit vectors. Sorted by length, so that little is padded."""
-        order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
-        rows = in_batches(self.encode_texts, [texts[number] for number in order], self.batch_size)
+        order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+        rows = in_batches(self.encode_texts, [texts[index] for index in order], self.batch_size)
         return torch.empty_like(rows).index_copy_(0, torch.tensor(order), rows)
 
     def similarity(self, text_features: Tensor, image_features: Tensor, /) -> Tensor:
         """Cosines, float (texts, images)."""
         return text_features @ image_features.T
 
-    def image_to_text_similarity(self, text_features: Tensor, image_features: Tensor, /) -> Tensor:
-        """The same."""
-        return self.similarity(text_features, image_features)
+    image_to_text_similarity = similarity
 
 
 def in_batches(encode: Callable[[Sequence[Item]], Tensor], items: Sequence[Item], batch_size: int) -> Tensor:
-    """What `encode` gives for the items, as unit vectors, float32 on the CPU; vectors of zeros stay as they are.
+    """Encodes the items batch by batch, to unit vectors, float32 on the CPU; vectors of zeros stay as they are.
 
     Raises InputError where there is nothing to encode, and where the features are not finite.
     """
     if not items:
-        raise InputError("no features of nothing: expected at least one picture or text")
+        raise InputError("no features of nothing: expected at least one image or text")
     with torch.inference_mode():
         rows = [
             F.normalize(encode(items[start : start + batch_size]).float(), dim=-1).cpu()
             for start in range(0, len(items), batch_size)
         ]
-    features = torch.cat(rows)  # out here, so that it is a tensor like any other
+    features = torch.cat(rows)  # outside, so that it is no inference tensor
     if not features.isfinite().all():
         raise InputError("the model's features are NaN: compute in float32 (--dtype float32)")
     return features

@@ -11,7 +11,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.evaluation.systems.dual_encoder import DualEncoder, Options
+from altdiffusion.evaluation.systems.base import Options
+from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
 
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 SCHEMAS = ("hf-hub:", "local-dir:")
@@ -25,8 +26,8 @@ def load_open_clip(name: str, options: Options) -> DualEncoder:
     Raises InputError where the package is missing, and where no weights are named or found.
     """
     open_clip = _import()
-    known = name.startswith(SCHEMAS)
-    model_name, tag = (name, None) if known else (name.partition("/")[0], name.partition("/")[2])
+    has_schema = name.startswith(SCHEMAS)
+    model_name, tag = (name, None) if has_schema else (name.partition("/")[0], name.partition("/")[2])
     if tag == "":
         raise InputError(
             f"open_clip:{name} names no weights: expected open_clip:MODEL/TAG, e.g. "
@@ -48,7 +49,7 @@ def load_open_clip(name: str, options: Options) -> DualEncoder:
     def encode_texts(texts: Sequence[str]) -> Tensor:
         return model.encode_text(tokenizer(list(texts)).to(options.device))
 
-    row = Path(model_name.partition(":")[2]).name if known else model_name
+    row = Path(model_name.partition(":")[2]).name if has_schema else model_name
     return DualEncoder(row, encode_images, encode_texts, options.batch_size)
 
 

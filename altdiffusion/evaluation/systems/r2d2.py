@@ -22,16 +22,11 @@ from transformers import BertConfig, BertModel
 
 from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError
-from altdiffusion.evaluation.systems.dual_encoder import DualEncoder, Options
-from altdiffusion.evaluation.systems.loading import (
-    build_model,
-    build_vision,
-    count_layers,
-    load_vocabulary,
-    part,
-    split_name,
-    squashed_pixels,
-)
+from altdiffusion.evaluation.systems.base import Options
+from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
+from altdiffusion.evaluation.systems.pixels import squashed_pixels
+from altdiffusion.evaluation.systems.vocabulary import load_vocabulary, split_name
+from altdiffusion.evaluation.systems.weights import build_model, build_vision, count_layers, without_prefix
 
 CONTEXT = 64  # tokens
 NOTE = "dual encoder alone; the printed figures may include re-ranking of the top 128"
@@ -59,8 +54,8 @@ def load_r2d2(name: str, options: Options) -> DualEncoder:
     path = hub.local_path(file_name)
     what = f"the R2D2 in {path}"
     state = dual_encoder_part(read_r2d2(path, options.allow_pickle), what)
-    vision = build_vision(part(state, "visual_encoder."), what, options)
-    bert = _build_bert(part(state, "text_encoder."), what, options)
+    vision = build_vision(without_prefix(state, "visual_encoder."), what, options)
+    bert = _build_bert(without_prefix(state, "text_encoder."), what, options)
     heads = {}
     for head, width in (("vision_proj", vision.config.hidden_size), ("text_proj", bert.config.hidden_size)):
         for kind in ("weight", "bias"):
@@ -116,7 +111,7 @@ def dual_encoder_part(state: Mapping[str, Tensor], what: str) -> dict[str, Tenso
 
 
 def _is_not_read(name: str) -> bool:
-    return any(name.startswith(each) if each.endswith(".") else name == each for each in _NOT_READ)
+    return any(name.startswith(known) if known.endswith(".") else name == known for known in _NOT_READ)
 
 
 def _build_bert(state: Mapping[str, Tensor], what: str, options: Options) -> BertModel:

@@ -8,9 +8,11 @@ from torch import Tensor
 from transformers import BertForSequenceClassification, BertTokenizer
 
 from altdiffusion.errors import InputError
+from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.clip import CLIPImages
-from altdiffusion.evaluation.systems.dual_encoder import DualEncoder, Options
-from altdiffusion.evaluation.systems.loading import VOCABULARY, find_folder, load_model, load_tokenizer, split_name
+from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
+from altdiffusion.evaluation.systems.vocabulary import VOCABULARY, load_tokenizer, split_name
+from altdiffusion.evaluation.systems.weights import find_folder, load_model
 
 CONTEXT = 77  # tokens
 VISION = "openai/clip-vit-large-patch14"
@@ -28,11 +30,11 @@ def load_taiyi(name: str, options: Options) -> DualEncoder:
     folder = find_folder(text_name, options)
     model = load_model(BertForSequenceClassification, "bert", folder, options)
     tokenizer = load_tokenizer(BertTokenizer, folder, VOCABULARY, model.config.vocab_size)
-    images = CLIPImages(find_folder(vision_name or VISION, options), options)
-    if model.config.num_labels != images.model.config.projection_dim:
+    encode_images = CLIPImages(find_folder(vision_name or VISION, options), options)
+    if model.config.num_labels != encode_images.model.config.projection_dim:
         raise InputError(
             f"Taiyi's text vectors have {model.config.num_labels} dimensions, those of {vision_name or VISION} "
-            f"{images.model.config.projection_dim}: name the CLIP that it was trained with, taiyi:TEXT+VISION"
+            f"{encode_images.model.config.projection_dim}: name the CLIP that it was trained with, taiyi:TEXT+VISION"
         )
 
     def encode_texts(texts: Sequence[str]) -> Tensor:
@@ -41,4 +43,4 @@ def load_taiyi(name: str, options: Options) -> DualEncoder:
         ).to(options.device)
         return model(input_ids=inputs["input_ids"]).logits
 
-    return DualEncoder("Taiyi", images, encode_texts, options.batch_size)
+    return DualEncoder("Taiyi", encode_images, encode_texts, options.batch_size)

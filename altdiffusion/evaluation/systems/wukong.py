@@ -24,16 +24,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.errors import InputError
-from altdiffusion.evaluation.systems.dual_encoder import Options, in_batches
-from altdiffusion.evaluation.systems.loading import (
-    build_model,
-    build_vision,
-    count_layers,
-    cropped_pixels,
-    load_vocabulary,
-    part,
-    split_name,
-)
+from altdiffusion.evaluation.systems.base import Options
+from altdiffusion.evaluation.systems.dual_encoder import in_batches
+from altdiffusion.evaluation.systems.pixels import cropped_pixels
+from altdiffusion.evaluation.systems.vocabulary import load_vocabulary, split_name
+from altdiffusion.evaluation.systems.weights import build_model, build_vision, count_layers, without_prefix
 
 _OWN = ("proj", "text_projection", "reduction.norm.weight", "reduction.norm.bias", "reduction.attention_maps.0.weight",
         "reduction.attention_maps.1.weight", "reduction.feat_conv.weight")  # fmt: skip
@@ -50,8 +45,8 @@ class Wukong:
     def __init__(self, state: Mapping[str, Tensor], tokenizer: Any, what: str, options: Options) -> None:
         """state: tensors as `to_stock` gives them. tokenizer: BERT's."""
         self._options, self._tokenizer = options, tokenizer
-        self._vision = build_vision(part(state, "vision."), what, options)
-        text = part(state, "text.")
+        self._vision = build_vision(without_prefix(state, "vision."), what, options)
+        text = without_prefix(state, "text.")
         rows, positions, inner = (len(text[name]) for name in _TEXT_SHAPES)
         width = text[_TEXT_SHAPES[0]].shape[1]
         config = CLIPTextConfig(
@@ -68,7 +63,7 @@ class Wukong:
         self._context = positions
         own = {name: state[name].to(options.device, options.dtype) for name in _OWN}
         self._project, self._project_text = own["proj"], own["text_projection"]
-        self._reduce = TokenReduction(part(own, "reduction."))
+        self._reduce = TokenReduction(without_prefix(own, "reduction."))
 
     def image_features(self, images: Sequence[Image]) -> Tensor:
         """float32 (images, 24, dimension) on the CPU, unit vectors; scaled by the shorter side, then cropped."""
@@ -82,7 +77,7 @@ class Wukong:
         """float (texts, images): for each real token of the text its best image token, then the mean."""
         best = _pairs(text_features, image_features).amax(3)
         real = text_features.ne(0).any(2).sum(1, keepdim=True).clamp(min=1)
-        return best.sum(1) / real  # a zero vector's best is zero
+        return best.sum(1) / real  # the best of a zero vector is zero
 
     def image_to_text_similarity(self, text_features: Tensor, image_features: Tensor, /) -> Tensor:
         """float (texts, images): for each image token its best text token, then the mean.
@@ -158,7 +153,7 @@ def to_stock(state: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
     """
     if not is_wukong(state):
         raise InputError(
-            f"{what} has no layer that reduces picture tokens (visual.token_reduction.*): expected wukong_vit_l or wukong_vit_b, "
+            f"{what} has no layer that reduces image tokens (visual.token_reduction.*): expected wukong_vit_l or wukong_vit_b, "
             f"found tensors named like {', '.join(sorted(state)[:3]) or 'nothing'}"
         )
     stock: dict[str, Tensor] = {}
@@ -174,7 +169,7 @@ def to_stock(state: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
                 stock[new.format(letter)] = third
         else:
             stock[new] = tensor
-    needed = (*_OWN, *(f"text.{each}" for each in _TEXT_SHAPES))
+    needed = (*_OWN, *(f"text.{name}" for name in _TEXT_SHAPES))
     if missing := [name for name in needed if name not in stock]:
         raise InputError(f"{what} does not fit its layout: missing {', '.join(missing[:4])}")
     if extra:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 from PIL import Image
 
 from altdiffusion.errors import InputError
 from altdiffusion.images import FORMATS, BadImage
-from altdiffusion.training.inputs.captioned_images import CaptionedPictures
-from altdiffusion.training.inputs.sampling import Draw, Interleave, Mixture, piece_of
+from altdiffusion.prefetch import prefetch
+from altdiffusion.training.inputs.captioned_images import CaptionedImages
+from altdiffusion.training.inputs.sampling import Interleave, Mixture, Sample, micro_batch
 
 Size = tuple[int, int]  # width, height in pixels
 
@@ -37,68 +38,65 @@ class Buckets:
     """
 
     def __init__(
-        self, data: CaptionedPictures, resolution: int, max_aspect: float, multiple: int, batch_size: int, seed: int
+        self, data: CaptionedImages, resolution: int, max_aspect: float, multiple: int, batch_size: int, seed: int
     ) -> None:
         self.sizes = bucket_sizes(resolution, max_aspect, multiple)
         self._batch_size = batch_size
-        self._of: dict[int, int] = {}  # record -> bucket; empty with one bucket
+        self._bucket_of: dict[int, int] = {}  # record -> bucket; empty with one bucket
         if len(self.sizes) == 1:
             self._mixtures = {0: Mixture(data.records, data.languages, seed)}
             weights: Mapping[int, float] = {0: 1.0}
         else:
-            self._of = _assign(data, self.sizes)
+            self._bucket_of = _assign(data, self.sizes)
             self._mixtures, weights = {}, {}
-            for bucket in sorted(set(self._of.values())):
+            for bucket in sorted(set(self._bucket_of.values())):
                 among = {
-                    name: [i for each in data.records.ranges(name) for i in each if self._of.get(i) == bucket]
+                    name: [i for i in chain(*data.records.ranges(name)) if self._bucket_of.get(i) == bucket]
                     for name in data.languages
                 }
-                among = {name: numbers for name, numbers in among.items() if numbers}
+                among = {name: records for name, records in among.items() if records}
                 languages = {name: data.languages[name] for name in among}
                 self._mixtures[bucket] = Mixture(data.records, languages, seed, 10 + bucket, among=among)
                 weights = {**weights, bucket: float(sum(map(len, among.values())))}
-        self._numbers = list(weights)
+        self._buckets = list(weights)
         self._interleave = Interleave(list(weights.values()), seed, 6)
 
-    def batch(self, step: int, piece: int, pieces: int) -> tuple[Size, list[tuple[int, Draw]]]:
-        """(size, [(sample number, what it draws)]) of a piece of the step's batch."""
+    def batch(self, step: int, index: int, count: int) -> tuple[Size, list[tuple[int, Sample]]]:
+        """(size, [(index over all steps, sample)]) of micro-batch `index` of `count` of the step's batch."""
         stream, rank = self._interleave.deal(step)
-        bucket = self._numbers[stream]
-        places = piece_of(range(self._batch_size), piece, pieces)
-        draws = [(place, self._mixtures[bucket].draw(rank * self._batch_size + place)) for place in places]
-        return self.sizes[bucket], [(step * self._batch_size + place, draw) for place, draw in draws]
+        bucket = self._buckets[stream]
+        mixture, before = self._mixtures[bucket], rank * self._batch_size
+        places = micro_batch(range(self._batch_size), index, count)
+        return self.sizes[bucket], [(step * self._batch_size + place, mixture[before + place]) for place in places]
 
     def size_of(self, record: int) -> Size:
         """The size that a record's image is cut to."""
-        return self.sizes[self._of.get(record, 0)]
+        return self.sizes[self._bucket_of.get(record, 0)]
 
 
-def _assign(data: CaptionedPictures, sizes: list[Size]) -> dict[int, int]:
+def _assign(data: CaptionedImages, sizes: list[Size]) -> dict[int, int]:
     """Record -> the bucket of the nearest aspect ratio; bad images are counted, and are in none."""
 
-    def look(number: int) -> int | BadImage:
+    def nearest(record: int) -> int | BadImage:
         try:
-            with Image.open(io.BytesIO(data.source(number).read()), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(data.source(record).read()), formats=FORMATS) as image:
                 width, height = image.size
                 if image.getexif().get(0x0112, 1) >= 5:  # turned by a quarter
                     width, height = height, width
         except BadImage as error:
             return error
         except Exception as error:  # Pillow's decoders raise whatever they stumble over
-            return BadImage(f"the picture can't be read: {type(error).__name__}")
+            return BadImage(f"the image can't be read: {type(error).__name__}")
         # compare as ratios: 1:2 is as far from the square as 2:1
         return min(range(len(sizes)), key=lambda i: max(sizes[i][0] * height, sizes[i][1] * width)
                    / min(sizes[i][0] * height, sizes[i][1] * width))  # fmt: skip
 
-    found: dict[int, int] = {}
-    with ThreadPoolExecutor(8) as pool:
-        for start in range(0, len(data), 1024):  # not all at once: there may be millions, or an early end
-            numbers = range(start, min(start + 1024, len(data)))
-            for number, bucket in zip(numbers, pool.map(look, numbers), strict=True):
-                if isinstance(bucket, BadImage):
-                    data.skip(number, str(bucket))
-                else:
-                    found[number] = bucket
-    if not found:
-        raise InputError("none of the pictures can be used: mend the data")
-    return found
+    bucket_of: dict[int, int] = {}
+    for record, bucket in enumerate(prefetch(nearest, range(len(data)), ahead=64, workers=8)):
+        if isinstance(bucket, BadImage):
+            data.skip(record, str(bucket))
+        else:
+            bucket_of[record] = bucket
+    if not bucket_of:
+        raise InputError("none of the images can be used: mend the data")
+    return bucket_of

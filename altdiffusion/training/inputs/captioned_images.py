@@ -1,9 +1,9 @@
-"""Images with captions, and images as tensors: read, cut to a size, kept in memory where all of them fit."""
+"""Images to train on, with captions or without; a bad image's place is taken by the next one."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from itertools import accumulate, chain
 
@@ -16,7 +16,7 @@ from altdiffusion.images import BadImage, ImageSource, image_key
 from altdiffusion.training.inputs.sampling import Records, language_weights
 
 
-class Pictures:
+class ImageRecords:
     """The records of tables that have images; bad images are counted when their turn comes.
 
     skipped: what it counted when the tables were opened goes on counting.
@@ -31,50 +31,60 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.records)
 
-    def source(self, number: int) -> ImageSource:
+    def source(self, record: int) -> ImageSource:
         """The image, not read yet."""
-        found: ImageSource = self.records[number]["image"]
-        return found
+        image: ImageSource = self.records[record]["image"]
+        return image
 
-    def identity(self, number: int) -> int:
+    def identity(self, record: int) -> int:
         """Equal for two records of the same image: 64 bits of a hash."""
-        key = image_key(self.source(number)).encode()
+        key = image_key(self.source(record)).encode()
         return int.from_bytes(blake2b(key, digest_size=8).digest(), "little", signed=True)
 
-    def picture(self, number: int, read: Callable[[ImageSource], Tensor]) -> tuple[int, Tensor]:
-        """(its number, its image): this record's, or the next one's whose image can be read.
+    def image(self, record: int, read: Callable[[ImageSource], Tensor]) -> tuple[int, Tensor]:
+        """(its record, the image): this record's, or the next one's whose image can be read.
 
         Raises InputError when there are more bad images than the user puts up with.
         """
-        return self.first_good(number, lambda each: read(self.source(each)))
+        return self.first_good(record, lambda candidate: read(self.source(candidate)))
 
     def first_good(
-        self, number: int, get: Callable[[int], Tensor], alike: Callable[[int], bool] = lambda number: True
+        self, record: int, get: Callable[[int], Tensor], alike: Callable[[int], bool] = lambda record: True
     ) -> tuple[int, Tensor]:
         """(record, what `get` makes of it): of this record, or of the next one for which it raises no BadImage.
 
         The next one is of the same table, so that it has the same columns, and one for which `alike` is true; the table's
         end is followed by its beginning. Raises InputError as `skip`, and where there is no such record.
         """
-        table = bisect_right(self._ends, number)
+        table = bisect_right(self._ends, record)
         start, end = self._ends[table - 1] if table else 0, self._ends[table]
-        for each in filter(alike, chain(range(number, end), range(start, number))):
+        for candidate in filter(alike, chain(range(record, end), range(start, record))):
             try:
-                return each, get(each)
+                return candidate, get(candidate)
             except BadImage as error:
-                self.skip(each, str(error))
-        raise InputError(f"none can be used of the pictures like {self.records.where(number)}: mend or remove them")
+                self.skip(candidate, str(error))
+        raise InputError(f"none can be used of the images like {self.records.where(record)}: mend or remove them")
 
-    def skip(self, number: int, reason: str) -> None:
+    def all_good(self, records: Iterable[int], get: Callable[[int], Tensor]) -> dict[int, Tensor]:
+        """What `get` makes of these records, without those for which it raises BadImage, which are counted, see `skip`."""
+        images = {}
+        for record in records:
+            try:
+                images[record] = get(record)
+            except BadImage as error:
+                self.skip(record, str(error))
+        return images
+
+    def skip(self, record: int, reason: str) -> None:
         """Count a record whose image is bad, under its place and its file. Raises InputError beyond the limit."""
-        where, source = self.records.where(number), self.source(number)
+        where, source = self.records.where(record), self.source(record)
         if not source.member and str(source.path) != where:
             where += f" ({source.path.name})"
         self._skipped.add(where, reason)
         self._skipped.check(self._total)
 
 
-class CaptionedPictures(Pictures):
+class CaptionedImages(ImageRecords):
     """Images with texts in some languages, from files.
 
     languages: as `language_weights` takes them; None: images alone, with or without texts.
@@ -82,9 +92,9 @@ class CaptionedPictures(Pictures):
 
     def __init__(self, paths: Sequence[str], languages: Sequence[str] | None, max_skipped: float) -> None:
         skipped = SkipLog(max_skipped)
-        asked = None if languages is None else [each.partition("=")[0] for each in languages]
-        super().__init__(open_tables(paths, asked, images=True, skipped=skipped), skipped)
+        columns = None if languages is None else [language.partition("=")[0] for language in languages]
+        super().__init__(open_tables(paths, columns, images=True, skipped=skipped), skipped)
         self.languages = {} if languages is None else language_weights(self.records.tables, languages)
 
-    def caption(self, number: int, language: str) -> str:
-        return str(self.records[number][language])
+    def caption(self, record: int, language: str) -> str:
+        return str(self.records[record][language])

@@ -1,4 +1,4 @@
-"""CLIP's and AltCLIP's states of captions, which a bridge is trained on."""
+"""The hidden states that a bridge is trained on: AltCLIP's go in, those of a Stable Diffusion's own CLIP should come out."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, load_any_tokenizer, 
 class ClipStates:
     """What a Stable Diffusion's own text encoders give its UNet.
 
-    Stable Diffusion 1.x and 2.x: the last hidden state, 77 x 768 or 1024. XL: the penultimate states of both encoders side
-    by side, 77 x 2048, and the second one's projected vector, 1280.
+    Stable Diffusion 1.x and 2.x: the last hidden states, 77 x 768 or 1024. XL: the penultimate hidden states of both
+    encoders side by side, 77 x 2048, and the second one's projected vector, 1280.
+    Raises InputError where there is no CLIP.
     """
 
     def __init__(self, model: str, device: torch.device, dtype: torch.dtype) -> None:
@@ -43,11 +44,11 @@ class ClipStates:
 
     @torch.no_grad()
     def joined(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """float32 (batch, 77, width); with a pooled vector (batch, 78, width), which is the last row's beginning."""
+        """float32 (batch, 77, width); of XL (batch, 78, width), whose last row begins with the projected vector."""
         device = self.towers[0].device
         if not self.pooled_width:
-            found: Tensor = self.towers[0](pad(ids, self._padding[0], MAX_TOKENS)[0].to(device))[0]
-            return found.float()
+            last: Tensor = self.towers[0](pad(ids, self._padding[0], MAX_TOKENS)[0].to(device))[0]
+            return last.float()
         outputs = [
             tower(pad(ids, padding, MAX_TOKENS)[0].to(device), output_hidden_states=True)
             for tower, padding in zip(self.towers, self._padding, strict=True)
@@ -66,13 +67,13 @@ def altclip_states(encoder: Any, padding: int) -> Callable[[Sequence[Sequence[in
     def read(ids: Sequence[Sequence[int]]) -> list[Tensor]:
         input_ids, mask = pad(ids, padding)
         states = encoder(input_ids=input_ids.to(encoder.device), attention_mask=mask.to(encoder.device))[0].float()
-        return [each[: len(row)] for each, row in zip(states, ids, strict=True)]
+        return [rows[: len(row_ids)] for rows, row_ids in zip(states, ids, strict=True)]
 
     return read
 
 
 def stack_states(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(batch, the longest, width), zero beyond each one's end, and the mask (batch, the longest)."""
-    lengths = torch.tensor([len(each) for each in states], device=states[0].device)
+    """Of texts, (tokens, width) each: (batch, longest, width), zero beyond each one's end, and the mask (batch, longest)."""
+    lengths = torch.tensor(list(map(len, states)), device=states[0].device)
     mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
     return nn.utils.rnn.pad_sequence(list(states), batch_first=True), mask

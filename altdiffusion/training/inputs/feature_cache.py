@@ -1,4 +1,7 @@
-"""Features of records that are computed once and kept on disk: teacher targets, image features, latents, text states."""
+"""Features of records that are computed once and kept on disk: teacher targets, image features, latents, text states.
+
+Written by hand: `datasets.map` caches too, but processes don't share its work, and it takes a cache of another model.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import threading
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -17,18 +20,19 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from altdiffusion.checkpoints.tensor_files import read_json
 from altdiffusion.data.table import Table
 from altdiffusion.errors import InputError, TrainingStopped, first_line
 from altdiffusion.files import write_text
+from altdiffusion.training.inputs.sampling import Records
+from altdiffusion.training.log import progress
 
 
 class FeatureCache:
     """A folder of safetensors shards that hold one (rows, width) tensor for each record, read by memory mapping.
 
-    compute: given record numbers, their tensors, each (rows, width); rows may differ. It runs once, for what is not there.
+    compute: given indices of records, their tensors, each (rows, width); rows may differ. It runs once, for what is not there.
     about: what the features depend on (models, data, settings). A folder made with anything else is refused (InputError).
     An interrupted run goes on with the shards that are missing; several processes share the work.
     """
@@ -53,9 +57,10 @@ class FeatureCache:
         missing = [shard for shard in shards if not self._path(shard.start).exists()]
         accelerator.wait_for_everyone()  # all share the same list: none is written before all have seen it
         mine = missing[accelerator.process_index :: accelerator.num_processes]
-        with tqdm(total=sum(map(len, mine)), desc=f"computing {folder.name}", disable=not mine, mininterval=5) as bar:
-            for shard in mine:
-                self._write(shard, compute, batch, bar)
+        if mine:
+            with progress(f"computing {folder.name}", sum(map(len, mine)), "record") as bar:
+                for shard in mine:
+                    self._write(shard, compute, batch, bar)
         accelerator.wait_for_everyone()
         self._open(shards)
 
@@ -71,10 +76,10 @@ class FeatureCache:
     def _claim(self, about: dict[str, Any]) -> None:
         mark = self._folder / "about.json"
         if mark.exists():
-            found = read_json(mark)
-            if changed := sorted(key for key in about if found.get(key) != about[key]):
+            former = read_json(mark)
+            if changed := sorted(key for key in about if former.get(key) != about[key]):
                 raise InputError(
-                    f"the cache {self._folder} was made with {changed[0]} = {found.get(changed[0])}, this training has "
+                    f"the cache {self._folder} was made with {changed[0]} = {former.get(changed[0])}, this training has "
                     f"{about[changed[0]]}: give another folder or remove it"
                 )
             return
@@ -89,10 +94,10 @@ class FeatureCache:
     def _write(self, shard: range, compute: Callable[[Sequence[int]], list[Tensor]], batch: int, bar: Any) -> None:
         features: list[Tensor] = []
         for start in range(shard.start, shard.stop, batch):
-            numbers = range(start, min(start + batch, shard.stop))
-            features += [each.to("cpu", torch.float16) for each in compute(numbers)]
-            bar.update(len(numbers))
-        tensors = {"features": torch.cat(features), "lengths": torch.tensor([len(each) for each in features])}
+            records = range(start, min(start + batch, shard.stop))
+            features += [rows.to("cpu", torch.float16) for rows in compute(records)]
+            bar.update(len(records))
+        tensors = {"features": torch.cat(features), "lengths": torch.tensor(list(map(len, features)))}
         aside = self._path(shard.start).with_suffix(f".{os.getpid()}.tmp")
         try:
             save_file(tensors, aside)
@@ -118,6 +123,44 @@ class FeatureCache:
 
     def _path(self, start: int) -> Path:
         return self._folder / f"records-{start:09d}.safetensors"
+
+
+class TextCache:
+    """The same for every text of some records, language by language, and for the empty text, which comes last.
+
+    compute: given texts, their features, each (rows, width).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        records: Records,
+        languages: Iterable[str],
+        compute: Callable[[list[str]], list[Tensor]],
+        about: dict[str, Any],
+        accelerator: Accelerator,
+        batch: int = 64,
+    ) -> None:
+        self._languages, self._size = list(languages), len(records)
+        self._empty = self._size * len(self._languages)
+
+        def text(place: int) -> str:
+            language, record = divmod(place, self._size)
+            # a record of a table without this language has none: that place is never asked for
+            return "" if place == self._empty else str(records[record].get(self._languages[language], ""))
+
+        def compute_places(places: Sequence[int]) -> list[Tensor]:
+            return compute(list(map(text, places)))
+
+        about = {**about, "data": describe_tables(records.tables)}
+        self._cache = FeatureCache(folder, self._empty + 1, compute_places, about, accelerator, batch)
+
+    def __getitem__(self, text: tuple[int, str] | None) -> Tensor:
+        """float32 (rows, width) for (record, language), or for the empty text: None."""
+        if text is None:
+            return self._cache[self._empty].float()
+        record, language = text
+        return self._cache[self._languages.index(language) * self._size + record].float()
 
 
 def describe_tables(tables: Sequence[Table]) -> list[list[str | int]]:

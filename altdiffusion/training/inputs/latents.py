@@ -12,45 +12,40 @@ from torch import Tensor
 
 from altdiffusion.images import BadImage
 from altdiffusion.training.inputs.aspect_buckets import Size
-from altdiffusion.training.inputs.captioned_images import Pictures
+from altdiffusion.training.inputs.captioned_images import ImageRecords
 from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
-from altdiffusion.training.inputs.image_tensors import Remembered, fit_to, to_tensor, to_unit
+from altdiffusion.training.inputs.image_tensors import ImageCache, fit_to, to_tensor, to_unit
 from altdiffusion.training.loop import Batch
 
 
 class Latents:
-    """The latents of a batch: computed from its pixels, or drawn from the moments that were cached.
+    """The latents of a batch: computed from its pixels, or sampled from moments that were cached.
 
     size_of: record -> the (width, height) that its image is cut to. cache: a folder, or None.
     """
 
     def __init__(
-        self,
-        vae: Any,
-        data: Pictures,
-        size_of: Callable[[int], Size],
-        cache: Path | None,
-        accelerator: Accelerator,
+        self, vae: Any, data: ImageRecords, size_of: Callable[[int], Size], cache: Path | None, accelerator: Accelerator
     ) -> None:
         self._vae, self._data, self._size_of = vae, data, size_of
-        self._pixels = Remembered(lambda image, width, height: to_tensor(fit_to(image, width, height)))
+        self._pixels = ImageCache(lambda image, width, height: to_tensor(fit_to(image, width, height)))
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)  # pixels a latent, each way
         self.channels = int(vae.config.latent_channels)
         self._cache = None
         if cache is not None:
             about = {"what": "latents", "vae": checksum(vae), "data": describe_tables(data.records.tables)}
-            about["sizes"] = [list(size) for size in sorted({size_of(number) for number in range(len(data))})]
+            about["sizes"] = [list(size) for size in sorted({size_of(record) for record in range(len(data))})]
             self._cache = FeatureCache(cache, len(data), self._compute, about, accelerator, batch=8)
 
     def read(self, record: int, flip: bool = False) -> tuple[int, Tensor]:
-        """(the record it is of, pixels uint8 (3, height, width) or cached moments (2 * channels, h, w)).
+        """(its record, pixels uint8 (3, height, width) or cached moments (2 * channels, h, w)).
 
-        Where an image is bad it is the next record's whose image is cut to the same size.
+        In a bad image's place comes the next one that is cut to the same size.
         """
         size = self._size_of(record)
         get = self._cut if self._cache is None else self._cached
-        record, found = self._data.first_good(record, get, lambda each: self._size_of(each) == size)
-        return record, found.flip(-1) if flip else found
+        record, image = self._data.first_good(record, get, lambda other: self._size_of(other) == size)
+        return record, image.flip(-1) if flip else image
 
     def shape(self, record: int) -> tuple[int, int, int]:
         """Of its latents: (channels, height, width)."""
@@ -58,8 +53,8 @@ class Latents:
         return self.channels, height // self.factor, width // self.factor
 
     def __call__(self, batch: Batch) -> Tensor:
-        """batch: "pictures" as `read` gives them, stacked, and "latent_noise" in the latents' shape."""
-        moments = batch["pictures"] if self._cache is not None else self._moments(batch["pictures"])
+        """batch: "images" as `read` gives them, stacked, and "latent_noise" in the latents' shape."""
+        moments = batch["images"] if self._cache is not None else self._moments(batch["images"])
         mean, log_variance = moments.chunk(2, dim=1)
         # diffusers' clamp, see its DiagonalGaussianDistribution
         spread = torch.exp(0.5 * log_variance.clamp(-30, 20))
@@ -75,24 +70,18 @@ class Latents:
 
     def _cached(self, record: int) -> Tensor:
         assert self._cache is not None
-        found = self._cache[record]
-        if not len(found):
-            raise BadImage("the picture could not be read for the cache of latents")
+        moments = self._cache[record]
+        if not len(moments):
+            raise BadImage("the image could not be read for the cache of latents")
         channels, height, width = self.shape(record)
-        return found.T.reshape(2 * channels, height, width).float()
+        return moments.T.reshape(2 * channels, height, width).float()
 
     def _compute(self, records: Sequence[int]) -> list[Tensor]:
         """What the cache holds: (h * w, 2 * channels) of each image, without rows where it is bad."""
-        pixels: dict[int, Tensor] = {}
-        for record in records:
-            try:
-                pixels[record] = self._cut(record)
-            except BadImage as error:
-                self._data.skip(record, str(error))
+        pixels = self._data.all_good(records, self._cut)
         moments: dict[int, Tensor] = {}
-        for shape in {each.shape for each in pixels.values()}:  # the VAE takes images of one size together
-            alike = [record for record, each in pixels.items() if each.shape == shape]
-            together = self._moments(torch.stack([pixels[record] for record in alike]))
-            moments |= dict(zip(alike, together, strict=True))
+        for shape in {image.shape for image in pixels.values()}:  # the VAE takes images of one size together
+            alike = {record: image for record, image in pixels.items() if image.shape == shape}
+            moments |= zip(alike, self._moments(torch.stack(list(alike.values()))), strict=True)
         nothing = torch.empty(2 * self.channels, 0)
         return [moments.get(record, nothing).flatten(1).T.contiguous() for record in records]

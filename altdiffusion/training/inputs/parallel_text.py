@@ -1,10 +1,11 @@
-"""Parallel text for distillation and for the bridge: a student's tokens in any language, a teacher's in English."""
+"""Parallel text for distillation and for the bridge: a student's tokens in any language, its teacher's in English."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 from altdiffusion.data.open_tables import open_tables
@@ -16,7 +17,7 @@ from altdiffusion.training.inputs.sampling import Mixture, Records, language_wei
 
 @dataclass(frozen=True)
 class Pair:
-    """One text in two languages. record: its number over all tables, -1 for the empty text."""
+    """One text in two languages. record: its index over all tables, -1 for the empty text."""
 
     record: int
     language: str
@@ -25,10 +26,10 @@ class Pair:
 
 
 class ParallelText:
-    """Sample number -> Pair; see `Mixture` for the order.
+    """A sample's index -> Pair; see `Mixture` for the order.
 
     languages: as `language_weights` takes them; the teacher's language is one of them by default, as the student must
-    not forget it. empty: the share of samples whose text is "" on both sides.
+    not forget it. empty: the fraction of samples whose text is "" on both sides.
     Raises InputError where a table has no column `teacher_language`, or nothing to go with it.
     """
 
@@ -44,7 +45,7 @@ class ParallelText:
         empty: float = 0.0,
     ) -> None:
         skipped = SkipLog(max_skipped)
-        asked = [each.partition("=")[0] for each in languages]
+        asked = [language.partition("=")[0] for language in languages]
         columns = list(dict.fromkeys([*asked, teacher_language])) if asked else []
         tables = open_tables(paths, columns, images=False, skipped=skipped)
         for table in tables:
@@ -63,26 +64,26 @@ class ParallelText:
     def __len__(self) -> int:
         return len(self.records)
 
-    def read(self, numbers: Sequence[int]) -> list[Pair]:
-        """The pairs of some sample numbers, tokenized together."""
+    def read(self, indices: Sequence[int]) -> list[Pair]:
+        """The pairs of some samples, tokenized together."""
         texts, english, records, languages = [], [], [], []
-        for number in numbers:
-            draw = self._mixture.draw(number)
-            record = self.records[draw.record]
-            drop = self._empty > 0 and random.Random(f"{self._seed} {number}").random() < self._empty
-            texts.append("" if drop else record[draw.language])
+        for index in indices:
+            sample = self._mixture[index]
+            record = self.records[sample.record]
+            drop = self._empty > 0 and random.Random(f"{self._seed} {index}").random() < self._empty
+            texts.append("" if drop else record[sample.language])
             english.append("" if drop else record[self.teacher_language])
-            records.append(-1 if drop else draw.record)
-            languages.append(draw.language)
+            records.append(-1 if drop else sample.record)
+            languages.append(sample.language)
         ids, teacher_ids = tokens(self._tokenizer, texts), tokens(self._teacher_tokenizer, english)
-        return [Pair(*each) for each in zip(records, languages, ids, teacher_ids, strict=True)]
+        return list(map(Pair, records, languages, ids, teacher_ids))
 
     def english(self, records: Sequence[int]) -> list[list[int]]:
         """The teacher's tokens of records."""
-        return tokens(self._teacher_tokenizer, [self.records[number][self.teacher_language] for number in records])
+        return tokens(self._teacher_tokenizer, [self.records[record][self.teacher_language] for record in records])
 
     def of_language(self, language: str, limit: int) -> list[tuple[list[int], list[int]]]:
         """(student's tokens, teacher's tokens) of the first `limit` records that have this language."""
-        numbers = [number for each in self.records.ranges(language) for number in each[:limit]][:limit]
-        mine = tokens(self._tokenizer, [self.records[number][language] for number in numbers])
-        return list(zip(mine, self.english(numbers), strict=True))
+        records = list(islice(chain(*self.records.ranges(language)), limit))
+        ids = tokens(self._tokenizer, [self.records[record][language] for record in records])
+        return list(zip(ids, self.english(records), strict=True))

@@ -1,7 +1,8 @@
-"""Which record is read when: pure functions of the seed and a running number.
+"""Which record is read when: pure functions of the seed and a sample's index.
 
-Nothing here has a state that moves. Sample number 7,340 of a training is the same record whether the training came
-there in one go, was killed and resumed, or is shared by eight processes: its place in the data is its step.
+Nothing here has a state that moves. Sample 7,340 of a training is the same record whether the training came there in one
+go, was killed and resumed, or is shared by eight processes: its place in the data is its step. That is why this is written
+by hand: samplers of torch and of the data libraries keep a state, which would have to be saved, process by process.
 """
 
 from __future__ import annotations
@@ -32,37 +33,38 @@ class Shuffled:
         # two passes are in use where one ends and the next begins
         self._order = lru_cache(maxsize=2)(lambda epoch: np.random.default_rng([*seed, epoch]).permutation(size))
 
-    def __getitem__(self, number: int) -> int:
-        epoch, place = divmod(number, self.size)
+    def __getitem__(self, index: int) -> int:
+        epoch, place = divmod(index, self.size)
         return int(self._order(epoch)[place])
 
 
 class Interleave:
-    """Deals the numbers 0, 1, 2, ... to streams in proportion to their weights, a thousand at a time."""
+    """Deals the indices 0, 1, 2, ... to streams in proportion to their weights, a thousand at a time."""
 
     BLOCK = 1000
 
     def __init__(self, weights: Sequence[float], *seed: int) -> None:
         exact = np.asarray(weights, float) / sum(weights) * self.BLOCK
-        self.shares = np.maximum(1, np.floor(exact)).astype(int)  # no stream is left out, however small
-        for stream in np.argsort(self.shares - exact)[: max(0, self.BLOCK - int(self.shares.sum()))]:
-            self.shares[stream] += 1
-        self.size = int(self.shares.sum())
+        # of each block, by stream; no stream is left out, however small
+        self.slots = np.maximum(1, np.floor(exact)).astype(int)
+        for stream in np.argsort(self.slots - exact)[: max(0, self.BLOCK - int(self.slots.sum()))]:
+            self.slots[stream] += 1
+        self.size = int(self.slots.sum())
         self._block = lru_cache(maxsize=4)(lambda block: self._deal_block(block, *seed))
 
-    def deal(self, number: int) -> tuple[int, int]:
-        """(the stream that gets this number, how many it got before)."""
-        block, place = divmod(number, self.size)
+    def deal(self, index: int) -> tuple[int, int]:
+        """(the stream that gets this index, how many it got before)."""
+        block, place = divmod(index, self.size)
         streams, ranks = self._block(block)
         stream = int(streams[place])
-        return stream, block * int(self.shares[stream]) + int(ranks[place])
+        return stream, block * int(self.slots[stream]) + int(ranks[place])
 
     def _deal_block(self, block: int, *seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        dealt = np.repeat(np.arange(len(self.shares)), self.shares)
+        dealt = np.repeat(np.arange(len(self.slots)), self.slots)
         dealt = np.random.default_rng([*seed, block]).permutation(dealt)
         ranks = np.zeros_like(dealt)
-        for stream in range(len(self.shares)):
-            ranks[dealt == stream] = np.arange(self.shares[stream])
+        for stream in range(len(self.slots)):
+            ranks[dealt == stream] = np.arange(self.slots[stream])
         return dealt, ranks
 
 
@@ -76,37 +78,37 @@ class Records:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        table, place = self._find(number)
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        table, place = self._find(index)
         return table[place]
 
-    def where(self, number: int) -> str:
+    def where(self, index: int) -> str:
         """The record's place as a person would look for it."""
-        table, place = self._find(number)
+        table, place = self._find(index)
         return table.where(place)
 
     def ranges(self, column: str) -> list[range]:
-        """The numbers of the records that have a text column."""
+        """The indices of the records that have a text column."""
         starts = [0, *self._ends]
         return [range(starts[i], starts[i + 1]) for i, table in enumerate(self.tables) if column in table.columns]
 
-    def _find(self, number: int) -> tuple[Table, int]:
-        table = bisect_right(self._ends, number)
-        return self.tables[table], number - (self._ends[table - 1] if table else 0)
+    def _find(self, index: int) -> tuple[Table, int]:
+        table = bisect_right(self._ends, index)
+        return self.tables[table], index - (self._ends[table - 1] if table else 0)
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One record, and the language (the text column) that is read of it."""
+class Sample:
+    """The index of a record, and the language (the text column) that is read of it."""
 
     record: int
     language: str
 
 
 class Mixture:
-    """Sample number -> Draw. Languages are mixed by weight; each one passes over all its records before any comes again.
+    """A sample's index -> Sample. Languages are mixed by weight; each passes over all its records before any comes again.
 
-    among: record numbers by language, if not all of them are to be drawn.
+    among: the indices of the records to take, by language; None: all.
     """
 
     def __init__(
@@ -117,17 +119,17 @@ class Mixture:
         among: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self._languages = list(languages)
-        self._numbers = [_Chain([among[name]] if among else records.ranges(name)) for name in languages]
+        self._records = [_Chain([among[name]] if among else records.ranges(name)) for name in languages]
         self._interleave = Interleave(list(languages.values()), *seed, 0)
-        self._orders = [Shuffled(len(numbers), *seed, 1, stream) for stream, numbers in enumerate(self._numbers)]
+        self._orders = [Shuffled(len(indices), *seed, 1, stream) for stream, indices in enumerate(self._records)]
 
-    def draw(self, number: int) -> Draw:
-        stream, rank = self._interleave.deal(number)
-        return Draw(self._numbers[stream][self._orders[stream][rank]], self._languages[stream])
+    def __getitem__(self, index: int) -> Sample:
+        stream, rank = self._interleave.deal(index)
+        return Sample(self._records[stream][self._orders[stream][rank]], self._languages[stream])
 
 
 class _Chain:
-    """Sequences of numbers, one after another."""
+    """Sequences of indices, one after another."""
 
     def __init__(self, parts: Sequence[Sequence[int]]) -> None:
         self._parts, self._ends = parts, list(accumulate(map(len, parts)))
@@ -143,14 +145,14 @@ class _Chain:
 def language_weights(tables: Sequence[Table], asked: Sequence[str], beside: Sequence[str] = ()) -> dict[str, float]:
     """`["en", "zh=2"]` -> weights of text columns; by default 1 for each column that a table has and `beside` does not name."""
     weights: dict[str, float] = {}
-    for each in asked:
-        name, _, weight = each.partition("=")
+    for language in asked:
+        name, _, weight = language.partition("=")
         try:
             weights[name] = float(weight or 1)
         except ValueError:
             weights[name] = -1
         if not 0 < weights[name] < math.inf:
-            raise InputError(f"--languages {each}: expected NAME or NAME=WEIGHT, a weight above 0, such as zh=2")
+            raise InputError(f"--languages {language}: expected NAME or NAME=WEIGHT, a weight above 0, such as zh=2")
     if not weights:
         weights = {name: 1.0 for table in tables for name in table.columns if name not in beside}
     if missing := [name for name in weights if not any(name in table.columns for table in tables)]:
@@ -176,24 +178,24 @@ class LengthBatches(Generic[T]):
 
     def batch(self, step: int) -> list[T]:
         """The samples of one step, shortest first."""
-        number, place = divmod(step, self._pool)
+        pool, place = divmod(step, self._pool)
         with self._lock:
-            return self._pools(number)[place]
+            return self._pools(pool)[place]
 
-    def _fill(self, number: int) -> list[list[T]]:
+    def _fill(self, pool: int) -> list[list[T]]:
         size = self._batch_size * self._pool
-        samples = sorted(self._read(range(number * size, (number + 1) * size)), key=self._length)
+        samples = sorted(self._read(range(pool * size, (pool + 1) * size)), key=self._length)
         batches = [samples[i : i + self._batch_size] for i in range(0, size, self._batch_size)]
-        order = np.random.default_rng([self._seed, 2, number]).permutation(self._pool)
+        order = np.random.default_rng([self._seed, 2, pool]).permutation(self._pool)
         return [batches[i] for i in order]
 
 
 def normal_noise(shape: tuple[int, ...], *seed: int) -> npt.NDArray[np.float32]:
-    """Normally distributed numbers that depend on the seed alone: one sample's, whichever process draws them."""
+    """Normally distributed numbers that depend on the seed alone: one sample's, in whichever process."""
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-def piece_of(samples: Sequence[T], piece: int, pieces: int) -> Sequence[T]:
-    """Piece number `piece` of a batch cut into equal ones."""
-    size = len(samples) // pieces
-    return samples[piece * size : (piece + 1) * size]
+def micro_batch(samples: Sequence[T], index: int, count: int) -> Sequence[T]:
+    """Micro-batch `index` of a batch cut into `count` equal ones."""
+    size = len(samples) // count
+    return samples[index * size : (index + 1) * size]

@@ -1,4 +1,4 @@
-"""Captions as a frozen text encoder states them, 77 to a caption, as a UNet gets them."""
+"""The hidden states of captions by a frozen text encoder, 77 to a caption, as a UNet takes them."""
 
 from __future__ import annotations
 
@@ -13,40 +13,36 @@ from torch import Tensor
 from transformers import AltCLIPTextModel
 
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad, tokens
-from altdiffusion.training.inputs.captioned_images import CaptionedPictures
-from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
+from altdiffusion.training.inputs.captioned_images import CaptionedImages
+from altdiffusion.training.inputs.feature_cache import TextCache, checksum
 from altdiffusion.training.loop import Batch
 
 
 class TextStates:
-    """The states of a batch's captions: computed, or read from a cache.
+    """The hidden states of a batch's captions: computed, or read from a cache.
 
-    text_encoder: CLIP's, or AltCLIP's as `load_text_encoder` equips it. cache: a folder, or None.
+    text_encoder: CLIP's, or AltCLIP's as `load_text_encoder` gives it. cache: a folder, or None.
     """
 
     def __init__(
-        self, text_encoder: Any, tokenizer: Any, data: CaptionedPictures, cache: Path | None, accelerator: Accelerator
+        self, text_encoder: Any, tokenizer: Any, data: CaptionedImages, cache: Path | None, accelerator: Accelerator
     ) -> None:
         self._encoder, self._data = text_encoder, data
-        self._tokenizer = copy.deepcopy(tokenizer)  # threads use it while the pipeline draws samples with its own
+        self._tokenizer = copy.deepcopy(tokenizer)  # threads use it while the pipeline generates with its own
         # as diffusers' pipelines ask
         self._masked = bool(getattr(text_encoder.config, "use_attention_mask", None))
-        self._languages = list(data.languages)
         self._cache = None
         if cache is not None:
-            about = {"what": "text states", "text_encoder": checksum(text_encoder), "languages": self._languages}
-            about["data"] = describe_tables(data.records.tables)
-            count = len(data) * len(self._languages) + 1  # language by language; the last is the empty caption
-            self._cache = FeatureCache(cache, count, self._compute, about, accelerator)
+            about = {"what": "text states", "text_encoder": checksum(text_encoder), "languages": list(data.languages)}
+            self._cache = TextCache(cache, data.records, data.languages, self._compute, about, accelerator)
 
     def collate(self, captions: Sequence[tuple[int, str] | None]) -> Batch:
         """What `__call__` needs for captions, each (record, language) or None, the empty one."""
         if self._cache is None:
-            texts = ["" if each is None else self._data.caption(*each) for each in captions]
+            texts = ["" if caption is None else self._data.caption(*caption) for caption in captions]
             ids, mask = pad(tokens(self._tokenizer, texts), self._tokenizer.pad_token_id, MAX_TOKENS)
             return {"input_ids": ids, "attention_mask": mask}
-        found = [self._cache[self._place(each)].float() for each in captions]
-        return {"states": torch.stack([_filled(each) for each in found])}
+        return {"states": torch.stack([_padded(self._cache[caption]) for caption in captions])}
 
     def __call__(self, batch: Batch) -> Tensor:
         """float (batch, 77, width)."""
@@ -61,30 +57,16 @@ class TextStates:
         states: Tensor = self._encoder(ids.to(device), attention_mask=mask.to(device) if self._masked else None)[0]
         return states
 
-    def _place(self, caption: tuple[int, str] | None) -> int:
-        if caption is None:
-            return len(self._languages) * len(self._data)
-        record, language = caption
-        return self._languages.index(language) * len(self._data) + record
-
-    def _compute(self, places: Sequence[int]) -> list[Tensor]:
-        """The states without those at the end that repeat the last one, as all padding of AltCLIP does."""
-        texts = []
-        for place in places:
-            language, record = divmod(place, len(self._data))
-            texts.append(self._caption(record, self._languages[language]) if language < len(self._languages) else "")
+    def _compute(self, texts: list[str]) -> list[Tensor]:
+        """What the cache holds: states without those at the end that repeat the last one, as all of AltCLIP's padding does."""
         ids, mask = pad(tokens(self._tokenizer, texts), self._tokenizer.pad_token_id, MAX_TOKENS)
         states = self._states(ids, mask)
         if not isinstance(self._encoder, AltCLIPTextModel):  # CLIP's states at padding differ, a bridge's too
             return list(states)
         lengths = (mask.sum(1) + 1).clamp(max=MAX_TOKENS).tolist()
-        return [each[:length] for each, length in zip(states, lengths, strict=True)]
-
-    def _caption(self, record: int, language: str) -> str:
-        """ "" for a record of a table without this language: that place is never asked for."""
-        return str(self._data.records[record].get(language, ""))
+        return [row[:length] for row, length in zip(states, lengths, strict=True)]
 
 
-def _filled(states: Tensor) -> Tensor:
+def _padded(states: Tensor) -> Tensor:
     """77 states again, the last one repeated."""
     return torch.cat([states, states[-1:].expand(MAX_TOKENS - len(states), -1)])

@@ -1,4 +1,4 @@
-"""The losses of the stages: pure functions of tensors, each the mean over its batch."""
+"""Losses between two sets of features: pure functions of tensors, each the mean over its batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """The rows of all processes, in their order. Under DDP, gradients are those of one process with all the rows."""
+    """The rows of all processes, in their order. Under DDP, gradients are as if one process had all the rows."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return tensor
     count, mine = dist.get_world_size(), dist.get_rank()

@@ -1,4 +1,4 @@
-"""What an error in the text states does in a frozen UNet: two losses of the bridge's, beside that of the states themselves."""
+"""What an error in the text's hidden states does in a frozen UNet: two losses of the bridge, beside the states' own error."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.training.inputs.sampling import normal_noise
 from altdiffusion.training.loop import Batch
-from altdiffusion.training.losses.denoising import CROSS_ATTENTION_KV
+from altdiffusion.training.models.unet import CROSS_ATTENTION_KV
 
-# From this share of the timesteps on, what a UNet sees is nearly noise, whatever the image.
+# From this fraction of the timesteps on, what a UNet sees is nearly noise, whatever the image.
 NOISIEST = 0.7
 
 
@@ -35,7 +35,7 @@ def cross_attention_metric(unet: Any) -> Tensor:
     maps = [
         parameter.detach().float() for name, parameter in unet.named_parameters() if name.endswith(CROSS_ATTENTION_KV)
     ]
-    metric = sum((each.T @ each for each in maps), torch.zeros(maps[0].shape[1], maps[0].shape[1]))
+    metric = sum((weight.T @ weight for weight in maps), torch.zeros(maps[0].shape[1], maps[0].shape[1]))
     return metric / metric.trace()
 
 
@@ -43,7 +43,7 @@ class PredictionError:
     """How far the UNet's predictions with a bridge's states are from those with CLIP's.
 
     Both are made from the same pure noise, so that no image is needed: at the noisiest timesteps a noised image is
-    hardly anything else, and there a UNet decides what it will draw. The error is in the clean latents that are predicted,
+    hardly anything else, and there a UNet decides what it will show. The error is in the clean latents that are predicted,
     whether the UNet predicts noise or velocity.
 
     Raises InputError for UNets that take more than an image and a text, or predict something else, and without a scheduler.
@@ -54,7 +54,7 @@ class PredictionError:
         if takes != gives:
             raise InputError(
                 f"--prediction-weight: the UNet of {model} takes {takes} channels and gives {gives}, as inpainting's does: "
-                "expected one that draws from text alone"
+                "expected one that generates from text alone"
             )
         scheduler = DDPMScheduler.from_config(
             tensor_files.read_json(hub.locate(model) / "scheduler" / "scheduler_config.json")
@@ -68,12 +68,12 @@ class PredictionError:
         self._scale = (1 - kept) / kept if kind == "epsilon" else 1 - kept
         self._steps = int(scheduler.config.num_train_timesteps)
 
-    def noise(self, numbers: Sequence[int], seed: int) -> Batch:
-        """What is random for some samples, each one's drawn from the seed and its own number."""
+    def noise(self, samples: Sequence[int], seed: int) -> Batch:
+        """What is random for some samples: of the seed and each sample's own index."""
         side, channels = self._unet.config.sample_size, self._unet.config.in_channels
-        noises = [normal_noise((channels, side, side), seed, 6, number) for number in numbers]
+        noises = [normal_noise((channels, side, side), seed, 6, sample) for sample in samples]
         first = round(NOISIEST * self._steps)
-        timesteps = [int(np.random.default_rng([seed, 7, number]).integers(first, self._steps)) for number in numbers]
+        timesteps = [int(np.random.default_rng([seed, 7, sample]).integers(first, self._steps)) for sample in samples]
         return {"noise": torch.from_numpy(np.stack(noises)), "timesteps": torch.tensor(timesteps)}
 
     def __call__(

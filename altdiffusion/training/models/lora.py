@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from altdiffusion.errors import InputError
 
 # What a LoRA is put beside, by the ends of the layers' names: the projections of every attention, as in diffusers' own
-# training script; or what stands between them too, convolutions above all, as the web UIs' "LoCon" does.
+# training script; or what stands between them, too, above all convolutions, as in the web UIs' "LoCon".
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 LAYERS = {
     "attention": _ATTENTION,
@@ -21,7 +21,7 @@ LAYERS = {
 
 
 def lora_config(rank: int, layers: str) -> Any:
-    """PEFT's LoraConfig. layers: of LAYERS. Raises InputError where PEFT is missing: ask before anything is loaded."""
+    """PEFT's LoraConfig. layers: a key of LAYERS. Raises InputError where PEFT is missing: call it before loading models."""
     try:
         from peft import LoraConfig
     except ImportError:
@@ -46,5 +46,5 @@ def save_lora(unet: Any, folder: Path) -> None:
     """
     from peft import get_peft_model_state_dict
 
-    state = {name: each.detach().cpu().contiguous() for name, each in get_peft_model_state_dict(unet).items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(unet).items()}
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state)

@@ -1,4 +1,4 @@
-"""Loading the CLIP models that trainings start from; a tensor that is missing is an error, never random tensor_files."""
+"""The teachers and students that distillation starts from; a tensor that is missing is an error, never random."""
 
 from __future__ import annotations
 
@@ -116,9 +116,12 @@ def _from_roberta(folder: Path, width: int) -> AltCLIPTextModel:
 
 def assemble_altclip(student: AltCLIPTextModel, teacher: CLIPModel) -> AltCLIPModel:
     """A full AltCLIP: the student's text tower, the teacher's vision tower, both of its projections and its scale."""
+    vision = teacher.config.vision_config.to_dict()
+    for name in ("model_type", "architectures", "transformers_version"):
+        vision.pop(name, None)
     config = AltCLIPConfig(
         text_config=student.config.to_dict(),
-        vision_config=AltCLIPVisionConfig(**_shared(teacher.config.vision_config.to_dict())).to_dict(),
+        vision_config=AltCLIPVisionConfig(**vision).to_dict(),
         projection_dim=teacher.config.projection_dim,
     )
     model = AltCLIPModel(config)
@@ -130,11 +133,3 @@ def assemble_altclip(student: AltCLIPTextModel, teacher: CLIPModel) -> AltCLIPMo
     with torch.no_grad():
         model.logit_scale.copy_(teacher.logit_scale)
     return model.eval()
-
-
-def _shared(settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in settings.items()
-        if name not in ("model_type", "architectures", "transformers_version")
-    }

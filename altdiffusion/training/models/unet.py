@@ -1,4 +1,4 @@
-"""The diffusion loss, and what the stages that train a UNet share."""
+"""What the stages that train a UNet share: what is frozen, what is trained, samples, saving."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from altdiffusion.errors import InputError
 from altdiffusion.images import grid
-from altdiffusion.training.losses.denoising import CROSS_ATTENTION_KV
 from altdiffusion.training.stage_settings import DiffusionSettings
+
+# What AltDiffusion's concept alignment trains, by the ends of the parameters' names.
+CROSS_ATTENTION_KV = (".attn2.to_k.weight", ".attn2.to_v.weight")
 
 
 def freeze(pipe: Any, device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
@@ -22,9 +24,8 @@ def freeze(pipe: Any, device: torch.device, dtype: torch.dtype) -> dict[str, dic
 
     Returns these two's weights as they were, for `save_pipeline`; {} for float32, in which they stay as they are.
     """
-    frozen = {"text_encoder": pipe.text_encoder, "vae": pipe.vae}
     originals = {}
-    for name, part in frozen.items():
+    for name, part in (("text_encoder", pipe.text_encoder), ("vae", pipe.vae)):
         part.requires_grad_(False).eval()
         if dtype != torch.float32:
             originals[name] = part.state_dict()
@@ -64,10 +65,10 @@ def select_trainable(unet: Any, trainable: str) -> None:
         parameter.requires_grad_(chosen(name))
 
 
-def sampler(
+def sample_prompts(
     pipe: Any, settings: DiffusionSettings, accelerator: Accelerator
 ) -> Callable[[int], dict[str, float]] | None:
-    """A validation that draws `validation_prompts` into output_dir/samples, one row of images; always the same noise."""
+    """A validation that puts a row of images of `validation_prompts` into output_dir/samples, from the same noise each time."""
     prompts = settings.validation_prompts
     if not prompts:
         return None
@@ -75,7 +76,7 @@ def sampler(
     def validate(step: int) -> dict[str, float]:
         pipe.set_progress_bar_config(disable=True)
         with accelerator.autocast():  # the UNet is in float32, the others may not be
-            pictures = pipe(
+            images = pipe(
                 list(prompts),
                 num_inference_steps=settings.validation_inference_steps,
                 guidance_scale=settings.validation_guidance_scale,
@@ -85,7 +86,7 @@ def sampler(
             ).images
         folder = settings.output_dir / "samples"
         folder.mkdir(exist_ok=True)
-        grid(pictures).save(folder / f"step-{step:08d}.png")
+        grid(images).save(folder / f"step-{step:08d}.png")
         return {}
 
     return validate

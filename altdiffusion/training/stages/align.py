@@ -15,7 +15,7 @@ import torch
 
 from altdiffusion.pipelines.load import load_diffusion
 from altdiffusion.training.inputs.aspect_buckets import Buckets
-from altdiffusion.training.inputs.captioned_images import CaptionedPictures
+from altdiffusion.training.inputs.captioned_images import CaptionedImages
 from altdiffusion.training.inputs.latents import Latents
 from altdiffusion.training.inputs.text_states import TextStates
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
@@ -25,7 +25,7 @@ from altdiffusion.training.models.unet import (
     check_resolution,
     freeze,
     pixel_multiple,
-    sampler,
+    sample_prompts,
     save_pipeline,
     select_trainable,
     training_scheduler,
@@ -33,7 +33,7 @@ from altdiffusion.training.models.unet import (
 from altdiffusion.training.stage_settings import AlignSettings
 
 
-def align(settings: AlignSettings) -> None:
+def train_align(settings: AlignSettings) -> None:
     """Train the UNet and save the whole pipeline in output_dir/model, or its LoRA alone.
 
     Raises InputError and TrainingStopped.
@@ -51,32 +51,27 @@ def align(settings: AlignSettings) -> None:
     if settings.gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
 
-    data = CaptionedPictures(settings.train_data, settings.languages, settings.max_skipped)
-    shapes = Buckets(
-        data,
-        settings.resolution,
-        settings.max_aspect if settings.aspect_buckets else 1.0,
-        pixel_multiple(pipe),
-        settings.batch_size,
-        settings.seed,
-    )
+    data = CaptionedImages(settings.train_data, settings.languages, settings.max_skipped)
+    max_aspect, multiple = settings.max_aspect if settings.aspect_buckets else 1.0, pixel_multiple(pipe)
+    shapes = Buckets(data, settings.resolution, max_aspect, multiple, settings.batch_size, settings.seed)
     latents = Latents(pipe.vae, data, shapes.size_of, settings.latent_cache, accelerator)
     states = TextStates(pipe.text_encoder, pipe.tokenizer, data, settings.text_cache, accelerator)
     scheduler = training_scheduler(pipe)
 
-    def batches(step: int, piece: int, pieces: int) -> Batch:
-        _, draws = shapes.batch(step, piece, pieces)
-        pictures, captions = [], []
-        for number, draw in draws:
+    def batches(step: int, index: int, count: int) -> Batch:
+        _, samples = shapes.batch(step, index, count)
+        images, captions = [], []
+        for number, sample in samples:
             chance = random.Random(f"{settings.seed} {number}")
-            record, picture = latents.read(draw.record, flip=settings.random_flip and chance.random() < 0.5)
-            pictures.append(picture)
-            captions.append(None if chance.random() < settings.caption_dropout else (record, draw.language))
-        noise = noise_and_timesteps(scheduler, latents.shape(draws[0][1].record), [n for n, _ in draws], settings.seed)
-        return {"pictures": torch.stack(pictures), **noise, **states.collate(captions)}
+            record, image = latents.read(sample.record, flip=settings.random_flip and chance.random() < 0.5)
+            images.append(image)
+            captions.append(None if chance.random() < settings.caption_dropout else (record, sample.language))
+        numbers, shape = [number for number, _ in samples], latents.shape(samples[0][1].record)
+        noise = noise_and_timesteps(scheduler, shape, numbers, settings.seed)
+        return {"images": torch.stack(images), **noise, **states.collate(captions)}
 
     task = Denoising(pipe.unet, scheduler, settings.snr_gamma, latents, states)
-    fit(task, batches, settings, accelerator, records=len(data), validate=sampler(pipe, settings, accelerator))
+    fit(task, batches, settings, accelerator, records=len(data), validate=sample_prompts(pipe, settings, accelerator))
     with export(settings, accelerator) as folder:
         if folder is not None and lora is not None:
             save_lora(pipe.unet, folder)

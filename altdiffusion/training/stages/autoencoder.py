@@ -18,14 +18,14 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from altdiffusion.checkpoints import hub, tensor_files
-from altdiffusion.training.inputs.captioned_images import CaptionedPictures
-from altdiffusion.training.inputs.image_tensors import Remembered, fit_to, to_tensor, to_unit
-from altdiffusion.training.inputs.sampling import Shuffled, normal_noise, piece_of
+from altdiffusion.training.inputs.captioned_images import CaptionedImages
+from altdiffusion.training.inputs.image_tensors import ImageCache, fit_to, to_tensor, to_unit
+from altdiffusion.training.inputs.sampling import Shuffled, micro_batch, normal_noise
 from altdiffusion.training.loop import Batch, export, fit, start
 from altdiffusion.training.stage_settings import AutoencoderSettings
 
 
-def autoencoder(settings: AutoencoderSettings) -> None:
+def train_autoencoder(settings: AutoencoderSettings) -> None:
     """Train a VAE and save it in output_dir/model, with the scaling factor that gives its latents unit variance.
 
     Images are scaled to its `sample_size`. Raises InputError and TrainingStopped.
@@ -36,35 +36,31 @@ def autoencoder(settings: AutoencoderSettings) -> None:
     if settings.gradient_checkpointing:
         vae.enable_gradient_checkpointing()
     size = vae.config.sample_size
-    read = Remembered(lambda image: to_tensor(fit_to(image, size, size)))
-    data = CaptionedPictures(settings.train_data, None, settings.max_skipped)
+    read = ImageCache(lambda image: to_tensor(fit_to(image, size, size)))
+    data = CaptionedImages(settings.train_data, None, settings.max_skipped)
     order = Shuffled(len(data), settings.seed)
     latent_side = size // 2 ** (len(vae.config.block_out_channels) - 1)
     latent_shape = (vae.config.latent_channels, latent_side, latent_side)
 
-    def batches(step: int, piece: int, pieces: int) -> Batch:
-        numbers = piece_of(range(step * settings.batch_size, (step + 1) * settings.batch_size), piece, pieces)
-        pixels = [data.picture(order[number], read)[1] for number in numbers]
-        noise = [torch.from_numpy(normal_noise(latent_shape, settings.seed, 3, number)) for number in numbers]
+    def batches(step: int, index: int, count: int) -> Batch:
+        samples = micro_batch(range(step * settings.batch_size, (step + 1) * settings.batch_size), index, count)
+        pixels = [data.image(order[sample], read)[1] for sample in samples]
+        noise = [torch.from_numpy(normal_noise(latent_shape, settings.seed, 3, sample)) for sample in samples]
         return {"pixels": torch.stack(pixels), "noise": torch.stack(noise)}
 
     validate = None
     if settings.validation_data:
-        held_out = CaptionedPictures(settings.validation_data, None, settings.max_skipped)
-        shown = torch.stack([held_out.picture(number, read)[1] for number in range(min(1000, len(held_out)))])
+        held_out = CaptionedImages(settings.validation_data, None, settings.max_skipped)
+        pixels = torch.stack([held_out.image(record, read)[1] for record in range(min(1000, len(held_out)))])
 
         def validate(step: int) -> dict[str, float]:
-            return {"PSNR dB": psnr(vae, shown)}
+            return {"PSNR dB": psnr(vae, pixels)}
 
     vae.to(memory_format=torch.channels_last)
     task = Reconstruction(vae, settings.loss, settings.kl_weight)
     fit(task, batches, settings, accelerator, records=len(data), validate=validate)
-    sample = torch.stack([data.picture(order[number], read)[1] for number in range(min(256, len(data)))])
-    with torch.no_grad():
-        latents = torch.cat(
-            [vae.encode(to_unit(each).to(vae.device)).latent_dist.mean for each in torch.split(sample, 16)]
-        )
-    vae.register_to_config(scaling_factor=1 / latents.std().item())
+    some = torch.stack([data.image(order[sample], read)[1] for sample in range(min(256, len(data)))])
+    vae.register_to_config(scaling_factor=1 / latent_deviation(vae, some))
     with export(settings, accelerator) as folder:
         if folder is not None:
             vae.to(memory_format=torch.contiguous_format).save_pretrained(folder)
@@ -88,16 +84,23 @@ class Reconstruction(nn.Module):
         posterior = self.vae.encode(images).latent_dist
         latents = posterior.mean + posterior.std * batch["noise"]
         error = self._error(self.vae.decode(latents).sample.float(), images)
-        divergence = posterior.kl().mean() / posterior.mean[0].numel()  # of one number of the latents
+        divergence = posterior.kl().mean() / posterior.mean[0].numel()  # per element of the latents
         return {"loss": error + self._kl_weight * divergence, "error": error, "divergence": divergence}
 
 
+@torch.no_grad()
+def latent_deviation(vae: AutoencoderKL, pixels: Tensor) -> float:
+    """The standard deviation of the latents of uint8 (n, 3, height, width)."""
+    images = (to_unit(some).to(vae.device) for some in torch.split(pixels, 16))
+    return torch.cat([vae.encode(some).latent_dist.mean for some in images]).std().item()
+
+
+@torch.no_grad()
 def psnr(vae: Any, pixels: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of uint8 (n, 3, height, width) through the VAE: over 30 is hard to tell apart."""
-    squared = []
-    with torch.no_grad():
-        for each in torch.split(pixels, 16):
-            images = to_unit(each).to(vae.device)
-            decoded = vae.decode(vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
-            squared.append((((decoded - images) / 2) ** 2).mean((1, 2, 3)))
-    return -10 * math.log10(torch.cat(squared).mean().item())
+    errors = []
+    for some in torch.split(pixels, 16):
+        images = to_unit(some).to(vae.device)
+        decoded = vae.decode(vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
+        errors.append((((decoded - images) / 2) ** 2).mean((1, 2, 3)))
+    return -10 * math.log10(torch.cat(errors).mean().item())

@@ -1,16 +1,17 @@
-"""The bridge: AltCLIP's token states become CLIP's, so that any Stable Diffusion reads every language of AltCLIP.
+"""The bridge: AltCLIP's hidden states become CLIP's, so that any Stable Diffusion reads every language of AltCLIP.
 
     altdiffusion train bridge --text-encoder BAAI/AltCLIP-m9 --model stable-diffusion-v1-5/stable-diffusion-v1-5 \
         --train-data en-zh.tsv --output-dir bridge-sd15
 
-Text alone: input are AltCLIP's states of a text in any language, target are the states that Stable Diffusion's own text
-encoder gives for the English text, all 77 of them. Both encoders are frozen. Where asked for, the error counts as the frozen
-UNet sees it, too; no image is needed.
+It learns from text alone. Given AltCLIP's states of a text in any language, it is to give the 77 states that Stable
+Diffusion's own text encoder makes of the English text. Both encoders are frozen. Where asked for, the error also counts as
+the frozen UNet sees it; that needs no image either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,102 +21,79 @@ from altdiffusion.errors import InputError
 from altdiffusion.metrics import recall_at_k
 from altdiffusion.text_encoder.bridge import Bridge, BridgeConfig, load_bridge
 from altdiffusion.text_encoder.encoder import load_text_encoder
-from altdiffusion.text_encoder.forward import disable_prompt_cache
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, tokens
 from altdiffusion.training.inputs.clip_states import ClipStates, altclip_states, stack_states
-from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
+from altdiffusion.training.inputs.feature_cache import TextCache, checksum
 from altdiffusion.training.inputs.parallel_text import Pair, ParallelText
-from altdiffusion.training.inputs.sampling import LengthBatches, piece_of
+from altdiffusion.training.inputs.sampling import LengthBatches, micro_batch
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
 from altdiffusion.training.losses.unet_errors import PredictionError, cross_attention_metric, load_unet
 from altdiffusion.training.stage_settings import BridgeSettings
 
+ReadStates = Callable[[Sequence[Sequence[int]]], list[Tensor]]  # token ids of texts -> (tokens, width) of each
 
-def bridge(settings: BridgeSettings) -> None:
+
+def train_bridge(settings: BridgeSettings) -> None:
     """Train a bridge and save it in output_dir/model, for `swap_text_encoder(pipe, altclip, bridge=...)`.
 
     Raises InputError and TrainingStopped.
     """
     accelerator = start(settings)
     encoder, tokenizer = load_text_encoder(settings.text_encoder, dtype=frozen_dtype(settings))
-    disable_prompt_cache(encoder)
     encoder.requires_grad_(False).to(accelerator.device)
     clip = ClipStates(settings.model, accelerator.device, frozen_dtype(settings))
     model = _begin(settings, encoder, clip)
 
     def read_text(paths: Sequence[str], empty: float) -> ParallelText:
         return ParallelText(
-            paths,
-            settings.languages,
-            settings.teacher_language,
-            tokenizer,
-            clip.tokenizer,
-            settings.seed,
-            settings.max_skipped,
-            empty,
-        )
+            paths, settings.languages, settings.teacher_language, tokenizer, clip.tokenizer, settings.seed,
+            settings.max_skipped, empty,
+        )  # fmt: skip
 
     text = read_text(settings.train_data, settings.empty)
     read_states = altclip_states(encoder, tokenizer.pad_token_id)
     task = Translation(model, read_states, clip, settings, accelerator.device)
     languages = list(text.languages)
-    about = {"data": describe_tables(text.records.tables), "languages": languages}
     students = teachers = None
-    if settings.student_cache is not None:  # language by language; the last is the empty text
+    if settings.student_cache is not None:
+        about = {"what": "AltCLIP's states", "text_encoder": checksum(encoder), "languages": languages}
 
-        def compute_students(places: Sequence[int]) -> list[Tensor]:
-            found = [divmod(place, len(text)) for place in places]
-            texts = [text.records[r].get(languages[lang], "") if lang < len(languages) else "" for lang, r in found]
+        def compute_students(texts: list[str]) -> list[Tensor]:
             return read_states(tokens(tokenizer, texts))
 
-        students = FeatureCache(
-            settings.student_cache,
-            len(text) * len(languages) + 1,
-            compute_students,
-            {"what": "AltCLIP's states", "text_encoder": checksum(encoder), **about},
-            accelerator,
-        )
-    if settings.teacher_cache is not None:  # the last is the empty text
+        students = TextCache(settings.student_cache, text.records, languages, compute_students, about, accelerator)
+    if settings.teacher_cache is not None:
+        about = {"what": "CLIP's states", "text_encoder": checksum(*clip.towers), "languages": languages}
+        about |= {"language": settings.teacher_language}
 
-        def compute_teachers(records: Sequence[int]) -> list[Tensor]:
-            texts = [text.records[r][settings.teacher_language] if r < len(text) else "" for r in records]
+        def compute_teachers(texts: list[str]) -> list[Tensor]:
             return list(clip.joined(tokens(clip.tokenizer, texts)))
 
-        teachers = FeatureCache(
-            settings.teacher_cache,
-            len(text) + 1,
-            compute_teachers,
-            {
-                "what": "CLIP's states",
-                "text_encoder": checksum(*clip.towers),
-                "language": settings.teacher_language,
-                **about,
-            },
-            accelerator,
-            batch=16,
+        teachers = TextCache(
+            settings.teacher_cache, text.records, [settings.teacher_language], compute_teachers, about, accelerator, 16
         )
-
     by_length = LengthBatches(text.read, lambda pair: len(pair.ids), settings.batch_size, settings.seed)
 
-    def batches(step: int, piece: int, pieces: int) -> Batch:
-        pairs: Sequence[Pair] = piece_of(by_length.batch(step), piece, pieces)
+    def batches(step: int, index: int, count: int) -> Batch:
+        pairs: Sequence[Pair] = micro_batch(by_length.batch(step), index, count)
         batch: Batch = {"ids": [pair.ids for pair in pairs], "teacher_ids": [pair.teacher_ids for pair in pairs]}
         if students is not None:
-            empty = len(text) * len(languages)
-            places = [languages.index(p.language) * len(text) + p.record if p.record >= 0 else empty for p in pairs]
-            batch["states"], batch["mask"] = stack_states([students[place].float() for place in places])
+            states = [students[(pair.record, pair.language) if pair.record >= 0 else None] for pair in pairs]
+            batch["states"], batch["mask"] = stack_states(states)
         if teachers is not None:
-            batch["target"] = torch.stack([teachers[p.record if p.record >= 0 else len(text)] for p in pairs]).float()
+            english = settings.teacher_language
+            targets = [teachers[(pair.record, english) if pair.record >= 0 else None] for pair in pairs]
+            batch["target"] = torch.stack(targets)
         lengths = torch.tensor([len(pair.teacher_ids) for pair in pairs])
         batch["real"] = torch.arange(MAX_TOKENS) < lengths[:, None]
         if task.prediction_error is not None:
-            first = step * settings.batch_size + piece * len(pairs)
+            first = step * settings.batch_size + index * len(pairs)
             batch |= task.prediction_error.noise(range(first, first + len(pairs)), settings.seed)
         return batch
 
     validate = None
     if settings.validation_data:
-        validate = _validation(model, read_states, clip, read_text(settings.validation_data, 0.0))
+        validate = partial(_validate, model, read_states, clip, read_text(settings.validation_data, 0.0))
     fit(task, batches, settings, accelerator, records=len(text), validate=validate)
     with export(settings, accelerator) as folder:
         if folder is not None:
@@ -123,15 +101,10 @@ def bridge(settings: BridgeSettings) -> None:
 
 
 class Translation(nn.Module):
-    """The bridge's error on pairs of texts; what the batch does not bring from a cache is computed."""
+    """The bridge's error on pairs of texts. A batch may hold states and targets from caches; else they are computed."""
 
     def __init__(
-        self,
-        model: Bridge,
-        read_states: Callable[[Sequence[Sequence[int]]], list[Tensor]],
-        clip: ClipStates,
-        settings: BridgeSettings,
-        device: torch.device,
+        self, model: Bridge, read_states: ReadStates, clip: ClipStates, settings: BridgeSettings, device: torch.device
     ) -> None:
         super().__init__()
         self.model = model
@@ -184,9 +157,9 @@ def _begin(settings: BridgeSettings, encoder: Any, clip: ClipStates) -> Bridge:
     }
     if settings.bridge is not None:
         model = load_bridge(settings.bridge, torch.float32)
-        found = {name: getattr(model.config, name) for name in widths}
-        if found != widths:
-            has, needs = (" to ".join(map(str, filter(None, each.values()))) for each in (found, widths))
+        own = {name: getattr(model.config, name) for name in widths}
+        if own != widths:
+            has, needs = (" to ".join(map(str, filter(None, sizes.values()))) for sizes in (own, widths))
             raise InputError(
                 f"--bridge {settings.bridge} leads from width {has}, and {settings.text_encoder} to {settings.model} is "
                 f"{needs}: expected a bridge between these two, or none, to begin a new one"
@@ -204,27 +177,20 @@ def _begin(settings: BridgeSettings, encoder: Any, clip: ClipStates) -> Bridge:
     return Bridge(config)
 
 
-def _validation(
-    model: Bridge,
-    read_states: Callable[[Sequence[Sequence[int]]], list[Tensor]],
-    clip: ClipStates,
-    text: ParallelText,
-) -> Callable[[int], dict[str, float]]:
+def _validate(
+    model: Bridge, read_states: ReadStates, clip: ClipStates, text: ParallelText, step: int
+) -> dict[str, float]:
     """For each language, of up to 500 pairs: the mean squared error, and how often the nearest target is the right one."""
-
-    def validate(step: int) -> dict[str, float]:
-        figures = {}
-        for language in text.languages:
-            pairs = text.of_language(language, 500)
-            given, wanted = [], []
-            for first in range(0, len(pairs), 50):
-                some = pairs[first : first + 50]
-                given.append(model(*stack_states(read_states([ids for ids, _ in some]))).last_hidden_state.float())
-                wanted.append(clip.joined([ids for _, ids in some])[:, :MAX_TOKENS])
-            left, right = torch.cat(given).flatten(1), torch.cat(wanted).flatten(1)
-            same = torch.tensor([[a[1] == b[1] for b in pairs] for a in pairs], device=left.device)
-            figures[f"{language} mse"] = (left - right).square().mean().item()
-            figures[f"{language} R@1"] = recall_at_k(-torch.cdist(left, right), same, 1)
-        return figures
-
-    return validate
+    metrics = {}
+    for language in text.languages:
+        pairs = text.of_language(language, 500)
+        given, wanted = [], []
+        for first in range(0, len(pairs), 50):
+            some = pairs[first : first + 50]
+            given.append(model(*stack_states(read_states([ids for ids, _ in some]))).last_hidden_state.float())
+            wanted.append(clip.joined([ids for _, ids in some])[:, :MAX_TOKENS])
+        left, right = torch.cat(given).flatten(1), torch.cat(wanted).flatten(1)
+        same = torch.tensor([[a[1] == b[1] for b in pairs] for a in pairs], device=left.device)
+        metrics[f"{language} mse"] = (left - right).square().mean().item()
+        metrics[f"{language} R@1"] = recall_at_k(-torch.cdist(left, right), same, 1)
+    return metrics

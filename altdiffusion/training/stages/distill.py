@@ -11,6 +11,7 @@ the English text: `pooler_output` on both sides, before `text_projection`, which
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,14 +23,16 @@ from altdiffusion.metrics import recall_at_k
 from altdiffusion.text_encoder.tokenizer import pad
 from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
 from altdiffusion.training.inputs.parallel_text import Pair, ParallelText
-from altdiffusion.training.inputs.sampling import LengthBatches, piece_of
+from altdiffusion.training.inputs.sampling import LengthBatches, micro_batch
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
 from altdiffusion.training.losses.contrastive import contrastive, cosine_distance, gathered
 from altdiffusion.training.models.teacher_student import Teacher, assemble_altclip, load_student, load_teacher
 from altdiffusion.training.stage_settings import DistillSettings
 
+ReadVectors = Callable[[Sequence[Sequence[int]]], Tensor]  # token ids of texts -> (texts, width)
 
-def distill(settings: DistillSettings) -> None:
+
+def train_distill(settings: DistillSettings) -> None:
     """Train a student and save it in output_dir/model.
 
     That is a full AltCLIP (`transformers.AltCLIPModel`) where the teacher is a full CLIP, else an `AltCLIPTextModel`;
@@ -42,35 +45,33 @@ def distill(settings: DistillSettings) -> None:
     student, tokenizer = load_student(settings.student, teacher.width)
     if settings.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
-    text = ParallelText(
-        settings.train_data,
-        settings.languages,
-        settings.teacher_language,
-        tokenizer,
-        teacher.tokenizer,
-        settings.seed,
-        settings.max_skipped,
-    )
+
+    def read_text(paths: Sequence[str]) -> ParallelText:
+        return ParallelText(
+            paths, settings.languages, settings.teacher_language, tokenizer, teacher.tokenizer, settings.seed,
+            settings.max_skipped,
+        )  # fmt: skip
+
+    text = read_text(settings.train_data)
     teacher.text_model.to(accelerator.device, frozen_dtype(settings))
     read_teacher = teacher_vectors(teacher)
     cache = None
     if settings.teacher_cache is not None:
-        cache = FeatureCache(
-            settings.teacher_cache,
-            len(text),
-            lambda records: list(read_teacher(text.english(records)).unsqueeze(1)),
-            {
-                "what": "pooler_output",
-                "teacher": checksum(teacher.text_model),
-                "language": settings.teacher_language,
-                "data": describe_tables(text.records.tables),
-            },
-            accelerator,
-        )
+        about = {
+            "what": "pooler_output",
+            "teacher": checksum(teacher.text_model),
+            "language": settings.teacher_language,
+        }
+        about |= {"data": describe_tables(text.records.tables)}
+
+        def compute(records: Sequence[int]) -> list[Tensor]:
+            return list(read_teacher(text.english(records)).unsqueeze(1))
+
+        cache = FeatureCache(settings.teacher_cache, len(text), compute, about, accelerator)
     by_length = LengthBatches(text.read, lambda pair: len(pair.ids), settings.batch_size, settings.seed)
 
-    def batches(step: int, piece: int, pieces: int) -> Batch:
-        pairs: Sequence[Pair] = piece_of(by_length.batch(step), piece, pieces)
+    def batches(step: int, index: int, count: int) -> Batch:
+        pairs: Sequence[Pair] = micro_batch(by_length.batch(step), index, count)
         ids, mask = pad([pair.ids for pair in pairs], tokenizer.pad_token_id)
         batch: Batch = {"input_ids": ids, "attention_mask": mask}
         batch["texts"] = text_keys([pair.teacher_ids for pair in pairs])
@@ -83,16 +84,7 @@ def distill(settings: DistillSettings) -> None:
     task = Distillation(student, read_teacher, settings.loss, settings.contrastive_scale)
     validate = None
     if settings.validation_data:
-        held_out = ParallelText(
-            settings.validation_data,
-            settings.languages,
-            settings.teacher_language,
-            tokenizer,
-            teacher.tokenizer,
-            settings.seed,
-            settings.max_skipped,
-        )
-        validate = _validation(task, held_out, read_teacher, tokenizer.pad_token_id)
+        validate = partial(_validate, task, read_text(settings.validation_data), read_teacher, tokenizer.pad_token_id)
     fit(task, batches, settings, accelerator, records=len(text), validate=validate)
 
     with export(settings, accelerator) as folder:
@@ -106,14 +98,12 @@ def distill(settings: DistillSettings) -> None:
 
 
 class Distillation(nn.Module):
-    """The student beside its target. read_teacher: teacher's token ids -> (batch, width), where the batch has no targets.
+    """The student's error. read_teacher gives the targets where the batch holds none from a cache.
 
-    In a batch, `texts` numbers the teacher's texts: equal ones are no negatives of each other.
+    In a batch, `texts` (batch,) is equal where the teacher's texts are: those are no negatives of each other.
     """
 
-    def __init__(
-        self, student: nn.Module, read_teacher: Callable[[Sequence[Sequence[int]]], Tensor], loss: str, scale: float
-    ) -> None:
+    def __init__(self, student: nn.Module, read_teacher: ReadVectors, loss: str, scale: float) -> None:
         super().__init__()
         self.student = student
         self._read_teacher, self._loss, self._scale = read_teacher, loss, scale
@@ -130,8 +120,8 @@ class Distillation(nn.Module):
         return {"loss": losses[self._loss], **losses}
 
 
-def teacher_vectors(teacher: Teacher) -> Callable[[Sequence[Sequence[int]]], Tensor]:
-    """Token ids -> the frozen teacher's end-of-text states, float32 (batch, width)."""
+def teacher_vectors(teacher: Teacher) -> ReadVectors:
+    """Reads the frozen teacher's end-of-text states, float32."""
     model, padding = teacher.text_model, teacher.tokenizer.pad_token_id
 
     @torch.no_grad()
@@ -143,34 +133,27 @@ def teacher_vectors(teacher: Teacher) -> Callable[[Sequence[Sequence[int]]], Ten
     return read
 
 
-def _validation(
-    task: Distillation, text: ParallelText, read_teacher: Callable[[Sequence[Sequence[int]]], Tensor], padding: int
-) -> Callable[[int], dict[str, float]]:
+def _validate(
+    task: Distillation, text: ParallelText, read_teacher: ReadVectors, padding: int, step: int
+) -> dict[str, float]:
     """R@1 of each language's texts among the teacher's English ones, of up to 1,000 pairs."""
-
-    def validate(step: int) -> dict[str, float]:
-        figures = {}
-        for language in text.languages:
-            pairs = text.of_language(language, 1000)
-            student, target = [], []
-            for first in range(0, len(pairs), 100):
-                ids, mask = (
-                    each.to(_device(task)) for each in pad([pair[0] for pair in pairs[first : first + 100]], padding)
-                )
-                student.append(task.student(input_ids=ids, attention_mask=mask).pooler_output.float())
-                target.append(read_teacher([pair[1] for pair in pairs[first : first + 100]]))
-            left, right = F.normalize(torch.cat(student), dim=-1), F.normalize(torch.cat(target), dim=-1)
-            texts = text_keys([pair[1] for pair in pairs]).to(right.device)
-            figures[f"{language} R@1"] = recall_at_k(left @ right.T, texts[:, None] == texts[None, :], 1)
-        return figures
-
-    return validate
+    metrics = {}
+    device = next(task.parameters()).device
+    for language in text.languages:
+        pairs = text.of_language(language, 1000)
+        student, target = [], []
+        for first in range(0, len(pairs), 100):
+            some = pairs[first : first + 100]
+            ids, mask = pad([ids for ids, _ in some], padding)
+            output = task.student(input_ids=ids.to(device), attention_mask=mask.to(device))
+            student.append(output.pooler_output.float())
+            target.append(read_teacher([teacher_ids for _, teacher_ids in some]))
+        left, right = F.normalize(torch.cat(student), dim=-1), F.normalize(torch.cat(target), dim=-1)
+        texts = text_keys([teacher_ids for _, teacher_ids in pairs]).to(right.device)
+        metrics[f"{language} R@1"] = recall_at_k(left @ right.T, texts[:, None] == texts[None, :], 1)
+    return metrics
 
 
 def text_keys(ids: Sequence[Sequence[int]]) -> Tensor:
     """int64 (batch,), equal where texts are equal, in every process: parallel data often repeats one."""
-    return torch.tensor([hash(tuple(each)) for each in ids])
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
+    return torch.tensor([hash(tuple(row)) for row in ids])

@@ -9,7 +9,7 @@ from helpers.caption_sets import COUNT, IDS
 from PIL import Image
 
 from altdiffusion import InputError
-from altdiffusion.evaluation.datasets.captioned import Captions, guess_language, read_captions
+from altdiffusion.evaluation.datasets.captioned import CaptionedImages, guess_language, read_captions
 from altdiffusion.images import BadImage, ImageSource, decode_image
 
 FORMS = {
@@ -154,9 +154,9 @@ def test_captions_without_their_image_are_named_and_counted(tmp_path, pictures):
     (pictures / f"{IDS[3]}.png").unlink()
     data = read_captions(path, pictures, max_skipped=0.1)
     image = f"{IDS[3]}.png"
-    assert reasons(data) == {f"results.token:{n}, image {image}": "no such picture" for n in (7, 8)}
+    assert reasons(data) == {f"results.token:{n}, image {image}": "no such image" for n in (7, 8)}
     assert (len(data.images), len(data.captions)) == (COUNT - 1, 2 * COUNT - 2)
-    with pytest.raises(InputError, match=r"2 of 24 records .*no such picture"):
+    with pytest.raises(InputError, match=r"2 of 24 records .*no such image"):
         read_captions(path, pictures)
 
 
@@ -164,7 +164,7 @@ def test_images_without_captions_are_named_and_counted(tmp_path, pictures):
     path = caption_sets.token(tmp_path, "en")["captions"]
     Image.new("RGB", (4, 4)).save(pictures / "extra.png")
     data = read_captions(path, pictures)
-    assert data.notes == ["1 pictures have no caption here and are left out: extra.png"]
+    assert data.notes == ["1 images have no caption here and are left out: extra.png"]
     assert len(data.images) == COUNT
 
 
@@ -300,7 +300,7 @@ def flickr30k(images=1000, captions=5, name="{}.jpg"):
     source = ImageSource(None, "", lambda: b"")
     names = [name.format(10_000 + image) for image in range(images)]
     positives = [(image,) for image in range(images) for _ in range(captions)]
-    return Captions("x", "token", "en", names, [source] * images, ["a"] * len(positives), positives, [])
+    return CaptionedImages("x", "token", "en", names, [source] * images, ["a"] * len(positives), positives, [])
 
 
 def test_flickr30ks_test_set_is_known_by_its_shape():
@@ -314,7 +314,7 @@ def test_flickr30ks_test_set_is_known_by_its_shape():
 
 def test_without_some_images_only_captions_without_any_image_go():
     source = [ImageSource(None, str(i), lambda: b"") for i in range(4)]
-    data = Captions("x", "csv", "en", ["a", "b", "c", "d"], source, ["1", "2", "3"], [(0, 1), (1,), (3,)], [])
+    data = CaptionedImages("x", "csv", "en", ["a", "b", "c", "d"], source, ["1", "2", "3"], [(0, 1), (1,), (3,)], [])
     left = data.without([1], [])
     assert (left.captions, left.positives, left.image_names) == (["1", "3"], [(0,), (2,)], ["a", "c", "d"])
     assert [image.member for image in left.images] == ["0", "2", "3"]

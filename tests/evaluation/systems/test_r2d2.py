@@ -11,7 +11,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, BertTokenizer, CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
 from altdiffusion import InputError
-from altdiffusion.evaluation.systems import load_system
+from altdiffusion.evaluation.systems.load import load_system
 
 CROSS_ENCODER = ("text_joint_layer.encoder.layer.0.crossattention.self.query.weight", "img_joint_layer.embeddings.x",
                  "img_joint_proj.weight", "itm_head.weight", "itm_head_i.bias")  # fmt: skip

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import BertTokenizer
 
 from altdiffusion import InputError
-from altdiffusion.evaluation.systems import load_system
-from altdiffusion.evaluation.systems.loading import cropped_pixels
+from altdiffusion.evaluation.systems.load import load_system
+from altdiffusion.evaluation.systems.pixels import cropped_pixels
 
 WIDTH, DIMENSION, LAYERS, CONTEXT, TOKENS = 128, 16, 2, 12, 5
 
@@ -209,7 +209,7 @@ def test_what_is_left_over_and_another_variant_are_errors(tmp_path):
     with pytest.raises(InputError, match=r"left over visual\.strange"):
         load(tmp_path / "extra.ckpt")
     torch.save({"state_dict": {k: v for k, v in state.items() if "token_learner" not in k}}, tmp_path / "global.ckpt")
-    with pytest.raises(InputError, match="no layer that reduces picture tokens"):
+    with pytest.raises(InputError, match="no layer that reduces image tokens"):
         load(f"wukong:{tmp_path / 'global.ckpt'}")
     with pytest.raises(InputError, match="--allow-pickle"):
         load_system(tmp_path / "extra.ckpt", device="cpu")

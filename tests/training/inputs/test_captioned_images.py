@@ -13,8 +13,8 @@ from PIL import Image
 
 from altdiffusion.errors import InputError
 from altdiffusion.images import BadImage, decode_image
-from altdiffusion.training.inputs.captioned_images import CaptionedPictures
-from altdiffusion.training.inputs.image_tensors import Remembered, fit_to, to_tensor
+from altdiffusion.training.inputs.captioned_images import CaptionedImages
+from altdiffusion.training.inputs.image_tensors import ImageCache, fit_to, to_tensor
 
 COLOURS = ["red", "green", "blue", "white"]
 
@@ -76,80 +76,80 @@ ALONE = {
 
 
 @pytest.mark.parametrize("form", ALONE)
-def test_pictures_alone_need_no_text(tmp_path, form):
+def test_images_alone_need_no_text(tmp_path, form):
     path = ALONE[form](tmp_path)
-    data = CaptionedPictures([str(path)], None, 0.0)
-    seen = [data.picture(number, read)[1][:, 0, 0].tolist() for number in range(len(data))]
+    data = CaptionedImages([str(path)], None, 0.0)
+    seen = [data.image(number, read)[1][:, 0, 0].tolist() for number in range(len(data))]
     assert seen == [[255, 0, 0], [0, 128, 0], [0, 0, 255], [255, 255, 255]]
     with pytest.raises(InputError):
-        CaptionedPictures([str(path)], [], 0.0)
+        CaptionedImages([str(path)], [], 0.0)
 
 
-def test_without_pictures_the_pictures_alone_are_missed(tmp_path):
+def test_without_images_the_images_alone_are_missed(tmp_path):
     (tmp_path / "texts.jsonl").write_text('{"en": "a cat"}\n')
     (tmp_path / "nothing.jsonl").write_text("{}\n")
     for name in ("texts.jsonl", "nothing.jsonl"):
-        with pytest.raises(InputError, match="has no pictures: expected a column image or file_name"):
-            CaptionedPictures([str(tmp_path / name)], None, 0.0)
+        with pytest.raises(InputError, match="has no images: expected a column image or file_name"):
+            CaptionedImages([str(tmp_path / name)], None, 0.0)
 
 
-def test_texts_beside_pictures_alone_may_be_bad(tmp_path):
-    data = CaptionedPictures([str(save_folder(tmp_path / "data", {"en": ""}))], None, 0.0)
+def test_texts_beside_images_alone_may_be_bad(tmp_path):
+    data = CaptionedImages([str(save_folder(tmp_path / "data", {"en": ""}))], None, 0.0)
     assert len(data) == 4
 
 
-def test_a_bad_pictures_place_is_taken_within_its_table(tmp_path):
+def test_a_bad_images_place_is_taken_within_its_table(tmp_path):
     """The other table has no English caption that could go with it."""
     paths = [
         save_folder(tmp_path / "en", {"en": "a cat"}, bad=(3,)),
         save_folder(tmp_path / "zh", {"zh": "猫"}, bad=(0,)),
     ]
-    data = CaptionedPictures([str(path) for path in paths], [], 0.5)
-    record, pixels = data.picture(3, read)
+    data = CaptionedImages([str(path) for path in paths], [], 0.5)
+    record, pixels = data.image(3, read)
     assert record == 0
-    assert torch.equal(pixels, data.picture(0, read)[1])
+    assert torch.equal(pixels, data.image(0, read)[1])
     assert data.caption(record, "en") == "a cat"
-    assert data.picture(4, read)[0] == 5
+    assert data.image(4, read)[0] == 5
 
 
-def test_the_share_of_bad_pictures_is_of_all_records(tmp_path):
+def test_the_fraction_of_bad_images_is_of_all_records(tmp_path):
     """One of five is missing and one broken: 40 %, not 50."""
     folder = save_folder(tmp_path / "data", {"en": "a cat"}, bad=(1,))
     with (folder / "metadata.jsonl").open("a") as file:
         file.write('{"image": "missing.png", "en": "a cat"}\n')
     for limit, allowed in ((0.41, True), (0.39, False)):
-        data = CaptionedPictures([str(folder)], ["en"], limit)
+        data = CaptionedImages([str(folder)], ["en"], limit)
         if allowed:
-            assert data.picture(1, read)[0] == 2
+            assert data.image(1, read)[0] == 2
         else:
             with pytest.raises(InputError, match="2 of 5 records can't be used"):
-                data.picture(1, read)
+                data.image(1, read)
 
 
-def test_pictures_that_are_all_bad_end_it_whatever_is_allowed(tmp_path):
-    data = CaptionedPictures([str(save_folder(tmp_path / "data", {"en": "a cat"}, bad=(0, 1, 2, 3)))], ["en"], 1.0)
-    with pytest.raises(InputError, match=r"none can be used of the pictures like .*metadata\.jsonl:2"):
-        data.picture(1, read)
+def test_images_that_are_all_bad_end_it_whatever_is_allowed(tmp_path):
+    data = CaptionedImages([str(save_folder(tmp_path / "data", {"en": "a cat"}, bad=(0, 1, 2, 3)))], ["en"], 1.0)
+    with pytest.raises(InputError, match=r"none can be used of the images like .*metadata\.jsonl:2"):
+        data.image(1, read)
 
 
-def test_pictures_are_remembered_in_every_size_while_there_is_room(tmp_path):
-    data = CaptionedPictures([str(save_folder(tmp_path / "data", {"en": "a cat"}))], ["en"], 0.0)
+def test_images_are_cached_in_every_size_while_there_is_room(tmp_path):
+    data = CaptionedImages([str(save_folder(tmp_path / "data", {"en": "a cat"}))], ["en"], 0.0)
     prepared = []
 
     def prepare(image, width, height):
         prepared.append((width, height))
         return to_tensor(fit_to(image, width, height))
 
-    remembered = Remembered(prepare, room=3 * (2 * 2 + 4 * 2))  # bytes
+    cached = ImageCache(prepare, room=3 * (2 * 2 + 4 * 2))  # bytes
     for size in ((2, 2), (4, 2), (4, 4)):
         for _ in range(2):
-            assert remembered(data.source(0), *size).shape == (3, size[1], size[0])
+            assert cached(data.source(0), *size).shape == (3, size[1], size[0])
     assert prepared == [(2, 2), (4, 2), (4, 4), (4, 4)]
 
 
-def test_a_bad_picture_is_not_remembered(tmp_path):
-    data = CaptionedPictures([str(save_folder(tmp_path / "data", {"en": "a cat"}, bad=(0,)))], ["en"], 1.0)
-    remembered = Remembered(to_tensor)
+def test_a_bad_image_is_not_cached(tmp_path):
+    data = CaptionedImages([str(save_folder(tmp_path / "data", {"en": "a cat"}, bad=(0,)))], ["en"], 1.0)
+    cached = ImageCache(to_tensor)
     for _ in range(2):
         with pytest.raises(BadImage):
-            remembered(data.source(0))
+            cached(data.source(0))

@@ -1,4 +1,4 @@
-"""The order of the data: complete, in proportion, and a pure function of the seed and a number."""
+"""The order of the data: complete, in proportion, and a pure function of the seed and an index."""
 
 from collections import Counter
 from itertools import pairwise
@@ -15,8 +15,8 @@ from altdiffusion.training.inputs.sampling import (
     Records,
     Shuffled,
     language_weights,
+    micro_batch,
     normal_noise,
-    piece_of,
 )
 
 
@@ -45,20 +45,20 @@ def table(name, columns, size):
 def test_every_pass_is_complete_and_in_its_own_order(size):
     order = Shuffled(size, 3)
     passes = [[order[p * size + i] for i in range(size)] for p in range(3)]
-    assert all(sorted(each) == list(range(size)) for each in passes)
+    assert all(sorted(order) == list(range(size)) for order in passes)
     assert size < 7 or passes[0] != passes[1] != passes[2]
 
 
 @pytest.mark.parametrize("weights", [[1], [1, 1, 1], [5, 2, 0.001], [1e-9, 1], [0.3, 0.3, 0.4], list(range(1, 80))])
-def test_interleave_gives_exact_shares_in_every_block_and_numbers_each_stream_without_gaps(weights):
+def test_interleave_gives_exact_fractions_in_every_block_and_numbers_each_stream_without_gaps(weights):
     interleave = Interleave(weights, 1)
     exact = np.asarray(weights) / sum(weights)
-    dealt = [interleave.deal(number) for number in range(3 * interleave.size)]
+    dealt = [interleave.deal(index) for index in range(3 * interleave.size)]
     for blocks in (1, 2, 3):
         counts = Counter(stream for stream, _ in dealt[: blocks * interleave.size])
-        for stream, share in enumerate(interleave.shares):
-            assert counts[stream] == blocks * share
-            assert abs(share / interleave.size - exact[stream]) <= 0.0011 + 1e-3 * exact[stream]
+        for stream, slots in enumerate(interleave.slots):
+            assert counts[stream] == blocks * slots
+            assert abs(slots / interleave.size - exact[stream]) <= 0.0011 + 1e-3 * exact[stream]
     for stream in range(len(weights)):
         ranks = [rank for found, rank in dealt if found == stream]
         assert ranks == list(range(len(ranks)))
@@ -67,22 +67,22 @@ def test_interleave_gives_exact_shares_in_every_block_and_numbers_each_stream_wi
 def test_mixture_reads_all_records_of_a_language_before_any_comes_again():
     records = Records([table("a", ("en", "zh"), 5), table("b", ("zh",), 3), table("c", ("en",), 4)])
     mixture = Mixture(records, {"en": 2.0, "zh": 1.0}, 7)
-    draws = [mixture.draw(number) for number in range(900)]
+    samples = [mixture[index] for index in range(900)]
     for language, whole in (("en", [0, 1, 2, 3, 4, 8, 9, 10, 11]), ("zh", [0, 1, 2, 3, 4, 5, 6, 7])):
-        mine = [draw.record for draw in draws if draw.language == language]
+        mine = [sample.record for sample in samples if sample.language == language]
         for start in range(0, len(mine) - len(whole) + 1, len(whole)):
             assert sorted(mine[start : start + len(whole)]) == whole
-    assert 1.9 < Counter(draw.language for draw in draws)["en"] / 300 < 2.1
+    assert 1.9 < Counter(sample.language for sample in samples)["en"] / 300 < 2.1
 
 
-def test_mixture_is_a_pure_function_of_the_number():
+def test_mixture_is_a_pure_function_of_the_index():
     records = Records([table("a", ("en", "zh"), 50)])
     there, anew = (Mixture(records, {"en": 1, "zh": 1}, 7) for _ in range(2))
-    numbers = [2999, 5, 1000, 999, 5]
-    expected = {number: there.draw(number) for number in range(3000)}
-    assert [anew.draw(number) for number in numbers] == [expected[number] for number in numbers]
+    indices = [2999, 5, 1000, 999, 5]
+    expected = {index: there[index] for index in range(3000)}
+    assert [anew[index] for index in indices] == [expected[index] for index in indices]
     other = Mixture(records, {"en": 1, "zh": 1}, 8)
-    assert [there.draw(n) for n in range(50)] != [other.draw(n) for n in range(50)]
+    assert [there[index] for index in range(50)] != [other[index] for index in range(50)]
 
 
 def test_records_are_numbered_over_all_tables():
@@ -122,9 +122,9 @@ def test_length_batches_are_a_pure_function_of_the_step():
     assert [make().batch(step) for step in (11, 0, 5, 4)] == [expected[step] for step in (11, 0, 5, 4)]
 
 
-def test_pieces_make_up_the_batch():
+def test_micro_batches_make_up_the_batch():
     batch = list(range(12))
-    assert sum((list(piece_of(batch, piece, 4)) for piece in range(4)), []) == batch  # noqa: RUF017
+    assert [sample for index in range(4) for sample in micro_batch(batch, index, 4)] == batch
 
 
 def test_noise_depends_on_the_seed_alone():

@@ -73,9 +73,9 @@ def test_gradients_reach_the_given_states_alone(tmp_path):
 def test_a_samples_noise_is_the_same_in_whichever_process_it_is_drawn(tmp_path):
     model = saved(tmp_path, layouts.small_unet(16))
     error = PredictionError(model, load_unet(model, torch.float32), CPU)
-    whole, pieces = error.noise(range(8), 3), [error.noise(range(0, 4), 3), error.noise(range(4, 8), 3)]
+    whole, halves = error.noise(range(8), 3), [error.noise(range(0, 4), 3), error.noise(range(4, 8), 3)]
     for name, value in whole.items():
-        assert torch.equal(value, torch.cat([piece[name] for piece in pieces]))
+        assert torch.equal(value, torch.cat([half[name] for half in halves]))
     assert whole["noise"].shape == (8, 4, 8, 8)
     assert whole["timesteps"].min() >= NOISIEST * 1000
     assert not torch.equal(whole["noise"], error.noise(range(8), 4)["noise"])

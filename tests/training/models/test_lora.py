@@ -14,7 +14,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.pipelines.load import load_diffusion
 from altdiffusion.training.models.lora import add_lora, lora_config, save_lora
 from altdiffusion.training.stage_settings import AlignSettings
-from altdiffusion.training.stages.align import align
+from altdiffusion.training.stages.align import train_align
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def draw(pipe: AltDiffusionPipeline) -> torch.Tensor:
 
 
 def test_only_the_lora_gets_gradients(settings):
-    task = before_fit(align, settings).task
+    task = before_fit(train_align, settings).task
     names = {name for name, each in task.named_parameters() if each.requires_grad}
     assert names
     assert all(".lora_" in name for name in names)
@@ -42,7 +42,7 @@ def test_only_the_lora_gets_gradients(settings):
 @pytest.mark.parametrize("layers", ["attention", "all"])
 def test_it_stands_beside_the_layers_that_were_asked_for(settings, layers):
     settings = settings.replace(lora_layers=layers)
-    names = {name for name, each in before_fit(align, settings).task.named_parameters() if each.requires_grad}
+    names = {name for name, each in before_fit(train_align, settings).task.named_parameters() if each.requires_grad}
     assert any(".attn2.to_k." in name for name in names)
     assert any(".conv1." in name for name in names) == (layers == "all")
     assert any(".proj_in." in name for name in names) == (layers == "all")
@@ -53,7 +53,7 @@ def test_the_lora_alone_is_saved_and_changes_what_the_untouched_model_draws(sett
     settings = settings.replace(lora_layers=layers)
     model = Path(settings.model)
     before = weights(model)
-    align(settings)
+    train_align(settings)
     assert [path.name for path in (settings.output_dir / "model").iterdir()] == ["pytorch_lora_weights.safetensors"]
     assert_same(weights(model), before)
     pipe = AltDiffusionPipeline.from_pretrained(model)
@@ -79,4 +79,4 @@ def test_what_is_loaded_is_all_that_was_trained(layers, tmp_path):
 def test_without_peft_it_is_refused_before_anything_is_loaded(settings, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(InputError, match=r"needs the library peft: pip install"):
-        align(settings)
+        train_align(settings)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from altdiffusion.errors import InputError
 from altdiffusion.training.stage_settings import AutoencoderSettings
-from altdiffusion.training.stages.autoencoder import autoencoder, psnr
+from altdiffusion.training.stages.autoencoder import psnr, train_autoencoder
 
 
 @pytest.fixture
@@ -44,14 +44,14 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_it_learns_and_plain_diffusers_loads_it(settings):
-    autoencoder(AutoencoderSettings(**settings | {"max_train_steps": 40}))
+    train_autoencoder(AutoencoderSettings(**settings | {"max_train_steps": 40}))
     curve = losses(settings["output_dir"])
     assert curve[-1] < 0.7 * curve[0]
     AutoencoderKL.from_pretrained(settings["output_dir"] / "model")
 
 
 def test_its_scaling_factor_gives_latents_unit_variance(settings):
-    autoencoder(AutoencoderSettings(**settings))
+    train_autoencoder(AutoencoderSettings(**settings))
     vae = AutoencoderKL.from_pretrained(settings["output_dir"] / "model")
     colours = ((1, -1, -1), (-1, 1 / 255, -1), (-1, -1, 1), (1, 1, 1))  # red, green (128), blue, white
     pictures = [torch.tensor(colour).float()[:, None, None].expand(3, 16, 16) for colour in colours]
@@ -60,8 +60,10 @@ def test_its_scaling_factor_gives_latents_unit_variance(settings):
 
 
 def test_a_cut_batch_gives_the_same_losses(settings, tmp_path):
-    autoencoder(AutoencoderSettings(**settings))
-    autoencoder(AutoencoderSettings(**settings | {"gradient_accumulation_steps": 2, "output_dir": tmp_path / "cut"}))
+    train_autoencoder(AutoencoderSettings(**settings))
+    train_autoencoder(
+        AutoencoderSettings(**settings | {"gradient_accumulation_steps": 2, "output_dir": tmp_path / "cut"})
+    )
     assert losses(tmp_path / "cut") == pytest.approx(losses(settings["output_dir"]), rel=1e-4)
 
 
@@ -80,11 +82,11 @@ def test_psnr_is_of_pixels_in_0_to_1():
 
 
 def test_validation_tells_the_psnr(settings):
-    autoencoder(AutoencoderSettings(**settings | {"validation_data": settings["train_data"]}))
+    train_autoencoder(AutoencoderSettings(**settings | {"validation_data": settings["train_data"]}))
     last = json.loads((settings["output_dir"] / "log.jsonl").read_text().splitlines()[-1])
     assert 0 < last["validation"]["PSNR dB"] < 60
 
 
 def test_a_folder_that_is_no_vae_is_refused(settings, tmp_path):
     with pytest.raises(InputError, match="can't be loaded"):
-        autoencoder(AutoencoderSettings(**settings | {"model": str(tmp_path / "pictures")}))
+        train_autoencoder(AutoencoderSettings(**settings | {"model": str(tmp_path / "pictures")}))

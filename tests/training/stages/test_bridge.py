@@ -16,7 +16,7 @@ from altdiffusion import Bridge, swap_text_encoder
 from altdiffusion.errors import InputError
 from altdiffusion.training.inputs.clip_states import ClipStates
 from altdiffusion.training.stage_settings import BridgeSettings
-from altdiffusion.training.stages.bridge import bridge
+from altdiffusion.training.stages.bridge import train_bridge
 
 PAIRS = [
     ("a cat", "一只猫"),
@@ -106,7 +106,7 @@ def test_the_target_of_xl_is_what_its_pipeline_gives_its_unet(tmp_path, tokenize
 
 
 def test_it_learns_and_its_bridge_swaps_into_the_pipeline(settings, sd1):
-    bridge(BridgeSettings(**settings | {"max_train_steps": 60}))
+    train_bridge(BridgeSettings(**settings | {"max_train_steps": 60}))
     curve = losses(settings["output_dir"])
     assert curve[-1] < 0.5 * curve[0]
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(sd1)
@@ -118,30 +118,30 @@ def test_it_learns_and_its_bridge_swaps_into_the_pipeline(settings, sd1):
 
 def test_cached_states_give_the_same_losses(settings, tmp_path):
     settings |= {"empty": 0.3, "max_train_steps": 3}
-    bridge(BridgeSettings(**settings))
+    train_bridge(BridgeSettings(**settings))
     caches = {"student_cache": tmp_path / "students", "teacher_cache": tmp_path / "teachers"}
-    bridge(BridgeSettings(**settings | caches | {"output_dir": tmp_path / "cached"}))
+    train_bridge(BridgeSettings(**settings | caches | {"output_dir": tmp_path / "cached"}))
     assert losses(tmp_path / "cached") == pytest.approx(losses(settings["output_dir"]), rel=2e-3)
 
 
 def test_both_encoders_stay_as_they_are_and_only_the_bridge_is_saved(settings):
-    bridge(BridgeSettings(**settings))
+    train_bridge(BridgeSettings(**settings))
     saved = Bridge.from_pretrained(settings["output_dir"] / "model")
     assert saved.config.input_width == 192
     assert saved.config.output_width == 16
 
 
 def test_the_second_loss_and_the_padding_weight_are_in_the_loss(settings, tmp_path):
-    bridge(BridgeSettings(**settings | {"max_train_steps": 1}))
+    train_bridge(BridgeSettings(**settings | {"max_train_steps": 1}))
     both = {"cross_attention_weight": 1.0, "padding_weight": 0.1, "output_dir": tmp_path / "both", "max_train_steps": 1}
-    bridge(BridgeSettings(**settings | both))
+    train_bridge(BridgeSettings(**settings | both))
     first = json.loads((tmp_path / "both/log.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(first["mse"] + first["cross_attention"])
     assert losses(tmp_path / "both") != losses(settings["output_dir"])
 
 
 def test_the_third_loss_is_in_the_loss_and_needs_no_picture(settings, tmp_path):
-    bridge(BridgeSettings(**settings | {"prediction_weight": 2.0, "gradient_checkpointing": True}))
+    train_bridge(BridgeSettings(**settings | {"prediction_weight": 2.0, "gradient_checkpointing": True}))
     lines = map(json.loads, (settings["output_dir"] / "log.jsonl").read_text().splitlines())
     steps = [line for line in lines if "loss" in line]
     assert all(step["loss"] == pytest.approx(step["mse"] + 2 * step["prediction"]) for step in steps)
@@ -149,17 +149,17 @@ def test_the_third_loss_is_in_the_loss_and_needs_no_picture(settings, tmp_path):
 
 
 def test_it_goes_on_from_a_trained_bridge(settings, tmp_path):
-    bridge(BridgeSettings(**settings | {"max_train_steps": 60}))
+    train_bridge(BridgeSettings(**settings | {"max_train_steps": 60}))
     on = {"bridge": str(settings["output_dir"]), "output_dir": tmp_path / "on", "max_train_steps": 1}
     kept = {name: value for name, value in settings.items() if name not in SIZES}
-    bridge(BridgeSettings(**kept | on))
+    train_bridge(BridgeSettings(**kept | on))
     assert losses(tmp_path / "on")[0] < 0.5 * losses(settings["output_dir"])[0]
 
 
 def test_a_bridge_between_others_is_refused(settings):
     kept = {name: value for name, value in settings.items() if name not in SIZES}
     with pytest.raises(InputError, match=r"--bridge mini leads from width 192 to 192, and mini to .* is 192 to 16"):
-        bridge(BridgeSettings(**kept | {"bridge": "mini"}))
+        train_bridge(BridgeSettings(**kept | {"bridge": "mini"}))
 
 
 def test_sizes_beside_a_trained_bridge_are_refused(settings):
@@ -169,7 +169,7 @@ def test_sizes_beside_a_trained_bridge_are_refused(settings):
 
 def test_a_model_without_clip_is_refused(settings):
     with pytest.raises(InputError, match="a bridge leads to CLIP's"):
-        bridge(BridgeSettings(**settings | {"model": "mini"}))
+        train_bridge(BridgeSettings(**settings | {"model": "mini"}))
 
 
 def test_heads_that_do_not_divide_the_width_are_refused(settings):
@@ -178,8 +178,8 @@ def test_heads_that_do_not_divide_the_width_are_refused(settings):
 
 
 def test_validation_tells_each_languages_error(settings, texts):
-    bridge(BridgeSettings(**settings | {"validation_data": [str(texts)], "max_train_steps": 1}))
+    train_bridge(BridgeSettings(**settings | {"validation_data": [str(texts)], "max_train_steps": 1}))
     lines = map(json.loads, (settings["output_dir"] / "log.jsonl").read_text().splitlines())
-    figures = next(line["validation"] for line in lines if "validation" in line)
-    assert set(figures) == {"en mse", "en R@1", "zh mse", "zh R@1"}
-    assert 0 <= figures["zh R@1"] <= 1
+    metrics = next(line["validation"] for line in lines if "validation" in line)
+    assert set(metrics) == {"en mse", "en R@1", "zh mse", "zh R@1"}
+    assert 0 <= metrics["zh R@1"] <= 1

@@ -14,7 +14,7 @@ from transformers import AltCLIPModel, CLIPModel
 from altdiffusion import InputError
 from altdiffusion.altclip.model import load_similarity
 from altdiffusion.training.stage_settings import ContrastSettings
-from altdiffusion.training.stages.contrast import Contrast, contrast
+from altdiffusion.training.stages.contrast import Contrast, train_contrast
 
 
 def settings(models, folder, **changed):
@@ -38,7 +38,7 @@ def changed(models, run):
 
 
 def test_the_image_tower_stays_as_it_is_with_the_text_alone_trained(tiny_models, tmp_path):
-    contrast(settings(tiny_models, tmp_path / "run"))
+    train_contrast(settings(tiny_models, tmp_path / "run"))
     assert changed(tiny_models, tmp_path / "run") == {"text_model", "text_projection", "logit_scale"}
     loaded, _, processor = load_similarity(tmp_path / "run/model")
     assert isinstance(loaded, CLIPModel)
@@ -46,7 +46,7 @@ def test_the_image_tower_stays_as_it_is_with_the_text_alone_trained(tiny_models,
 
 
 def test_both_towers_move_with_both_trained(tiny_models, tmp_path):
-    contrast(settings(tiny_models, tmp_path / "run", trainable="both"))
+    train_contrast(settings(tiny_models, tmp_path / "run", trainable="both"))
     parts = {"text_model", "text_projection", "logit_scale", "vision_model", "visual_projection"}
     assert changed(tiny_models, tmp_path / "run") == parts
 
@@ -106,8 +106,8 @@ def test_the_scale_is_kept_at_100_and_can_come_down_again(tiny_models):
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_interpolation_mixes_the_trained_weights_with_the_former_ones(tiny_models, tmp_path, share):
-    contrast(settings(tiny_models, tmp_path / "whole"))
-    contrast(settings(tiny_models, tmp_path / "mixed", interpolation=share))
+    train_contrast(settings(tiny_models, tmp_path / "whole"))
+    train_contrast(settings(tiny_models, tmp_path / "mixed", interpolation=share))
     before, after = weights(tiny_models / "clip"), weights(tmp_path / "whole/model")
     for name, found in weights(tmp_path / "mixed/model").items():
         expected = before[name] if share == 0 else after[name] if share == 1 else (before[name] + after[name]) / 2
@@ -119,32 +119,36 @@ def test_cached_features_are_the_computed_ones_also_where_pictures_are_bad(tiny_
     (pictures / "3.png").write_bytes(b"no picture")
     (pictures / "4.png").write_bytes(b"no picture")
     given = {"train_data": str(pictures), "max_skipped": 0.5, "max_train_steps": 12}
-    contrast(settings(tiny_models, tmp_path / "computed", **given))
-    contrast(settings(tiny_models, tmp_path / "cached", image_cache=tmp_path / "cache", **given))
+    train_contrast(settings(tiny_models, tmp_path / "computed", **given))
+    train_contrast(settings(tiny_models, tmp_path / "cached", image_cache=tmp_path / "cache", **given))
     assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "computed"), rel=5e-3)
 
 
 def test_a_cache_of_another_image_tower_or_of_other_pictures_is_refused(tiny_models, tmp_path):
-    contrast(settings(tiny_models, tmp_path / "a", image_cache=tmp_path / "cache", max_train_steps=1))
+    train_contrast(settings(tiny_models, tmp_path / "a", image_cache=tmp_path / "cache", max_train_steps=1))
     tiny.save_clip(tmp_path / "other", seed=9)
     with pytest.raises(InputError, match="was made with vision = "):
-        contrast(settings(tiny_models, tmp_path / "b", image_cache=tmp_path / "cache", model=str(tmp_path / "other")))
+        train_contrast(
+            settings(tiny_models, tmp_path / "b", image_cache=tmp_path / "cache", model=str(tmp_path / "other"))
+        )
     shutil.copytree(tiny_models / "clip", tmp_path / "grey")
     processor = json.loads((tmp_path / "grey/preprocessor_config.json").read_text())
     (tmp_path / "grey/preprocessor_config.json").write_text(json.dumps(processor | {"image_mean": [0.0, 0.0, 0.0]}))
     with pytest.raises(InputError, match="was made with processor = "):
-        contrast(settings(tiny_models, tmp_path / "c", image_cache=tmp_path / "cache", model=str(tmp_path / "grey")))
+        train_contrast(
+            settings(tiny_models, tmp_path / "c", image_cache=tmp_path / "cache", model=str(tmp_path / "grey"))
+        )
 
 
 def test_the_gradient_crosses_checkpointed_layers_with_the_same_losses(tiny_models, tmp_path):
     for folder, on in (("plain", False), ("saving", True)):
-        contrast(settings(tiny_models, tmp_path / folder, trainable="both", gradient_checkpointing=on))
+        train_contrast(settings(tiny_models, tmp_path / folder, trainable="both", gradient_checkpointing=on))
     assert losses(tmp_path / "saving") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
 
 
 def test_bfloat16_stays_near_float32(tiny_models, tmp_path):
-    contrast(settings(tiny_models, tmp_path / "exact"))
-    contrast(settings(tiny_models, tmp_path / "half", mixed_precision="bf16"))
+    train_contrast(settings(tiny_models, tmp_path / "exact"))
+    train_contrast(settings(tiny_models, tmp_path / "half", mixed_precision="bf16"))
     assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "exact"), rel=0.1)
 
 
@@ -152,7 +156,9 @@ def test_validation_counts_any_record_of_the_same_picture_as_found(tiny_models, 
     Image.new("RGB", (8, 8), "red").save(tmp_path / "0.png")
     lines = [json.dumps({"image": "0.png", "en": en, "de": de}) for en, de in tiny.PAIRS[:4]]
     (tmp_path / "same.jsonl").write_text("\n".join(lines))
-    contrast(settings(tiny_models, tmp_path / "run", validation_data=[str(tmp_path / "same.jsonl")], languages=["de"]))
+    train_contrast(
+        settings(tiny_models, tmp_path / "run", validation_data=[str(tmp_path / "same.jsonl")], languages=["de"])
+    )
     last = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])["validation"]
     assert last == {"de text to image R@1": 1.0, "de image to text R@1": 1.0}
 
@@ -169,8 +175,8 @@ def test_a_processor_as_transformers_5_saves_it_is_read(tiny_models, tmp_path):
 
 def test_a_text_tower_alone_is_refused(tiny_models, tmp_path):
     with pytest.raises(InputError, match="expected a full AltCLIP or CLIP, with both towers"):
-        contrast(settings(tiny_models, tmp_path / "run", model=str(tiny_models / "student")))
+        train_contrast(settings(tiny_models, tmp_path / "run", model=str(tiny_models / "student")))
     shutil.copytree(tiny_models / "clip", tmp_path / "blind")
     (tmp_path / "blind/preprocessor_config.json").unlink()
     with pytest.raises(InputError, match=r"no preprocessor_config\.json"):
-        contrast(settings(tiny_models, tmp_path / "run", model=str(tmp_path / "blind")))
+        train_contrast(settings(tiny_models, tmp_path / "run", model=str(tmp_path / "blind")))

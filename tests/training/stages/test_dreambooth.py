@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from altdiffusion.cli.main import main
 from altdiffusion.errors import InputError, TrainingStopped
 from altdiffusion.training.stage_settings import DreamBoothSettings
 from altdiffusion.training.stages import dreambooth as stage
-from altdiffusion.training.stages.dreambooth import dreambooth
+from altdiffusion.training.stages.dreambooth import train_dreambooth
 
 PROMPT = "一只 <斑斑> 猫"
 
@@ -62,7 +63,7 @@ def prior(cats) -> dict[str, Any]:
 
 def trained(given: dict[str, Any], **changes: Any) -> Path:
     settings = DreamBoothSettings(**given | changes)
-    dreambooth(settings)
+    train_dreambooth(settings)
     return settings.output_dir
 
 
@@ -129,21 +130,10 @@ def test_a_lora_redraws_what_the_trained_pipeline_drew(given, model, tmp_path, c
     assert draw(pipe).tobytes() == drawn.tobytes()
 
     out = tmp_path / "by-command.png"
-    arguments = [
-        "generate",
-        PROMPT,
-        "--model",
-        str(model),
-        "--lora",
-        str(folder / "model"),
-        "--seed",
-        "3",
-        "--steps",
-        "2",
-    ]
-    assert main([*arguments, "--size", f"{SIDE}x{SIDE}", "--out", str(out), "--device", "cpu"]) == 0, (
-        capsys.readouterr()
+    words = (
+        f"--model {model} --lora {folder / 'model'} --seed 3 --steps 2 --size {SIDE}x{SIDE} --out {out} --device cpu"
     )
+    assert main(["generate", PROMPT, *words.split()]) == 0, capsys.readouterr()
     assert Image.open(out).tobytes() == drawn.tobytes()
 
 
@@ -168,42 +158,42 @@ def test_without_peft_a_lora_is_refused(given, monkeypatch):
 # Prior preservation
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 4])
-def test_every_piece_of_a_batch_holds_both_kinds_and_together_they_are_the_batch(given, prior, cats, subject, pieces):
-    batches = before_fit(dreambooth, DreamBoothSettings(**given | prior | {"batch_size": 8})).batches
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_every_micro_batch_holds_both_kinds_and_together_they_are_the_batch(given, prior, cats, subject, count):
+    batches = before_fit(train_dreambooth, DreamBoothSettings(**given | prior | {"batch_size": 8})).batches
     whole = batches(3, 0, 1)
-    parts = [batches(3, piece, pieces) for piece in range(pieces)]
+    parts = [batches(3, index, count) for index in range(count)]
     for name in whole:
         torch.testing.assert_close(torch.cat([part[name] for part in parts]), whole[name], rtol=0, atol=0)
     of_class, of_subject = read(cats), read(subject)
     for part in parts:
-        kinds = [is_in(pixels, of_class) for pixels in part["pictures"]]
+        kinds = [is_in(pixels, of_class) for pixels in part["images"]]
         assert sum(kinds) == len(kinds) / 2
-        assert all(kind or is_in(pixels, of_subject) for kind, pixels in zip(kinds, part["pictures"], strict=True))
+        assert all(kind or is_in(pixels, of_subject) for kind, pixels in zip(kinds, part["images"], strict=True))
         assert part["of_class"].tolist() == kinds
 
 
 def test_the_loss_is_the_subjects_plus_the_weighted_one_of_the_class(given, prior):
-    found = before_fit(dreambooth, DreamBoothSettings(**given | prior | {"batch_size": 8}))
+    found = before_fit(train_dreambooth, DreamBoothSettings(**given | prior | {"batch_size": 8}))
     batch = found.batches(0, 0, 1)
-    figures = found.task(batch)
+    metrics = found.task(batch)
     alone = {}
     for kind in (0, 1):
         chosen = batch["of_class"] == kind
         part = {name: value[chosen] for name, value in batch.items() if name not in ("weight", "of_class")}
         alone[kind] = found.task(part)["loss"]
-    torch.testing.assert_close(figures["loss"], alone[0] + 0.5 * alone[1])
-    torch.testing.assert_close(figures["class_error"], alone[1])
-    torch.testing.assert_close(figures["error"], (alone[0] + alone[1]) / 2)
+    torch.testing.assert_close(metrics["loss"], alone[0] + 0.5 * alone[1])
+    torch.testing.assert_close(metrics["class_error"], alone[1])
+    torch.testing.assert_close(metrics["error"], (alone[0] + alone[1]) / 2)
 
 
 def test_pictures_of_the_class_change_the_gradient(given, prior, tmp_path):
     """What FlagAI's DreamBooth doesn't do."""
     others = save_pictures(tmp_path / "dogs", [(8, 8)] * 5, seed=2)
-    runs = [before_fit(dreambooth, DreamBoothSettings(**given | prior | {"class_dir": folder}))
+    runs = [before_fit(train_dreambooth, DreamBoothSettings(**given | prior | {"class_dir": folder}))
             for folder in (prior["class_dir"], others)]  # fmt: skip
     batches = [run.batches(0, 0, 1) for run in runs]
-    one, other = batches[0]["pictures"], batches[1]["pictures"]
+    one, other = batches[0]["images"], batches[1]["images"]
     assert torch.equal(one[::2], other[::2])  # the subject's are the same
     assert not torch.equal(one[1::2], other[1::2])
     gradients = [gradient(run, batch) for run, batch in zip(runs, batches, strict=True)]
@@ -213,7 +203,7 @@ def test_pictures_of_the_class_change_the_gradient(given, prior, tmp_path):
 
 
 def test_each_kind_is_told_its_own_prompt(given, prior, model):
-    found = before_fit(dreambooth, DreamBoothSettings(**given | prior))
+    found = before_fit(train_dreambooth, DreamBoothSettings(**given | prior))
     pipe = AltDiffusionPipeline.from_pretrained(model)
     states, _ = pipe.encode_prompt([PROMPT, "猫"], torch.device("cpu"), 1, False)
     batch = found.batches(0, 0, 1)
@@ -221,8 +211,8 @@ def test_each_kind_is_told_its_own_prompt(given, prior, model):
 
 
 def test_every_picture_comes_in_every_pass(given, prior, cats, subject):
-    batches = before_fit(dreambooth, DreamBoothSettings(**given | prior | {"batch_size": 2})).batches
-    seen = torch.stack([batches(step, 0, 1)["pictures"] for step in range(15)])
+    batches = before_fit(train_dreambooth, DreamBoothSettings(**given | prior | {"batch_size": 2})).batches
+    seen = torch.stack([batches(step, 0, 1)["images"] for step in range(15)])
     for kind, pictures in enumerate((read(subject), read(cats))):
         size = len(pictures)
         for start in range(0, 15, size):
@@ -231,7 +221,7 @@ def test_every_picture_comes_in_every_pass(given, prior, cats, subject):
 
 
 def test_every_sample_has_noise_of_its_own(given, prior):
-    batches = before_fit(dreambooth, DreamBoothSettings(**given | prior)).batches
+    batches = before_fit(train_dreambooth, DreamBoothSettings(**given | prior)).batches
     noise = torch.cat([batches(step, 0, 1)["noise"] for step in range(3)]).flatten(1)
     assert len(noise.unique(dim=0)) == 12
 
@@ -243,7 +233,7 @@ def test_the_class_is_in_the_log(given, prior):
 
 def test_a_batch_that_cannot_hold_both_kinds_is_refused(given, prior):
     with pytest.raises(
-        InputError, match=r"--batch-size 6 counts pictures of the subject and of the class.* multiple of 4"
+        InputError, match=r"--batch-size 6 counts images of the subject and of the class.* multiple of 4"
     ):
         trained(given, batch_size=6, gradient_accumulation_steps=2, **prior)
 
@@ -254,13 +244,13 @@ def test_a_batch_that_cannot_hold_both_kinds_is_refused(given, prior):
 @pytest.fixture
 def quick(monkeypatch):
     """Two steps for each image instead of twenty-five."""
-    monkeypatch.setattr("altdiffusion.generation.settings.DEFAULT_STEPS", 2)
+    monkeypatch.setattr(stage, "generate", partial(stage.generate, steps=2))
 
 
 def test_missing_pictures_are_drawn_and_those_there_are_kept(given, prior, tmp_path, quick):
     folder = save_pictures(tmp_path / "class", [(8, 8)] * 2)
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
-    found = before_fit(dreambooth, DreamBoothSettings(**given | prior | {"class_dir": folder}))
+    found = before_fit(train_dreambooth, DreamBoothSettings(**given | prior | {"class_dir": folder}))
     assert sorted(path.name for path in folder.iterdir()) == [
         "0.png", "1.png", "drawn-00000.png", "drawn-00001.png", "drawn-00002.png",
     ]  # fmt: skip
@@ -271,23 +261,23 @@ def test_missing_pictures_are_drawn_and_those_there_are_kept(given, prior, tmp_p
 
 def test_an_interrupted_drawing_ends_with_the_same_pictures(given, prior, tmp_path, quick, monkeypatch):
     changes = prior | {"num_class_images": 3}
-    before_fit(dreambooth, DreamBoothSettings(**given | changes | {"class_dir": tmp_path / "whole"}))
+    before_fit(train_dreambooth, DreamBoothSettings(**given | changes | {"class_dir": tmp_path / "whole"}))
 
-    draw, drawn = stage._draw, []
+    generate, generated = stage.generate_one, []
 
     def failing(*arguments):
-        drawn.append(arguments)
-        if len(drawn) == 2:
+        generated.append(arguments)
+        if len(generated) == 2:
             raise KeyboardInterrupt
-        return draw(*arguments)
+        return generate(*arguments)
 
     settings = DreamBoothSettings(**given | changes | {"class_dir": tmp_path / "broken"})
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_draw", failing)
+        patch.setattr(stage, "generate_one", failing)
         with pytest.raises(KeyboardInterrupt):
-            dreambooth(settings)
+            train_dreambooth(settings)
     assert [path.name for path in (tmp_path / "broken").iterdir()] == ["drawn-00000.png"]
-    before_fit(dreambooth, settings)
+    before_fit(train_dreambooth, settings)
     whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "broken").iterdir()} == whole
     assert len(whole) == 3
@@ -295,7 +285,7 @@ def test_an_interrupted_drawing_ends_with_the_same_pictures(given, prior, tmp_pa
 
 def test_the_class_is_drawn_by_the_untrained_model_at_this_prompt(given, prior, model, tmp_path, quick):
     changes = prior | {"num_class_images": 2, "lora_rank": 1, "seed": 5, "class_dir": tmp_path / "class"}
-    before_fit(dreambooth, DreamBoothSettings(**given | changes))
+    before_fit(train_dreambooth, DreamBoothSettings(**given | changes))
     pipe = AltDiffusionPipeline.from_pretrained(model)
     generator = torch.Generator().manual_seed(6)
     expected = pipe("猫", num_inference_steps=2, height=SIDE, width=SIDE, generator=generator).images[0]
@@ -310,7 +300,7 @@ def test_a_class_that_the_safety_checker_hides_is_refused(given, prior, tmp_path
         yield stage.GeneratedImage(Image.new("RGB", (SIDE, SIDE)), None, filtered=True)
 
     monkeypatch.setattr(stage, "generate", generate)
-    with pytest.raises(InputError, match="the safety checker hides what the model draws for --class-prompt 猫"):
+    with pytest.raises(InputError, match="the safety checker hides what the model generates for --class-prompt 猫"):
         trained(given, **prior | {"class_dir": tmp_path / "class"})
     assert len(set(drawn)) > 1  # it tried other seeds
     assert not (tmp_path / "class").exists()
@@ -328,17 +318,17 @@ def test_all_formats_are_read_and_other_files_left_alone(given, tmp_path):
     (folder / "notes.txt").write_text("a cat")
     (folder / "._a.jpg").write_bytes(b"resource fork")
     (folder / "more.png").mkdir()
-    found = before_fit(dreambooth, DreamBoothSettings(**given | {"instance_dir": folder}))
+    found = before_fit(train_dreambooth, DreamBoothSettings(**given | {"instance_dir": folder}))
     assert found.records == len(names)
-    assert found.batches(0, 0, 1)["pictures"].shape == (4, 3, SIDE, SIDE)
+    assert found.batches(0, 0, 1)["images"].shape == (4, 3, SIDE, SIDE)
 
 
 def test_a_broken_picture_is_skipped_and_none_of_the_class_takes_its_place(given, prior, subject, tmp_path, capsys):
     folder = save_pictures(tmp_path / "subject", [(8, 8), (12, 8), (8, 9)])
     (folder / "2.png").write_bytes(b"no picture")
     changes = prior | {"instance_dir": folder, "max_skipped": 0.2, "batch_size": 8}
-    batch = before_fit(dreambooth, DreamBoothSettings(**given | changes)).batches(0, 0, 1)
-    assert all(is_in(pixels, read(subject)[:2]) for pixels in batch["pictures"][::2])
+    batch = before_fit(train_dreambooth, DreamBoothSettings(**given | changes)).batches(0, 0, 1)
+    assert all(is_in(pixels, read(subject)[:2]) for pixels in batch["images"][::2])
     assert str(folder / "2.png") in capsys.readouterr().err
 
 
@@ -353,7 +343,7 @@ def test_pictures_that_are_all_broken_end_it_whatever_is_allowed(given, tmp_path
     folder = save_pictures(tmp_path / "subject", [(8, 8)] * 2)
     for path in folder.iterdir():
         path.write_bytes(b"no picture")
-    with pytest.raises(InputError, match="none can be used of the pictures like"):
+    with pytest.raises(InputError, match="none can be used of the images like"):
         trained(given, instance_dir=folder, max_skipped=1.0)
 
 
@@ -362,7 +352,7 @@ def test_a_folder_without_pictures_is_refused(given, tmp_path, there):
     if there:
         (tmp_path / "none").mkdir()
     with pytest.raises(
-        InputError, match=r"none (holds no pictures|is no folder): expected a folder with files that end in"
+        InputError, match=r"none (holds no images|is no folder): expected a folder with files that end in"
     ):
         trained(given, instance_dir=tmp_path / "none")
 
@@ -385,7 +375,7 @@ def test_a_resumed_lora_equals_an_uninterrupted_one_bit_for_bit(given, prior, tm
     }
     whole = trained(given)
     given["output_dir"] = tmp_path / "broken"
-    interrupted(dreambooth, DreamBoothSettings(**given), passes=3)
+    interrupted(train_dreambooth, DreamBoothSettings(**given), passes=3)
     resumed = trained(given, resume=True)
     assert_same(weights(resumed / "model"), weights(whole / "model"))
     assert log(resumed) == log(whole)
@@ -394,9 +384,9 @@ def test_a_resumed_lora_equals_an_uninterrupted_one_bit_for_bit(given, prior, tm
 def test_accumulated_pieces_train_as_the_whole_batch(given, prior, tmp_path):
     given |= prior | {"learning_rate": 1e-4}
     whole = trained(given)
-    pieces = trained(given, gradient_accumulation_steps=2, output_dir=tmp_path / "pieces")
-    assert_same(weights(pieces / "model"), weights(whole / "model"), rtol=1e-3, atol=2e-5)
-    assert log(pieces, "class_error") == pytest.approx(log(whole, "class_error"), rel=1e-4)
+    cut = trained(given, gradient_accumulation_steps=2, output_dir=tmp_path / "cut")
+    assert_same(weights(cut / "model"), weights(whole / "model"), rtol=1e-3, atol=2e-5)
+    assert log(cut, "class_error") == pytest.approx(log(whole, "class_error"), rel=1e-4)
 
 
 def test_gradient_checkpointing_and_bf16_train_a_lora(given, prior):

@@ -1,18 +1,18 @@
-"""Prompts that are remembered: equal states, no layer run, and never anything stale."""
+"""What the patched encoder computes: equal rows once, whatever its weights are now, and as the class in captured graphs."""
 
 import copy
 import pickle
 import threading
 
+import accelerate
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
-from helpers.bridges import bridged, draw
 from transformers import AltCLIPTextModel
 
 from altdiffusion import AltDiffusionPipeline, load_text_encoder
-from altdiffusion.text_encoder.forward import disable_prompt_cache
-from altdiffusion.text_encoder.prompt_cache import MAX_ROWS, PromptCache, Weights
+from altdiffusion.forward_override import find
+from altdiffusion.speed.packed_linear import pack
+from altdiffusion.text_encoder.forward import TrimmedForward
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def loaded(published):
 
 
 class Counted:
-    """How many rows went through the layers. A patched class, as a listener on the instance turns the cache off."""
+    """How many rows went through the layers."""
 
     def __init__(self, monkeypatch):
         self.rows = 0
@@ -62,52 +62,29 @@ def assert_fresh(encoder, tokenizer, text="一只猫"):
 
 
 @torch.no_grad()
-def test_known_prompts_run_no_layer_and_give_the_same(loaded, counted):
+@pytest.mark.parametrize(
+    ("texts", "computed"),
+    [
+        (("", "a cat", "", "a cat", "一只猫"), 3),
+        (("a cat",) * 5, 1),
+        (("a cat", "a dog"), 2),
+        (tuple("cat " * (count % 40) for count in range(80)), 40),
+    ],
+)
+def test_equal_rows_are_computed_once(loaded, counted, texts, computed):
     encoder, tokenizer = loaded
-    inputs = tokens(tokenizer, "一只猫", "", "a cat, please")
-    first = encoder(**inputs, output_hidden_states=True)
-    assert counted.rows == 3
-    again = encoder(**inputs, output_hidden_states=True)
-    assert counted.rows == 3
+    inputs = tokens(tokenizer, *texts)
+    output = encoder(**inputs, output_hidden_states=True)
+    assert counted.rows == computed
     expected = plain(encoder, inputs, output_hidden_states=True)
-    for output in (first, again):
-        torch.testing.assert_close(output[0], expected[0], atol=1e-5, rtol=0)
-        torch.testing.assert_close(output.pooler_output, expected.pooler_output, atol=1e-5, rtol=0)
-        for ours, theirs in zip(output.hidden_states, expected.hidden_states, strict=True):
-            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-    assert torch.equal(first[0], again[0])
+    torch.testing.assert_close(output[0], expected[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.pooler_output, expected.pooler_output, atol=1e-5, rtol=0)
+    for ours, theirs in zip(output.hidden_states, expected.hidden_states, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
-def test_only_unknown_rows_are_computed_and_equal_ones_once(loaded, counted):
-    encoder, tokenizer = loaded
-    encoder(**tokens(tokenizer, ""))
-    inputs = tokens(tokenizer, "", "a cat", "", "a cat", "一只猫")
-    torch.testing.assert_close(encoder(**inputs)[0], plain(encoder, inputs)[0], atol=1e-5, rtol=0)
-    assert counted.rows == 1 + 2 + 5  # "", the two new ones, and the five of the plain model
-
-
-@torch.no_grad()
-def test_a_negative_prompt_is_read_once_for_all_pictures(published, counted):
-    pipe = StableDiffusionPipeline.from_pretrained(published("m9"), safety_checker=None)
-    load = AltDiffusionPipeline(**pipe.components, requires_safety_checker=False)
-    load.text_encoder = load_text_encoder(published("m9"))[0]
-    counted.rows = 0
-    for prompt in ("一只猫", "a cat", "a cat"):
-        load.encode_prompt(prompt, "cpu", 1, True, negative_prompt="")
-    assert counted.rows == 3  # two prompts and ""
-
-
-@torch.no_grad()
-def test_many_different_rows_are_a_corpus_and_not_kept(loaded):
-    encoder, tokenizer = loaded
-    inputs = tokens(tokenizer, *("cat " * count for count in range(MAX_ROWS + 1)))
-    torch.testing.assert_close(encoder(**inputs)[0], plain(encoder, inputs)[0], atol=1e-5, rtol=0)
-    assert len(encoder.forward.cache) == 0
-
-
-@torch.no_grad()
-def test_mask_and_hidden_states_are_part_of_the_key(loaded):
+def test_masks_and_hidden_states_are_as_asked_for(loaded):
     encoder, tokenizer = loaded
     inputs = tokens(tokenizer, "一只猫")
     for mask in (inputs.attention_mask, torch.ones_like(inputs.input_ids)):
@@ -119,6 +96,16 @@ def test_mask_and_hidden_states_are_part_of_the_key(loaded):
         )
     assert encoder(**inputs).hidden_states is None
     assert len(encoder(**inputs, output_hidden_states=True).hidden_states) == 5
+
+
+@torch.no_grad()
+def test_rows_that_differ_in_their_masks_alone_are_two(loaded, counted):
+    encoder, tokenizer = loaded
+    inputs = tokens(tokenizer, "一只猫", "一只猫")
+    inputs["attention_mask"][1] = 1
+    output = encoder(**inputs)
+    assert counted.rows == 2
+    torch.testing.assert_close(output[0], plain(encoder, inputs)[0], atol=1e-5, rtol=0)
 
 
 # --- nothing stale ----------------------------------------------------------------------------------------------------
@@ -154,16 +141,17 @@ def by_a_new_module(encoder):
     encoder.transformation = torch.nn.Linear(64, 32)
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
     "change", [by_optimizer, through_data, by_loading, by_new_parameters, by_an_embedding, by_a_new_module]
 )
-def test_changed_weights_are_seen(loaded, change):
+def test_changed_weights_are_seen(loaded, change, packed):
     encoder, tokenizer = loaded
+    if packed:
+        pack(encoder)
     assert_fresh(encoder, tokenizer)
-    before = len(encoder.forward.cache)
     change(encoder)
     assert_fresh(encoder, tokenizer)
-    assert before == 1
 
 
 def test_a_word_learnt_anew_is_seen(published, tmp_path):
@@ -213,14 +201,6 @@ def test_another_dtype_is_seen(loaded):
 
 
 @torch.no_grad()
-def test_weights_that_are_not_there_are_not_described(loaded):
-    encoder, _ = loaded
-    table = encoder.get_input_embeddings().weight
-    assert Weights.of(encoder, table) is not None
-    assert Weights.of(encoder.to("meta"), table) is None
-
-
-@torch.no_grad()
 def test_who_listens_to_a_layer_is_called_each_time(loaded):
     encoder, tokenizer = loaded
     calls = []
@@ -239,33 +219,44 @@ def test_gradients_are_not_cut(loaded):
     assert encoder(**inputs)[0].requires_grad
 
 
-# --- what is kept -----------------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
-def test_nobody_can_change_what_is_kept(loaded):
+def test_a_modules_own_flag_is_obeyed(loaded):
+    """peft's ModulesToSaveWrapper: which of two modules computes is no tensor's affair."""
+    ModulesToSaveWrapper = pytest.importorskip("peft.utils.other").ModulesToSaveWrapper
     encoder, tokenizer = loaded
-    inputs = tokens(tokenizer, "一只猫")
-    for _ in range(3):
-        output = encoder(**inputs)
-        torch.testing.assert_close(output[0], plain(encoder, inputs)[0], atol=1e-5, rtol=0)
-        output[0].zero_()
+    wrapper = encoder.transformation = ModulesToSaveWrapper(encoder.transformation, "default")
+    torch.nn.init.normal_(wrapper.modules_to_save["default"].weight)
+    for text in ("", "a cat", "一只猫"):
+        inputs = tokens(tokenizer, text)
+        states = {}
+        for enabled in (True, False):
+            wrapper.enable_adapters(enabled)
+            states[enabled] = encoder(**inputs)[0]
+            expected = type(encoder).forward(encoder, **inputs)[0]
+            torch.testing.assert_close(states[enabled], expected, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(states[True], states[False], atol=1e-3)
 
 
 @torch.no_grad()
-def test_memory_is_bounded_and_the_least_recently_used_go_first(loaded):
-    encoder, _ = loaded
-    using = Weights.of(encoder, encoder.get_input_embeddings().weight)
-    cache = PromptCache(max_bytes=3 * 40)
-    assert cache.recall(using, ["a"]) == {}
-    for key in "abc":
-        cache.remember(using, {key: (torch.zeros(10),)})
-    cache.recall(using, ["a"])
-    cache.remember(using, {"d": (torch.zeros(10),), "too large": (torch.zeros(31),)})
-    assert cache.nbytes == 120
-    assert cache.recall(using, ["a", "b", "c", "d", "too large"]).keys() == {"a", "c", "d"}
-    cache.forget()
-    assert (len(cache), cache.nbytes) == (0, 0)
+@pytest.mark.parametrize("texts", [("a cat",), ("a cat", "a cat"), ("", "一只猫", "")])
+def test_dropout_at_inference_differs_from_row_to_row(loaded, texts):
+    """Monte Carlo dropout: the encoder is in eval mode, only its dropout is not."""
+    encoder, tokenizer = loaded
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+            module.train()
+    inputs = tokens(tokenizer, *texts)
+    first, second = encoder(**inputs)[0], encoder(**inputs)[0]
+    assert not torch.equal(first, second)
+    assert len(first.flatten(1).unique(dim=0)) == len(texts)
+    torch.manual_seed(1)
+    ours = encoder(**inputs)[0]
+    torch.manual_seed(1)
+    assert torch.equal(ours, type(encoder).forward(encoder, **inputs)[0])
+
+
+# --- threads and copies ------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -277,8 +268,8 @@ def test_threads_get_their_own_prompts(loaded):
 
     def ask(shift):
         with torch.no_grad():  # of each thread
-            for number in range(30):
-                text = texts[(number * shift) % len(texts)]
+            for index in range(30):
+                text = texts[(index * shift) % len(texts)]
                 if not torch.allclose(encoder(**tokens(tokenizer, text))[0], expected[text], atol=1e-5):
                     wrong.append(text)
 
@@ -292,31 +283,103 @@ def test_threads_get_their_own_prompts(loaded):
 
 @pytest.mark.parametrize("twin_of", [copy.deepcopy, lambda encoder: pickle.loads(pickle.dumps(encoder))])
 @torch.no_grad()
-def test_a_copy_remembers_for_itself(loaded, twin_of):
+def test_a_copy_computes_with_its_own_weights(loaded, twin_of):
     encoder, tokenizer = loaded
     inputs = tokens(tokenizer, "一只猫")
     states = encoder(**inputs)[0]
     twin = twin_of(encoder)
-    assert twin.forward.encoder is twin
-    assert len(twin.forward.cache) == 0
+    assert find(twin, TrimmedForward).model is twin
     twin.transformation.weight.zero_()
     assert torch.equal(encoder(**inputs)[0], states)
     assert not torch.allclose(twin(**inputs)[0], states)
 
 
-def test_a_bridge_reads_known_prompts_without_the_tower(published, counted):
-    pipe = bridged(published)
-    first = draw(pipe)
-    assert counted.rows == 2
-    assert (draw(pipe) == first).all()
-    assert counted.rows == 2
+# --- captured graphs ---------------------------------------------------------------------------------------------------
+
+TEXTS = ("", "a cat", "一只可爱的熊猫坐在蓝色背景上的火箭里，旁边是红苹果和一只猫", "cat " * 90)
 
 
-def test_training_remembers_nothing(loaded, counted):
-    encoder, tokenizer = loaded
-    disable_prompt_cache(encoder)
-    inputs = tokens(tokenizer, "一只猫", "一只狗")
+class States(torch.nn.Module):
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, ids, mask):
+        return self.encoder(ids, mask)[0]
+
+
+class StatesWithoutMask(States):
+    def forward(self, ids, mask):
+        return self.encoder(ids)[0]
+
+
+def traced(module, example):
+    return torch.jit.trace(module, example, check_trace=False)
+
+
+def traced_without_gradients(module, example):
     with torch.no_grad():
-        once, again = encoder(**inputs), encoder(**inputs)
-    assert len(encoder.forward.cache) == 0
-    assert torch.equal(once.last_hidden_state, again.last_hidden_state)
+        return torch.jit.trace(module, example, check_trace=False)
+
+
+def exported(module, example):
+    with torch.no_grad():
+        return torch.export.export(module, example).module()
+
+
+def exported_strictly(module, example):
+    with torch.no_grad():
+        return torch.export.export(module, example, strict=True).module()
+
+
+def compiled(module, example):
+    return torch.compile(module, backend="eager", fullgraph=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [States, StatesWithoutMask])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("capture", [traced, traced_without_gradients, exported, exported_strictly, compiled])
+def test_a_graph_captured_on_a_short_prompt_is_exact_for_others(loaded, capture, packed, kind):
+    encoder, tokenizer = loaded
+    if packed:
+        pack(encoder)
+    example = tokens(tokenizer, "a cat")
+    graph = capture(kind(encoder), (example.input_ids, example.attention_mask))
+    for text in TEXTS:
+        inputs = tokens(tokenizer, text)
+        with torch.no_grad():
+            states = graph(inputs.input_ids, inputs.attention_mask)
+        torch.testing.assert_close(states, plain(encoder, inputs)[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_exports_with_a_dynamic_batch(loaded):
+    encoder, tokenizer = loaded
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    example = dict(tokens(tokenizer, "a cat", "a dog"))
+    dynamic = {"input_ids": batch, "attention_mask": batch}
+    with torch.no_grad():
+        graph = torch.export.export(encoder, (), example, dynamic_shapes=dynamic).module()
+        for count in (1, 3, 5):
+            inputs = tokens(tokenizer, *(TEXTS * 2)[:count])
+            states = graph(**inputs)[0]
+            torch.testing.assert_close(states, plain(encoder, inputs)[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_accelerate_can_wrap_and_unwrap(loaded, text):
+    """`unwrap_model(keep_fp32_wrapper=False)` binds what it takes for a function to the model."""
+    encoder, tokenizer = loaded
+    inputs = tokens(tokenizer, text)
+    accelerate.state.AcceleratorState._reset_state(True)
+    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
+    with torch.no_grad():
+        expected = encoder(**inputs)[0]
+        prepared = accelerator.prepare(encoder)
+        rough = prepared(**inputs)[0]
+        torch.testing.assert_close(rough.float(), expected, atol=0.1, rtol=0.1)
+        unwrapped = accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+        assert torch.equal(unwrapped(**inputs)[0], expected)
+        assert find(unwrapped, TrimmedForward) is not None
+    accelerate.state.AcceleratorState._reset_state(True)
