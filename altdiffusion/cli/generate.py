@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ def _generate(options: argparse.Namespace) -> None:
             say("BAAI's weights are under CreativeML OpenRAIL-M, whose use restrictions bind you")
         path = options.out if single else free_path(options.out, picture.settings)
         save_image(picture, path)
-        results.append({"path": str(path), "filtered": picture.filtered, **asdict(picture.settings)})
+        results.append({"path": str(path), "filtered": picture.filtered, **dict(picture.settings)})
         if picture.filtered:
             say(f"{path} is black: the safety checker found something in the picture")
         if not options.json:

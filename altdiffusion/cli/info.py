@@ -45,9 +45,9 @@ def _info(options: argparse.Namespace) -> None:
 
         settings = open_info(options.picture)
         if options.json:
-            print_json({**asdict(settings), "command": to_command(settings)})
+            print_json({**dict(settings), "command": to_command(settings)})
         else:
-            for name, value in asdict(settings).items():
+            for name, value in settings:
                 if value not in (None, ""):
                     print(f"{name.replace('_', ' ')}: {value}")
             print(f"\n{to_command(settings)}")

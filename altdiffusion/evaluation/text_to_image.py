@@ -27,7 +27,6 @@ from altdiffusion.generation.generate import generate
 from altdiffusion.generation.infotext import open_info
 from altdiffusion.generation.load import load_pipeline
 from altdiffusion.generation.result import save_image
-from altdiffusion.generation.settings import Settings
 from altdiffusion.images import ENDINGS, open_image
 from altdiffusion.metrics import own_prompt_first
 
@@ -192,7 +191,7 @@ def _drawn_before(path: Path, wanted: dict[str, Any]) -> Image.Image | None:
     if not path.is_file():
         return None
     try:
-        there: Settings = open_info(path)
+        there = open_info(path)
     except InputError:  # not ours, or cut off
         return None
     size = wanted.pop("size")
