@@ -116,7 +116,7 @@ def generate(settings: GenerateSettings) -> None:
             _say_about(settings.model)
         path = settings.out if settings.is_file else free_path(settings.out, image.settings)
         save_image(image, path)
-        results.append({"path": str(path), "filtered": image.filtered, **vars(image.settings)})
+        results.append({"path": str(path), "filtered": image.filtered, **dict(image.settings)})
         if image.filtered:
             say(f"{path} is black: the safety checker found something in the image")
         if not settings.as_json:
