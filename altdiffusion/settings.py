@@ -124,6 +124,11 @@ def about_of(field: FieldInfo) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
+def type_of(field: FieldInfo) -> Any:
+    """The type of what it holds, such as int of `int | None`; str for a few choices."""
+    return str if choices_of(field) else _without_none(field.annotation)
+
+
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
     """The values of a field, or of a list's elements, that has a few, else ()."""
     hint = _without_none(field.annotation)
@@ -132,11 +137,15 @@ def choices_of(field: FieldInfo) -> tuple[str, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
+def bounds_of(field: FieldInfo) -> dict[str, float]:
+    """Its bounds by pydantic's names: ge (minimum), gt (above), le (maximum), multiple_of."""
+    names = ("ge", "gt", "le", "multiple_of")
+    return {name: getattr(bound, name) for bound in field.metadata for name in names if hasattr(bound, name)}
+
+
 def range_of(field: FieldInfo) -> str:
     """The range as words, such as "1 to 999" or "at least 0"; "" where there is none."""
-    limits = {
-        name: getattr(each, name) for each in field.metadata for name in ("ge", "gt", "le") if hasattr(each, name)
-    }
+    limits = bounds_of(field)
     low = f"{limits['ge']}" if "ge" in limits else f"above {limits['gt']}" if "gt" in limits else ""
     if "le" in limits:
         return f"{low}{' to' if 'ge' in limits else ', at most'} {limits['le']}" if low else f"at most {limits['le']}"
@@ -156,8 +165,9 @@ def as_flag(name: str) -> str:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """ ": do you mean steps?" for the name nearest to a misspelt one, "" where none is near."""
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f": do you mean {close[0]}?" if close else ""
+    names = {word.lstrip("-"): word for word in known}  # two dashes are no likeness
+    close = difflib.get_close_matches(name.lstrip("-"), names, 1)
+    return f": do you mean {names[close[0]]}?" if close else ""
 
 
 def _explain(cls: type[Settings], errors: Sequence[ErrorDetails], origins: Mapping[str, str]) -> list[str]:

@@ -18,8 +18,9 @@ from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.benchmark import models
 from altdiffusion.benchmark.cases import captions, generation, scoring, text
 from altdiffusion.benchmark.models import SMALL
-from altdiffusion.generation.draw import Order, Recipe, draw_together
+from altdiffusion.generation.draw import GenerateRequest, draw_batch
 from altdiffusion.generation.generate import generate
+from altdiffusion.generation.settings import ImageSettings
 from altdiffusion.speed.low_memory import save_memory
 from altdiffusion.speed.optimize import optimize
 from altdiffusion.speed.packed_linear import pack
@@ -109,9 +110,9 @@ def check_images() -> Iterator[Check]:
         yield Check(f"picture, {name}", _difference(got, expected), allowed)
     pipe: Any = generation.copy_with_our_encoder(stock)
     pipe.set_progress_bar_config(disable=True)
-    orders = [Order("一只猫", seed=1), Order("a dog", seed=2)]
-    both = draw_together(pipe, orders, Recipe(SMALL.side, SMALL.side, steps=SMALL.steps))
-    images = [both[0].image] if both[0] is not None else []
+    size: dict[str, Any] = {"width": SMALL.side, "height": SMALL.side, "steps": SMALL.steps}
+    both = [ImageSettings(prompt=prompt, seed=seed, **size) for seed, prompt in enumerate(("一只猫", "a dog"), 1)]
+    images = [each.image for each in draw_batch(pipe, list(map(GenerateRequest, both)))[:1] if each is not None]
     together: dict[str, Any] = {"steps": SMALL.steps, "size": (SMALL.side, SMALL.side), "seed": 1, "batch_size": 2}
     images.append(next(generate(["一只猫", "a dog"], model=pipe, **together)).image)
     for name, image in zip(("drawn with others", "batch_size=2"), images, strict=True):

@@ -25,12 +25,12 @@ class SizeSettings(Settings):
 
     rounds: int = setting(5, "timed, after one of warm-up", minimum=1)
     layers: int = setting(24, "of the text tower", minimum=1)
-    width: int = setting(1024, "of the text tower", minimum=1, multiple_of=64)
+    width: int = setting(1024, "of the text tower, a multiple of 64", minimum=1, multiple_of=64)
     captions: int = setting(5000, "to encode", minimum=1)
     pictures: int = setting(64, "images to score, or to generate by mini", minimum=1)
     steps: int = setting(4, "of an image", minimum=1)
-    size: int = setting(512, "of an image, in pixels", minimum=1, multiple_of=64)
-    channels: int = setting(320, "of the UNet's first level", minimum=1, multiple_of=32)
+    size: int = setting(512, "of an image, in pixels, a multiple of 64", minimum=1, multiple_of=64)
+    channels: int = setting(320, "of the UNet's first level, a multiple of 32", minimum=1, multiple_of=32)
 
 
 class BenchmarkSettings(SizeSettings):

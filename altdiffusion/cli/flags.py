@@ -1,7 +1,7 @@
 """Flags read off a class of settings: one for each field, with its help, default and choices.
 
     class ScoreSettings(Settings):
-        images: list[str] = setting(..., "image files, or folders of them", positional="IMAGE", source="image")
+        images: list[str] = setting(..., "image files, or folders of them", positional="IMAGE", source="images")
         sort: bool = setting(False, "best image first")
 
     @command(ScoreSettings)

@@ -10,7 +10,7 @@ from typing import Any
 from altdiffusion.checkpoints.hub import MINI, local_path
 from altdiffusion.cli.flags import command, only
 from altdiffusion.cli.options import device_setting
-from altdiffusion.cli.terminal import hide_loading, only_our_bar, print_json, say, with_progress
+from altdiffusion.cli.terminal import hide_loading, print_json, print_line, say, with_progress
 from altdiffusion.errors import InputError
 from altdiffusion.generation.settings import MAX_SEED, ImageSettings, settings_with
 from altdiffusion.settings import read_settings, setting
@@ -96,12 +96,10 @@ def generate(settings: GenerateSettings) -> None:
     _check_writable(settings)
     say("loading ...")
     started = time.monotonic()
-    if settings.total > 1:
-        only_our_bar()
     from altdiffusion.generation import generate as library
     from altdiffusion.generation.result import free_path, save_image
 
-    hide_loading()
+    hide_loading(steps=settings.total == 1)
     flags = {name: getattr(settings, name) for name in ImageFlags.model_fields}
     flags |= {name: getattr(settings, name) for name in ("num_images", "best_of", "scorer", "device")}
     generated = library.generate(
@@ -118,12 +116,12 @@ def generate(settings: GenerateSettings) -> None:
             _say_about(settings.model)
         path = settings.out if settings.is_file else free_path(settings.out, image.settings)
         save_image(image, path)
-        results.append({"path": str(path), "filtered": image.filtered, **vars(image.settings)})
+        results.append({"path": str(path), "filtered": image.filtered, **dict(image.settings)})
         if image.filtered:
             say(f"{path} is black: the safety checker found something in the image")
         if not settings.as_json:
             score = "" if image.settings.score is None else f"  {image.settings.score:.4f}"
-            print(f"{path}{score}", flush=True)
+            print_line(f"{path}{score}")
     if settings.as_json:
         print_json({"pictures": results, "seconds": round(time.monotonic() - started, 2)})
 

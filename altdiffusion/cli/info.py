@@ -74,9 +74,9 @@ def _print_settings(image: str, as_json: bool) -> None:
 
     settings = open_info(image)
     if as_json:
-        print_json({**vars(settings), "command": to_command(settings)})
+        print_json({**dict(settings), "command": to_command(settings)})
         return
-    for name, value in vars(settings).items():
+    for name, value in settings:
         if value not in (None, ""):
             print(f"{name.replace('_', ' ')}: {value}")
     print(f"\n{to_command(settings)}")

@@ -34,13 +34,9 @@ COMMANDS = (
     Command("generate", "altdiffusion.cli.generate:generate", "Images", "images from prompts"),
     Command("score", "altdiffusion.cli.score:score", "Images", "how well images fit prompts"),
     Command("info", "altdiffusion.cli.info:info", "Images", "the settings inside an image; or versions and devices"),
-    Command(
-        "demo", "altdiffusion.cli.demo:demo", "Images", "the page in the browser: generate, change, compare, score"
-    ),
+    Command("demo", "altdiffusion.cli.demo:demo", "Images", "the page in the browser"),
     Command("convert", "altdiffusion.cli.convert:convert", "Models", "any layout to one that plain diffusers loads"),
-    Command(
-        "train", "altdiffusion.cli.train:train", "Models", "the stages of the method: distill, contrast, bridge, ..."
-    ),
+    Command("train", "altdiffusion.cli.train:train", "Models", "the stages of the method: distill, bridge, ..."),
     Command("evaluate", "altdiffusion.cli.evaluate:evaluate", "Measures", "what models can do, on your data"),
     Command("benchmark", "altdiffusion.cli.benchmark:benchmark", "Measures", "this machine's times beside the peers'"),
 )
@@ -86,8 +82,6 @@ def prepare_environment() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # a bar is one endless line in a log
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM cleans up as Ctrl-C does
 
 
@@ -98,7 +92,6 @@ def build_app() -> App:
     app = App(name="altdiffusion", help_flags=_HELP, version_flags=())
     for command in COMMANDS:
         app.command(command.path, name=command.name, group=command.group, help=command.help)
-    app.register_install_completion_command(help="complete commands and flags in this shell")
     return app
 
 
@@ -106,6 +99,8 @@ def _parse_command(words: list[str]) -> Call | None:
     from cyclopts import CycloptsError, UnknownOptionError
 
     app, unknown = build_app(), []
+    if words[0] == "--install-completion":
+        app.register_install_completion_command()
     before_prompts = words[: words.index("--")] if "--" in words else words
     if any(word in _HELP for word in before_prompts):
         from altdiffusion.cli.help import page
@@ -120,8 +115,9 @@ def _parse_command(words: list[str]) -> Call | None:
             command, bound, unused, ignored = app.parse_known_args(words)
             break
         except UnknownOptionError as error:  # so that all of them are named at once
-            unknown.append(error.token.value)
-            words.remove(error.token.value)
+            word = error.token.value
+            unknown.append(word.partition("=")[0])
+            words.remove(word)
         except CycloptsError as error:
             raise InputError(_explain(error)) from None
     if command == app.help_print:  # a group without its command
@@ -142,9 +138,7 @@ def _explain(error: CycloptsError) -> str:
     if isinstance(error, UnknownCommandError) and error.unused_tokens and error.app:
         return _no_command(error.unused_tokens[0], error.app)
     if isinstance(error, MissingArgumentError | ConsumeMultipleError):
-        return (
-            f"{error.keyword}: expected one argument{' at least' * isinstance(error, ConsumeMultipleError)}, got none"
-        )
+        return f"{error.keyword}: expected one argument{' or more' * isinstance(error, ConsumeMultipleError)}, got none"
     return " ".join(str(error).split())
 
 

@@ -76,9 +76,9 @@ def check_data(name: str) -> None:
 
 def check_scheduler(name: str) -> None:
     """Raise InputError for what is no scheduler."""
-    from altdiffusion.generation.schedulers import scheduler_class
+    from altdiffusion.generation.schedulers import parse_scheduler
 
-    scheduler_class(name)
+    parse_scheduler(name)
 
 
 # What isn't here, such as score's images, is checked by the command, which does without some of them.

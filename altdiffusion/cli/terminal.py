@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from tqdm import tqdm
+
 T = TypeVar("T")
 
 
-def hide_loading() -> None:
-    """The libraries' bars and notices while they load; their bars while they generate and their warnings stay."""
+def hide_loading(steps: bool = True) -> None:
+    """The libraries' bars and notices while they load; their warnings stay.
+
+    steps: whether the bar of each image's steps stays, on a terminal; in a log it is an endless line.
+    """
     import diffusers
     import transformers
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+    if not (steps and sys.stderr.isatty()):
+        diffusers.DiffusionPipeline.set_progress_bar_config(diffusers.DiffusionPipeline, disable=True)  # of all to come
     logging.getLogger("diffusers.utils.deprecation_utils").setLevel(logging.ERROR)
     logging.getLogger("diffusers.loaders.lora_base").addFilter(_is_no_lora_of_the_unet_alone)
 
@@ -30,7 +36,14 @@ def _is_no_lora_of_the_unet_alone(record: logging.LogRecord) -> bool:
 
 def say(line: str) -> None:
     """A note for the person, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    with tqdm.external_write_mode():  # above the progress line
+        print(line, file=sys.stderr, flush=True)
+
+
+def print_line(line: str) -> None:
+    """A result, on standard output."""
+    with tqdm.external_write_mode():
+        print(line, flush=True)
 
 
 def print_json(document: Any) -> None:
@@ -55,11 +68,6 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
 
 
-def only_our_bar() -> None:
-    """The libraries show no bar of their own, of each image's steps for instance. Before they are imported."""
-    os.environ["TQDM_DISABLE"] = "1"
-
-
 def with_progress(items: Iterable[T], total: int, unit: str = "images") -> Iterator[T]:
     """The same, saying how many are done: "3 of 16 images, 00:41 left", in one line on a terminal, in lines in a log."""
     if not sys.stderr.isatty():
@@ -67,7 +75,5 @@ def with_progress(items: Iterable[T], total: int, unit: str = "images") -> Itera
             yield item
             say(f"{count} of {total} {unit}")
         return
-    from tqdm import tqdm
-
     form = f"{{n_fmt}} of {{total_fmt}} {unit} |{{bar}}| {{remaining}} left"
     yield from tqdm(items, total=total, bar_format=form, disable=False, leave=False)

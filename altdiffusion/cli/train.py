@@ -15,6 +15,12 @@ from altdiffusion.cli.terminal import hide_loading, say
 from altdiffusion.training import stage_settings
 from altdiffusion.training.settings import TrainingSettings
 
+
+def first_line(cls: type) -> str:
+    """Of a class's docstring."""
+    return (cls.__doc__ or "").partition("\n")[0]
+
+
 train = App(name="train", help="The stages of the method.", version_flags=())
 
 
@@ -51,5 +57,12 @@ def _example(module: str) -> str:
     return textwrap.dedent(Path(spec.origin).read_text(encoding="utf-8").split("\n\n")[1])
 
 
-for stage in stage_settings.STAGES:
-    train.command(stage_command(stage), name=stage)
+def __getattr__(name: str) -> Callable[..., Call]:
+    """The command of a stage, made when it is asked for."""
+    if name in stage_settings.STAGES:
+        return stage_command(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+for stage, (settings_class, _) in stage_settings.STAGES.items():
+    train.command(f"{__name__}:{stage}", name=stage, help=first_line(settings_class))

@@ -1,14 +1,15 @@
-"""Several people's images in one pass of the model, each the same as alone; what is no longer wanted leaves the batch.
+"""Images from requests, several in one pass of the model, each the same as alone; what is no longer wanted leaves the batch.
 
-    images = draw_together(pipe, [Order("一只猫", seed=1), Order("a dog", seed=7)], Recipe(64, 64))
+    requests = [GenerateRequest(ImageSettings(prompt=prompt, seed=1)) for prompt in ("一只猫", "a dog")]
+    images = draw_batch(pipe, requests)
 
-For servers: `generate` draws one image after the other. Whatever differs between images is an `Order`, whatever a
-batch has in common a `Recipe`; orders of equal recipes can be drawn together.
+`generate` calls this, and so does the demo, whose batches are of several visitors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import inspect
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,136 +19,158 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
+from altdiffusion import images
 from altdiffusion.devices import dtype_name
 from altdiffusion.errors import InputError
 from altdiffusion.generation.load import pipeline_of_kind
 from altdiffusion.generation.result import GeneratedImage
-from altdiffusion.generation.schedulers import build_scheduler, scheduler_class
-from altdiffusion.generation.settings import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, Settings
+from altdiffusion.generation.schedulers import build_scheduler, find_scheduler
+from altdiffusion.generation.settings import ImageSettings, settings_with
+from altdiffusion.settings import about_of
 
-SKETCH_SIDE = 16  # of the latents that a sketch is decoded from; a whole image of 512 pixels has 64
+PREVIEW_SIDE = 16  # of the latents that a preview is decoded from; a whole image of 512 pixels has 64
+_PER_IMAGE = settings_with("per_image")
 
 
 @dataclass(frozen=True)
-class Order:
-    """One image to draw. image: RGB, what to start from; mask: L, white where it is drawn anew; both as large as the recipe."""
+class GenerateRequest:
+    """One image to generate. image: RGB, what to start from; mask: L, white where it is generated anew, as large as image.
 
-    prompt: str
-    negative_prompt: str = ""
-    seed: int = 0
+    `settings.init_image` and `settings.mask` say where these come from: a path or IN_MEMORY. Raises InputError.
+    """
+
+    settings: ImageSettings
     image: Image.Image | None = None
     mask: Image.Image | None = None
 
+    def __post_init__(self) -> None:
+        for image, name in ((self.image, "init_image"), (self.mask, "mask")):
+            if (image is None) != (getattr(self.settings, name) is None):
+                raise InputError(f"{name}: expected both the image and where it comes from, or neither")
+        if self.image is not None and self.mask is not None and self.mask.size != self.image.size:
+            width, height = self.mask.size
+            raise InputError(
+                f"the mask is {width} x {height}, the init image {self.image.width} x {self.image.height}: make them equal"
+            )
 
-@dataclass(frozen=True)
-class Recipe:
-    """What the images of a batch have in common. width, height: pixels, multiples of 8. strength: above 0, to 1, where
-    the orders have an image. scheduler: as in `generate`; None: the model's own."""
+    @property
+    def batch_key(self) -> Hashable:
+        """Requests of equal keys can be generated together."""
+        return tuple(value for name, value in self.settings if name not in _PER_IMAGE)
 
-    width: int
-    height: int
-    steps: int = DEFAULT_STEPS
-    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
-    scheduler: str | None = None
-    strength: float | None = None
+    def resolved(self, pipe: Any) -> GenerateRequest:
+        """With the model's defaults for what isn't said, and with image and mask as large as the result."""
+        settings = self.settings.resolved(self.settings.model or pipe)
+        native = pipe.unet.config.sample_size * pipe.vae_scale_factor
+        size = (settings.width or native, settings.height or native)
+        image, mask = self.image, self.mask
+        if image is not None:
+            image = image.resize(size, Image.Resampling.LANCZOS) if settings.width else images.fit(image, native)
+            size = image.size
+            mask = None if mask is None else mask.resize(size)
+        return GenerateRequest(settings.replace(width=size[0], height=size[1]), image, mask)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step is done. rows: the orders that are being drawn. sketches: decodes what there is of them, quick and rough."""
+    """A step is done. rows: indices of the requests still in the batch. previews: decodes what there is of them, roughly."""
 
     done: int
     total: int
     rows: tuple[int, ...]
-    sketches: Callable[[], list[Image.Image]]
+    previews: Callable[[], list[Image.Image]]
 
 
-class _Nobody(Exception):
+OnStep = Callable[[Step], Collection[int] | None]
+
+
+class _AllDropped(Exception):
     """Nobody wants any image of the batch any more."""
 
 
-def draw_together(
-    pipe: DiffusionPipeline,
-    orders: Sequence[Order],
-    recipe: Recipe,
-    on_step: Callable[[Step], Collection[int] | None] | None = None,
+def draw_batch(
+    pipe: DiffusionPipeline, requests: Sequence[GenerateRequest], on_step: OnStep | None = None
 ) -> list[GeneratedImage | None]:
-    """The image of each order, in order; None for those that were dropped.
+    """The image of each request, in order; None for those that were dropped.
 
-    Each is what `generate` draws for the same settings, but for rounding: a batch is computed by other kernels.
-    on_step: called after each step; returns the numbers of the orders that are still wanted, None for all. The others
-        leave the batch at once, and when none is left the drawing ends. (A mask is the exception: diffusers keeps
-        what belongs to it out of reach, so these are only drawn to no end until all of the batch are dropped.)
-    Raises InputError where orders differ in kind, or for settings that make no sense.
+    Each is the same as alone but for rounding: a batch is computed by other kernels.
+    requests: of one `batch_key`. on_step: called after each step; returns the indices of the requests that are still
+        wanted, None for all. The others leave the batch at once, and when none is left it ends. (With masks they stay, to
+        no end, until all are dropped: diffusers keeps what belongs to a mask out of reach.)
+    Raises InputError where requests differ in what a batch has in common.
     """
-    kinds = {(order.image is not None, order.mask is not None) for order in orders}
-    if len(kinds) != 1 or (False, True) in kinds:
-        raise InputError("a batch is drawn from prompts alone, from prompts and images, or with masks too: not mixed")
-    (has_image, has_mask) = kinds.pop()
-    if has_image != (recipe.strength is not None):
-        raise InputError("strength is for orders with an image, and these need it")
-    pipe = pipeline_of_kind(pipe, has_image, has_mask)
+    if len({request.batch_key for request in requests}) > 1:
+        raise InputError(f"a batch differs in {', '.join(_PER_IMAGE)} alone: other settings are not mixed")
+    if not requests:
+        return []
+    requests = [request.resolved(pipe) for request in requests]
+    common = requests[0].settings
+    pipe = pipeline_of_kind(pipe, common.init_image is not None, common.mask is not None)
     own = pipe.scheduler
-    scheduler = own if recipe.scheduler is None else build_scheduler(scheduler_class(recipe.scheduler), pipe)
-    generators = [torch.Generator().manual_seed(order.seed) for order in orders]
-    arguments: dict[str, Any] = {
-        "prompt": [order.prompt for order in orders],
-        "negative_prompt": [order.negative_prompt for order in orders],
-        "generator": generators,
-        "num_inference_steps": recipe.steps,
-        "guidance_scale": recipe.guidance_scale,
-    }
-    if has_image:
-        arguments |= {"image": [order.image for order in orders], "strength": recipe.strength}
-    if has_mask:
-        arguments |= {"mask_image": [order.mask for order in orders]}
-    if has_mask or not has_image:
-        arguments |= {"width": recipe.width, "height": recipe.height}
-    batch = _Batch(list(range(len(orders))), generators, on_step, shrinks=not has_mask)
+    scheduler = own if common.scheduler is None else build_scheduler(common.scheduler, pipe)
+    # one each, on the CPU: the same image alone, in any batch, on any device
+    generators = [torch.Generator().manual_seed(request.settings.seed or 0) for request in requests]
+    batch = _Batch(len(requests), generators, on_step, shrinks=common.mask is None)
+    arguments = _arguments(pipe, requests) | {"generator": generators}
     if on_step is not None:
-        arguments |= {
-            "callback_on_step_end": batch.after_step,
-            "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"],
-        }
+        arguments["callback_on_step_end"] = batch.after_step
+        arguments["callback_on_step_end_tensor_inputs"] = ["latents", "prompt_embeds"]
     pipe.scheduler = scheduler
     try:
         output = pipe(**arguments)
-    except _Nobody:
-        return [None] * len(orders)
+    except _AllDropped:
+        return [None] * len(requests)
     finally:
         pipe.scheduler = own
-    pictures: list[GeneratedImage | None] = [None] * len(orders)
+    used = {
+        "scheduler": find_scheduler(common.scheduler).written if common.scheduler else _class_name(own),
+        "model": common.model or pipe.name_or_path,
+        "dtype": None if pipe.unet.dtype == torch.float32 else dtype_name(pipe.unet.dtype),
+    }
+    results: list[GeneratedImage | None] = [None] * len(requests)
     flags = output.nsfw_content_detected or [False] * len(batch.rows)
     for row, image, filtered in zip(batch.rows, output.images, flags, strict=True):
         if row in batch.wanted:
-            settings = _settings(orders[row], recipe, type(scheduler).__name__.removesuffix("Scheduler"), pipe)
-            pictures[row] = GeneratedImage(image, settings, bool(filtered))
-    return pictures
+            results[row] = GeneratedImage(image, requests[row].settings.replace(**used), bool(filtered))
+    return results
+
+
+def _arguments(pipe: Any, requests: Sequence[GenerateRequest]) -> dict[str, Any]:
+    """Of the pipeline's call, from the settings and images of a batch."""
+    arguments: dict[str, Any] = {
+        "image": [request.image for request in requests if request.image is not None],
+        "mask_image": [request.mask for request in requests if request.mask is not None],
+    }
+    for name in settings_with("argument"):
+        values = [getattr(request.settings, name) for request in requests]
+        argument = about_of(ImageSettings.model_fields[name])["argument"]
+        arguments[argument] = values if name in _PER_IMAGE else values[0]
+    taken = inspect.signature(pipe.__call__).parameters  # an image says its own width and height
+    return {name: value for name, value in arguments.items() if name in taken and value not in (None, [])}
+
+
+def _class_name(scheduler: Any) -> str:
+    return type(scheduler).__name__.removesuffix("Scheduler")
 
 
 class _Batch:
-    """The rows of a batch that are still there, and what is wanted of them."""
+    """The rows of a batch that are still there, and which of them are wanted."""
 
-    def __init__(
-        self,
-        rows: list[int],
-        generators: list[torch.Generator],
-        on_step: Callable[[Step], Collection[int] | None] | None,
-        shrinks: bool,
-    ) -> None:
-        self.rows, self.wanted = rows, set(rows)
+    def __init__(self, count: int, generators: list[torch.Generator], on_step: OnStep | None, shrinks: bool) -> None:
+        self.rows = list(range(count))
+        self.wanted = set(self.rows)
         self._generators, self._on_step, self._shrinks = generators, on_step, shrinks
 
-    def after_step(self, pipe: Any, done: int, moment: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def after_step(self, pipe: Any, done: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         assert self._on_step is not None
         latents: Tensor = tensors["latents"]
-        step = Step(done + 1, pipe.num_timesteps, tuple(self.rows), lambda: _sketch(pipe, latents, moment))
+        step = Step(done + 1, pipe.num_timesteps, tuple(self.rows), lambda: _previews(pipe, latents, timestep))
         wanted = self._on_step(step)
         if wanted is None:
             return tensors
         self.wanted &= set(wanted)
         if not self.wanted:
-            raise _Nobody
+            raise _AllDropped
         keep = [place for place, row in enumerate(self.rows) if row in self.wanted]
         if self._shrinks and len(keep) < len(self.rows):
             count = len(self.rows)
@@ -161,13 +184,13 @@ class _Batch:
 
 
 def _shrink_history(scheduler: Any, keep: list[int], count: int) -> None:
-    """What multistep schedulers remember of earlier steps: tensors of latents, alone or in lists."""
+    """What multistep schedulers keep of earlier steps: tensors of latents, alone or in lists."""
 
     def shrunk(value: Any) -> Any:
         if isinstance(value, Tensor) and value.dim() == 4 and value.shape[0] == count:
             return value[keep]
         if isinstance(value, list):
-            return [shrunk(each) for each in value]
+            return [shrunk(item) for item in value]
         return value
 
     for name, value in vars(scheduler).items():
@@ -176,32 +199,14 @@ def _shrink_history(scheduler: Any, keep: list[int], count: int) -> None:
 
 
 @torch.no_grad()
-def _sketch(pipe: Any, latents: Tensor, moment: Any) -> list[Image.Image]:
-    """The images so far, at most 16 latents wide and high: a sixteenth of the work for 512 pixels."""
-    latents = pipe.scheduler.scale_model_input(latents, moment).to(pipe.vae.dtype)
+def _previews(pipe: Any, latents: Tensor, timestep: Any) -> list[Image.Image]:
+    """The images so far, from at most 16 latents wide and high: a sixteenth of the work for 512 pixels."""
+    latents = pipe.scheduler.scale_model_input(latents, timestep).to(pipe.vae.dtype)
     height, width = latents.shape[-2:]
-    if max(height, width) > SKETCH_SIDE:
-        scale = SKETCH_SIDE / max(height, width)
+    if max(height, width) > PREVIEW_SIDE:
+        scale = PREVIEW_SIDE / max(height, width)
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         latents = F.interpolate(latents, size=size, mode="area")
     decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
-    pictures: list[Image.Image] = pipe.image_processor.postprocess(decoded, output_type="pil")
-    return pictures
-
-
-def _settings(order: Order, recipe: Recipe, scheduler: str, pipe: Any) -> Settings:
-    return Settings(
-        prompt=order.prompt,
-        negative_prompt=order.negative_prompt,
-        steps=recipe.steps,
-        scheduler=scheduler,
-        guidance_scale=recipe.guidance_scale,
-        seed=order.seed,
-        width=recipe.width,
-        height=recipe.height,
-        model=pipe.name_or_path,
-        strength=recipe.strength,
-        init_image=None if order.image is None else "(in memory)",
-        mask=None if order.mask is None else "(in memory)",
-        dtype=None if pipe.unet.dtype == torch.float32 else dtype_name(pipe.unet.dtype),
-    )
+    previews: list[Image.Image] = pipe.image_processor.postprocess(decoded, output_type="pil")
+    return previews

@@ -4,7 +4,7 @@
     Negative prompt: 模糊
     Steps: 25, Sampler: DDIM, CFG scale: 7.5, Seed: 1, Size: 64x64, Model: mini, Version: altdiffusion 0.1.0
 
-It is kept as the PNG text "parameters", as iTXt (UTF-8), so that Chinese survives.
+It is kept as the PNG text "parameters", as iTXt (UTF-8), so that Chinese survives. The names are those of `ImageSettings`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import contextlib
 import json
 import re
 import shlex
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,51 +21,41 @@ from PIL import Image, PngImagePlugin
 
 from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.errors import InputError
-from altdiffusion.generation.settings import Settings
+from altdiffusion.generation.settings import ImageSettings, settings_with
 from altdiffusion.images import opened_image
+from altdiffusion.settings import about_of, as_flag, type_of
 
 KEY = "parameters"
-
-
-# Settings' fields and their infotext names, in the order they are written. Size is apart: it is two fields.
-_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "steps": ("Steps", int),
-    "scheduler": ("Sampler", str),
-    "guidance_scale": ("CFG scale", float),
-    "seed": ("Seed", int),
-    "model": ("Model", str),
-    "strength": ("Denoising strength", float),
-    "init_image": ("Init image", str),
-    "mask": ("Mask", str),
-    "lora": ("Lora", str),
-    "text_encoder": ("Text encoder", str),
-    "bridge": ("Bridge", str),
-    "dtype": ("Precision", str),
-    "allow_pickle": ("Pickle allowed", lambda text: text == "True"),
-    "score": ("AltCLIP score", float),
-}
 _PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 
-def to_infotext(settings: Settings) -> str:
+def to_infotext(settings: ImageSettings) -> str:
     """The settings as infotext; `from_infotext` gives the same settings back."""
-    text = _lines(settings)
-    if from_infotext(text) != settings:  # a prompt that looks like infotext itself, or ends in a line break
-        exact = json.dumps([settings.prompt, settings.negative_prompt], ensure_ascii=False)
-        text = _lines(replace(settings, prompt=settings.prompt.strip())) + f", Exact prompts: {_quoted(exact)}"
+    text = _text(settings, settings.prompt)
+    prompts = [settings.prompt, settings.negative_prompt]
+    read = from_infotext(text)
+    if [read.prompt, read.negative_prompt] != prompts:  # one looks like infotext itself, or ends in a line break
+        exact = _quoted(json.dumps(prompts, ensure_ascii=False))
+        text = f"{_text(settings, settings.prompt.strip())}, Exact prompts: {exact}"
     return text
 
 
-def _lines(settings: Settings) -> str:
+def _text(settings: ImageSettings, prompt: str) -> str:
     from altdiffusion import __version__
 
-    pairs = [(label, getattr(settings, field)) for field, (label, _) in _FIELDS.items()]
-    if settings.width and settings.height:
-        pairs.insert(4, ("Size", f"{settings.width}x{settings.height}"))
-    pairs.append(("Version", f"altdiffusion {__version__}"))
-    line = ", ".join(f"{label}: {_quoted(str(value))}" for label, value in pairs if value is not None)
+    pairs = [*_pairs(settings), ("Version", f"altdiffusion {__version__}")]
     negative = f"\nNegative prompt: {settings.negative_prompt}" if settings.negative_prompt else ""
-    return f"{settings.prompt}{negative}\n{line}"
+    return f"{prompt}{negative}\n" + ", ".join(f"{label}: {_quoted(str(value))}" for label, value in pairs)
+
+
+def _pairs(settings: ImageSettings) -> Iterator[tuple[str, Any]]:
+    """(infotext name, value) of the fields that are known."""
+    for name, value in settings:
+        label = about_of(ImageSettings.model_fields[name]).get("infotext")
+        if name == "width" and settings.width and settings.height:
+            yield "Size", f"{settings.width}x{settings.height}"
+        elif label and value is not None and value is not False:
+            yield label, value
 
 
 def _quoted(value: str) -> str:
@@ -74,8 +63,8 @@ def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if re.search(r'[,:"\n]|^\s|\s$', value) else value
 
 
-def from_infotext(text: str) -> Settings:
-    """The settings in an infotext, ours or a web UI's; what is missing or can't be parsed is None."""
+def from_infotext(text: str) -> ImageSettings:
+    """The settings in an infotext, ours or a web UI's, unchecked; what is missing or can't be parsed is None."""
     head, _, last = text.rpartition("\n")
     pairs = {label.strip(): _unquoted(value) for label, value in _PAIR.findall(last)}
     if "Steps" not in pairs:
@@ -83,15 +72,20 @@ def from_infotext(text: str) -> Settings:
     prompt, _, negative = head.partition("\nNegative prompt: ")
     if prompt.startswith("Negative prompt: "):
         prompt, negative = "", prompt.removeprefix("Negative prompt: ")
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        prompt, negative = map(str, json.loads(pairs["Exact prompts"]))
+    if "Sampler" in pairs and pairs.get("Schedule type", "Automatic") != "Automatic":  # newer web UIs have it apart
+        pairs["Sampler"] += f" {pairs['Schedule type']}"
     values: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
-    if "Exact prompts" in pairs:
-        values["prompt"], values["negative_prompt"] = json.loads(pairs["Exact prompts"])
-    for field, (label, kind) in _FIELDS.items():
+    for name in settings_with("infotext"):
+        field = ImageSettings.model_fields[name]
+        kind = type_of(field)
         with contextlib.suppress(KeyError, ValueError):
-            values[field] = kind(pairs[label])
+            value = pairs[about_of(field)["infotext"]]
+            values[name] = value == "True" if kind is bool else kind(value)
     if size := re.fullmatch(r"(\d+)x(\d+)", pairs.get("Size", "")):
         values["width"], values["height"] = int(size[1]), int(size[2])
-    return Settings(**values)
+    return ImageSettings.model_construct(**values)
 
 
 def _unquoted(value: str) -> str:
@@ -101,54 +95,40 @@ def _unquoted(value: str) -> str:
         return value
 
 
-def png_info(settings: Settings) -> PngImagePlugin.PngInfo:
+def png_info(settings: ImageSettings) -> PngImagePlugin.PngInfo:
     """What to pass as `pnginfo` when saving the image."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt(KEY, to_infotext(settings))
     return info
 
 
-def read_settings(picture: Image.Image) -> Settings:
-    """The settings in an image. Raises InputError where there are none."""
-    text = picture.info.get(KEY)
+def image_settings(image: Image.Image) -> ImageSettings:
+    """The settings inside an image, unchecked. Raises InputError where there are none."""
+    text = image.info.get(KEY)
     if not isinstance(text, str):
         raise InputError(
-            "this picture carries no settings (no PNG text 'parameters'): it was drawn or saved by another program"
+            "this image carries no settings (no PNG text 'parameters'): it was made or saved by another program"
         )
     return from_infotext(text)
 
 
-def to_command(settings: Settings) -> str:
-    """The `altdiffusion generate` command that draws the image again."""
-    words = ["altdiffusion", "generate", settings.prompt]
-    if settings.prompt.startswith("-"):
-        words.insert(2, "--")
-    options = {
-        "--negative-prompt": settings.negative_prompt or None,
-        "--model": settings.model,
-        "--seed": settings.seed,
-        "--steps": settings.steps,
-        "--guidance-scale": settings.guidance_scale,
-        "--size": f"{settings.width}x{settings.height}" if settings.width else None,
-        "--scheduler": settings.scheduler,
-        "--init-image": settings.init_image,
-        "--strength": settings.strength,
-        "--mask": settings.mask,
-        "--lora": settings.lora,
-        "--text-encoder": settings.text_encoder,
-        "--bridge": settings.bridge,
-        "--dtype": settings.dtype,
-    }
-    flags = []
-    for name, value in options.items():
-        if value is not None:  # a value that starts with "-" would read as an option
-            flags += [f"{name}={value}"] if str(value).startswith("-") else [name, str(value)]
-    if settings.allow_pickle:
-        flags.append("--allow-pickle")
-    return shlex.join(words[:2] + flags + words[2:])
+def open_info(path: str | Path) -> ImageSettings:
+    """Prompt and settings inside an image file, unchecked. Raises InputError as `open_image`, and where there are none."""
+    with opened_image(local_path(path)) as image:
+        return image_settings(image)
 
 
-def open_info(path: str | Path) -> Settings:
-    """Prompt and settings inside an image. Raises InputError as `open_image`, and where there are none."""
-    with opened_image(local_path(path)) as file:
-        return read_settings(file)
+def to_command(settings: ImageSettings) -> str:
+    """The `altdiffusion generate` command that makes the image again."""
+    flags: list[str] = []
+    for name, value in settings:
+        if name == "width" and settings.width:
+            flags += ["--size", f"{settings.width}x{settings.height}"]
+        elif name not in settings_with("metavar") or value is None or value is False or value == "":
+            continue
+        elif value is True:
+            flags.append(as_flag(name))
+        else:  # a value that starts with "-" would read as an option
+            flags += [f"{as_flag(name)}={value}"] if str(value).startswith("-") else [as_flag(name), str(value)]
+    prompt = ["--", settings.prompt] if settings.prompt.startswith("-") else [settings.prompt]
+    return shlex.join(["altdiffusion", "generate", *flags, *prompt])

@@ -14,7 +14,6 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
-from PIL import Image
 from safetensors import SafetensorError
 
 from altdiffusion.checkpoints import hub
@@ -54,7 +53,7 @@ def load_pipeline(
     optimize: bool = False,
     allow_pickle: bool = False,
 ) -> DiffusionPipeline:
-    """The pipeline that `generate` uses, on its device, with the memory-efficient attention at hand.
+    """The pipeline for text to image, image to image or inpainting, on its device, with the best attention there.
 
     low_memory, optimize: see `save_memory`, `altdiffusion.optimize`; a dtype that is given stays.
     """
@@ -66,8 +65,8 @@ def load_pipeline(
         swap_text_encoder(pipe, text_encoder, bridge=bridge, allow_pickle=allow_pickle)
     if lora is not None:
         try:
-            here = hub.local_path(lora)
-            source = hub.result_of_training(here) if here.exists() else lora
+            path = hub.local_path(lora)
+            source = hub.result_of_training(path) if path.exists() else lora
             pipe.load_lora_weights(str(source), use_safetensors=None if allow_pickle else True)
         except ImportError as error:
             raise InputError(f"LoRA files need the package peft: pip install peft ({error})") from None
@@ -81,7 +80,3 @@ def load_pipeline(
     if optimize:
         make_fast(pipe, dtype=None if dtype is None else DTYPES[dtype])
     return pipe
-
-
-def source_name(source: str | Path | Image.Image | None) -> str | None:
-    return None if source is None else "(in memory)" if isinstance(source, Image.Image) else str(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +12,22 @@ from PIL import Image
 from altdiffusion import files
 from altdiffusion.errors import InputError
 from altdiffusion.generation.infotext import png_info
-from altdiffusion.generation.settings import Settings
+from altdiffusion.generation.settings import ImageSettings
 
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A drawn image. filtered: the safety checker found something and the image is black."""
+    """An image and what it was generated from. filtered: the safety checker found something and the image is black."""
 
     image: Image.Image
-    settings: Settings
+    settings: ImageSettings
     filtered: bool
 
 
-def save_image(picture: GeneratedImage, path: Path) -> Path:
-    """Write a PNG with prompt and settings inside, whole or not at all. Raises InputError where it can't be written."""
-    import io
-
+def save_image(generated: GeneratedImage, path: Path) -> Path:
+    """Writes a PNG with prompt and settings inside, whole or not at all. Raises InputError where it can't be written."""
     buffer = io.BytesIO()
-    picture.image.save(buffer, format="PNG", pnginfo=png_info(picture.settings))
+    generated.image.save(buffer, format="PNG", pnginfo=png_info(generated.settings))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, buffer.getvalue())
@@ -37,7 +36,7 @@ def save_image(picture: GeneratedImage, path: Path) -> Path:
     return path
 
 
-def free_path(folder: Path, settings: Settings) -> Path:
+def free_path(folder: Path, settings: ImageSettings) -> Path:
     """A file name from prompt and seed that is not taken yet, e.g. 一只猫-1.png, 一只猫-1-2.png."""
     words = re.sub(r"[^\w]+", "-", settings.prompt)[:40].strip("-") or "picture"
     while len(words.encode()) > 120:  # file systems allow 255 bytes, and Chinese takes three each

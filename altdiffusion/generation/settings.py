@@ -6,16 +6,11 @@ read off `ImageSettings`: to add a setting is to add a line here. Light on purpo
 
 from __future__ import annotations
 
-import math
 import secrets
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from altdiffusion import settings
 from altdiffusion.checkpoints import hub
-from altdiffusion.errors import InputError
-from altdiffusion.settings import about_of, setting
+from altdiffusion.settings import Settings, about_of, setting
 
 DEFAULT_STEPS = 25
 DEFAULT_GUIDANCE_SCALE = 7.5
@@ -25,13 +20,14 @@ MAX_SEED = 2**63 - 1
 IN_MEMORY = "(in memory)"  # an init image or mask that comes from no file
 
 
-class ImageSettings(settings.Settings):
+class ImageSettings(Settings):
     """Everything one image is generated from. None: not said, so the model's own, or not known (other programs' images).
 
     What `setting` is told of a field besides default, help and range:
     metavar: the command line has it as a flag, with this placeholder ("" for a switch).
     infotext: its name in the text inside a PNG. argument: the pipeline's argument that it becomes.
     per_image: it may differ between images that are generated together. needs_image: it makes no sense without an init image.
+    loading: of the pipeline, so it can't be said of one that is loaded already.
     web: visitors of the page and of the API may set it. slider: the step of a number's slider on the page (default: 1).
     """
 
@@ -61,15 +57,15 @@ class ImageSettings(settings.Settings):
     mask: str | None = setting(None, "white where --init-image is generated anew",
         metavar="F", source="image", infotext="Mask", needs_image=True)
     lora: str | None = setting(None, "LoRA file, folder or id on the hub",
-        metavar="F", source="lora", infotext="Lora")
+        metavar="F", source="lora", infotext="Lora", loading=True)
     text_encoder: str | None = setting(None, "AltCLIP in place of the model's own encoder (with --bridge default: mini's)",
-        metavar="M", source="model", infotext="Text encoder")
+        metavar="M", source="model", infotext="Text encoder", loading=True)
     bridge: str | None = setting(None, "from AltCLIP to a model trained with CLIP: folder, id on the hub, mini",
-        metavar="B", source="model", infotext="Bridge")
+        metavar="B", source="model", infotext="Bridge", loading=True)
     dtype: Literal["float32", "float16", "bfloat16"] | None = setting(None, "(default: float16 on a GPU, else float32)",
-        metavar="T", infotext="Precision")
+        metavar="T", infotext="Precision", loading=True)
     allow_pickle: bool | None = setting(None, "read .bin and .ckpt files, which can carry code",
-        metavar="", infotext="Pickle allowed")
+        metavar="", infotext="Pickle allowed", loading=True)
     score: float | None = setting(None, "AltCLIP's, where the best of several was asked for",
         infotext="AltCLIP score", per_image=True)
     # fmt: on
@@ -101,8 +97,11 @@ class ImageSettings(settings.Settings):
         """Where there is an init image: 0.8, or 1 with a mask."""
         return self.strength if self.strength is not None else DEFAULT_STRENGTH if self.mask is None else 1.0
 
-    def resolved(self, model: str | Path) -> ImageSettings:
-        """The same with that model's defaults for what isn't said, and a seed; the size alone is its files' to know."""
+    def resolved(self, model: Any) -> ImageSettings:
+        """The same with a seed and with defaults for what isn't said, but for the size, which only the model's files know.
+
+        model: as in `default_guidance_scale`.
+        """
         return self.replace(
             steps=self.steps_or_default,
             guidance_scale=default_guidance_scale(model) if self.guidance_scale is None else self.guidance_scale,
@@ -121,60 +120,3 @@ def default_guidance_scale(model: Any) -> float:
     name = getattr(model, "name_or_path", model or hub.MINI)
     embedded = {hub.MINI, hub.SD_MINI, str(hub.mini_folder()), str(hub.sd_mini_folder())}
     return MINI_GUIDANCE_SCALE if str(name) in embedded else DEFAULT_GUIDANCE_SCALE
-
-
-def _check(
-    prompts: list[str],
-    seed: int,
-    steps: int,
-    guidance_scale: float,
-    size: tuple[int, int] | None,
-    num_images: int,
-    strength: float | None,
-    has_image: bool,
-    has_mask: bool,
-) -> None:
-    if not prompts or not all(prompt.strip() for prompt in prompts):
-        raise InputError('no prompt: expected at least one, none of them empty, such as "一只猫"')
-    if not 1 <= steps <= 999:
-        raise InputError(f"{steps} steps: expected 1 to {999}")
-    if not 1 <= num_images <= 10000:
-        raise InputError(f"{num_images} images a prompt: expected 1 to 10000")
-    if not 0 <= seed <= MAX_SEED - num_images:
-        raise InputError(f"seed {seed}: expected 0 to {MAX_SEED - num_images}")
-    if not math.isfinite(guidance_scale) or guidance_scale < 0:
-        raise InputError(
-            f"guidance scale {guidance_scale}: expected a number of at least 0, such as {DEFAULT_GUIDANCE_SCALE}"
-        )
-    if size is not None and any(side % 8 or not 8 <= side <= 4096 for side in size):
-        raise InputError(f"size {size[0]}x{size[1]}: expected multiples of 8 from 8 to {4096}, such as 512x512")
-    if strength is not None and not 0 < strength <= 1:
-        raise InputError(f"strength {strength}: expected above 0, at most 1")
-    if strength is not None and not has_image:
-        raise InputError("strength is for an init image: give one, or leave strength out")
-    if has_mask and not has_image:
-        raise InputError("a mask needs the init image that it covers: give one, or leave the mask out")
-
-
-@dataclass(frozen=True)
-class Settings:  # until all callers are on ImageSettings
-    """Everything that an image is drawn from. None: not used, or not known (images of other programs)."""
-
-    prompt: str
-    negative_prompt: str = ""
-    steps: int | None = None
-    scheduler: str | None = None
-    guidance_scale: float | None = None
-    seed: int | None = None
-    width: int | None = None
-    height: int | None = None
-    model: str | None = None
-    strength: float | None = None
-    init_image: str | None = None
-    mask: str | None = None
-    lora: str | None = None
-    text_encoder: str | None = None
-    bridge: str | None = None
-    dtype: str | None = None
-    allow_pickle: bool | None = None
-    score: float | None = None  # what AltCLIP gave it, where the best of several was asked for

@@ -1,6 +1,6 @@
-"""The demo: a bilingual page that draws, changes, compares and scores images, and its API. Needs `altdiffusion[demo]`.
+"""The demo: a bilingual page that generates, changes, compares and scores images, and its API. Needs `altdiffusion[demo]`.
 
-server.py serves it; page.py, controls.py, tab_*.py, markup.py show it, texts.py in two languages; endpoints.py is the API;
-studio.py does what both ask for, within limits.py; drawing.py is the queue that draws waiting images together; models.py
-loads what the owner offers; guard.py refuses what is too large.
+server.py serves page.py, whose tabs are in tabs/ and whose words, in two languages, in translations.py; api.py is the API.
+Both call service.py with what request.py has checked within limits.py; draw_queue.py generates waiting images together,
+model_pool.py loads what the owner offers, guard.py refuses what is too large.
 """

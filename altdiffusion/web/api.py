@@ -3,169 +3,175 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import inspect
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from altdiffusion.generation.infotext import to_infotext
-from altdiffusion.generation.settings import default_guidance_scale
-from altdiffusion.web import request, uploads
-from altdiffusion.web.request import GenerateRequest
-from altdiffusion.web.service import DemoService, Finished, Shown
+from altdiffusion.generation.settings import ImageSettings
+from altdiffusion.settings import type_of
+from altdiffusion.web import uploads
+from altdiffusion.web.request import TEXT_TO_IMAGE, WEB_SETTINGS, VisitorRequest, read_lines, read_request
+from altdiffusion.web.service import DemoService, Finished, SavedImage
 from altdiffusion.web.tabs.controls import sorry
 from altdiffusion.web.translations import Refused
 
-Result = TypeVar("Result")
+# Arguments in the order in which programs give them by position; settings that are added later come after them.
+_COMMON = ("negative_prompt", "model", "seed", "steps", "guidance_scale")
+_DRAW = ("prompt", *_COMMON, "width", "height", "scheduler", "images", "best_of")
+_CHANGE = ("image", "prompt", "mask", "strength", *_COMMON, "scheduler", "images", "best_of")
+_COMPARE = ("left_prompt", "right_prompt", "left_model", "right_model", "seed", "steps", "guidance_scale")
 
 
-def add_endpoints(studio: DemoService) -> None:
+def add_endpoints(service: DemoService) -> None:
     """Named /models, /draw, /change, /compare, /score, /classify, /rank, /read_settings."""
 
-    guided = default_guidance_scale(studio.models.labels[0])
-
     async def models() -> list[str]:
-        """Names of the models on offer; the first is the one drawn with where none is named."""
-        return studio.models.labels
+        """Names of the models on offer; the first is taken where none is named."""
+        return service.models.labels
 
-    async def draw(
-        prompt: str,
-        negative_prompt: str = "",
-        model: str = "",
-        seed: str = "",
-        steps: int = 25,
-        guidance_scale: float = guided,
-        width: int = 0,
-        height: int = 0,
-        scheduler: str = "",
-        images: int = 1,
-        best_of: int = 0,
-    ) -> list[dict[str, Any]]:
-        """Draw images. seed: digits, empty for random; image i has seed + i. width, height: multiples of 8, 0 for the
-        model's own. scheduler: ddim, euler, ..., empty for the model's own. best_of: draw so many, keep the best `images`.
+    async def draw(**said: Any) -> list[dict[str, Any]]:
+        """Generate images. seed: digits, empty for random; image i has seed + i. width, height: multiples of 8, 0 for the
+        model's own. scheduler: ddim, euler, ..., empty for the model's own. best_of: make so many, keep the best `images`.
         Gives a list of {"image": PNG file with its settings inside, "seed", "score", "filtered", "settings"}.
         """
-        wish = GenerateRequest(
-            prompt, negative_prompt, model, request.seed_of(seed), steps, guidance_scale, width, height,
-            scheduler=scheduler, images=images, best_of=best_of,
-        )  # fmt: skip
-        return await _drawn(studio, wish)
+        return await _generated(service, read_request(said, service.limits))
 
-    async def change(
-        image: dict[str, Any],
-        prompt: str,
-        mask: dict[str, Any] | None = None,
-        strength: float = 0.8,
-        negative_prompt: str = "",
-        model: str = "",
-        seed: str = "",
-        steps: int = 25,
-        guidance_scale: float = guided,
-        scheduler: str = "",
-        images: int = 1,
-        best_of: int = 0,
-    ) -> list[dict[str, Any]]:
-        """Change an image by a prompt; with a mask (white where it is to be drawn anew, as large as the image) that part
+    async def change(image: Any, mask: Any, **said: Any) -> list[dict[str, Any]]:
+        """Change an image by a prompt; with a mask (white where it is generated anew, as large as the image) that part
         alone. strength: how much, above 0, to 1. The rest, and what it gives, as in /draw."""
-        start = await asyncio.to_thread(uploads.picture, _file(image), studio.limits)
-        hole = None if mask is None else await asyncio.to_thread(uploads.picture, _file(mask), studio.limits, "L")
-        wish = GenerateRequest(
-            prompt, negative_prompt, model, request.seed_of(seed), steps, guidance_scale, scheduler=scheduler,
-            images=images, best_of=best_of, strength=strength, image=start, mask=hole,
-        )  # fmt: skip
-        return await _drawn(studio, wish)
+        start = await _opened(image, service)
+        hole = None if mask is None else await _opened(mask, service, "L")
+        return await _generated(service, read_request(said, service.limits, start, hole))
 
     async def compare(
-        left_prompt: str,
-        right_prompt: str,
-        left_model: str = "",
-        right_model: str = "",
-        seed: str = "",
-        steps: int = 25,
-        guidance_scale: float = guided,
+        left_prompt: str, right_prompt: str, left_model: str, right_model: str, **common: Any
     ) -> list[dict[str, Any]]:
-        """Draw two prompts, or one prompt by two models, with the same seed. Gives two images as in /draw, left and right."""
-        common: dict[str, Any] = {"seed": request.seed_of(seed), "steps": steps, "guidance_scale": guidance_scale}
-        left = GenerateRequest(left_prompt, model=left_model, **common)
-        right = GenerateRequest(right_prompt, model=right_model, **common)
-        found: dict[int, Shown] = {}
-        async with aclosing(studio.compare(left, right)) as updates:
+        """Two prompts, or one prompt by two models, with the same seed. Gives two images as in /draw, left and right."""
+        left = read_request(common | {"prompt": left_prompt, "model": left_model}, service.limits)
+        right = read_request(common | {"prompt": right_prompt, "model": right_model}, service.limits)
+        results: dict[int, SavedImage] = {}
+        async with aclosing(service.compare(left, right)) as updates:
             async for side, news in updates:
                 if isinstance(news, Finished):
-                    found[side] = news.pictures[0]
-        return [_as_json(found[0]), _as_json(found[1])]
+                    results[side] = news.images[0]
+        return [_as_json(results[0]), _as_json(results[1])]
 
     async def score(pictures: list[dict[str, Any]], prompts: list[str], model: str = "") -> list[list[float]]:
         """How well each image fits each prompt: cosines in -1 to 1, a list for each image."""
-        files, texts = _files(pictures, studio), request.lines(prompts, studio.limits)
-        return await studio.in_turn(lambda: studio.score(studio.pictures(files), texts, model))
+        files, texts = _files(pictures, service), read_lines(prompts, service.limits)
+        return await service.in_turn(lambda: service.score(service.open_images(files), texts, model))
 
     async def classify(
         pictures: list[dict[str, Any]], labels: list[str], template: str = "{}", model: str = ""
     ) -> list[list[float]]:
         """How probable each label is for each image, if it must be one of them; {} in the template stands for the label."""
-        files, names = _files(pictures, studio), request.lines(labels, studio.limits)
-        return await studio.in_turn(lambda: studio.classify(studio.pictures(files), names, template, model))
+        files, names = _files(pictures, service), read_lines(labels, service.limits)
+        return await service.in_turn(lambda: service.classify(service.open_images(files), names, template, model))
 
     async def rank(pictures: list[dict[str, Any]], prompt: str, model: str = "") -> list[list[float]]:
-        """[number of the image from 0, its score] for each image, the one that fits the prompt best first."""
-        files = _files(pictures, studio)
-        found = await studio.in_turn(lambda: studio.rank(studio.pictures(files), prompt, model))
-        return [[number, score] for number, score in found]
+        """[index of the image, its score] for each image, the one that fits the prompt best first."""
+        files = _files(pictures, service)
+        ranked = await service.in_turn(lambda: service.rank(service.open_images(files), prompt, model))
+        return [[index, score] for index, score in ranked]
 
     async def read_settings(picture: dict[str, Any]) -> dict[str, Any]:
         """Prompt and settings inside a PNG, brought within this page's limits; "changed": the names of those that were not."""
-        found, changed = await asyncio.to_thread(studio.read_settings, _file(picture))
-        names = ("prompt", "negative_prompt", "steps", "guidance_scale", "scheduler", "seed", "width", "height")
-        return {name: getattr(found, name) for name in names} | {"changed": changed}
+        settings, changed = await asyncio.to_thread(service.read_settings, _file(picture))
+        return {name: getattr(settings, name) for name in TEXT_TO_IMAGE} | {"changed": changed}
 
+    later = [name for name in WEB_SETTINGS if name not in (*_DRAW, *_CHANGE)]
+    of_settings: dict[Any, tuple[str, ...]] = {draw: _DRAW, change: _CHANGE, compare: _COMPARE}
+    for work, names in of_settings.items():
+        work.__signature__ = _signature([*names, *later], service)
+        work.__doc__ = "\n".join([work.__doc__, *(f"{name}: {_field(name).description}" for name in later)])
     for endpoint in (models, draw, change, compare, score, classify, rank, read_settings):
         gr.api(_endpoint(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
 
 
+def _field(name: str) -> Any:
+    return ImageSettings.model_fields[name]
+
+
+def _signature(names: Sequence[str], service: DemoService) -> inspect.Signature:
+    """Types and defaults of an endpoint's arguments: the settings' own, but for texts, which are empty where not said."""
+    defaults = ImageSettings(prompt="-", init_image="-").resolved(service.models.labels[0])
+    others: dict[str, tuple[Any, Any]] = {
+        "image": (dict[str, Any], inspect.Parameter.empty),
+        "mask": (dict[str, Any] | None, None),
+        "images": (int, 1),
+        "best_of": (int, 0),
+        "width": (int, 0),
+        "height": (int, 0),
+        "seed": (str, ""),  # of more digits than JSON's numbers hold
+        "model": (str, ""),
+        **dict.fromkeys(("prompt", "left_prompt", "right_prompt"), (str, inspect.Parameter.empty)),
+        **dict.fromkeys(("left_model", "right_model"), (str, "")),
+    }
+
+    def parameter(name: str) -> inspect.Parameter:
+        if name in others:
+            kind, default = others[name]
+        elif (kind := type_of(_field(name))) is str:
+            default = ""
+        elif (default := getattr(defaults, name)) is None:
+            kind = kind | None
+        return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
+
+    return inspect.Signature([parameter(name) for name in names], return_annotation=list[dict[str, Any]])
+
+
 def _endpoint(work: Callable[..., Any]) -> Callable[..., Any]:
     """With types that Gradio can read, and errors of one line that no path is in."""
+    signature = inspect.signature(work, eval_str=True)
 
     async def endpoint(*arguments: Any, **named: Any) -> Any:
         try:
-            return await work(*arguments, **named)
+            bound = signature.bind(*arguments, **named)
+            bound.apply_defaults()
+            return await work(**bound.arguments)
         except Exception as error:
             raise gr.Error(sorry(error, "en"), print_exception=False) from None
 
+    types = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
     endpoint.__name__, endpoint.__doc__, endpoint.__wrapped__ = work.__name__, work.__doc__, work  # type: ignore[attr-defined]
-    work.__annotations__ = endpoint.__annotations__ = get_type_hints(work)
+    endpoint.__annotations__ = types | {"return": signature.return_annotation}
     return endpoint
 
 
-async def _drawn(studio: DemoService, wish: GenerateRequest) -> list[dict[str, Any]]:
-    updates: AsyncGenerator[Any, None] = studio.draw(wish)
-    async with aclosing(updates):
+async def _generated(service: DemoService, request: VisitorRequest) -> list[dict[str, Any]]:
+    async with aclosing(service.generate(request)) as updates:
         async for news in updates:
             if isinstance(news, Finished):
-                return [_as_json(each) for each in news.pictures]
+                return [_as_json(image) for image in news.images]
     raise Refused("failed")
 
 
-def _as_json(shown: Shown) -> dict[str, Any]:
-    file = {"path": str(shown.path), "meta": {"_type": "gradio.FileData"}, "orig_name": shown.path.name}
-    settings = to_infotext(shown.settings)
+def _as_json(image: SavedImage) -> dict[str, Any]:
     return {
-        "image": file,
-        "seed": str(shown.settings.seed),
-        "score": shown.score,
-        "filtered": shown.filtered,
-        "settings": settings,
+        "image": {"path": str(image.path), "meta": {"_type": "gradio.FileData"}, "orig_name": image.path.name},
+        "seed": str(image.settings.seed),
+        "score": image.score,
+        "filtered": image.filtered,
+        "settings": to_infotext(image.settings),
     }
 
 
-def _files(given: Any, studio: DemoService) -> list[str]:
+async def _opened(given: Any, service: DemoService, mode: str = "RGB") -> Image.Image:
+    return await asyncio.to_thread(uploads.open_upload, _file(given), service.limits, mode)
+
+
+def _files(given: Any, service: DemoService) -> list[str]:
     if not isinstance(given, list) or not given:
         raise Refused("no_picture")
-    if len(given) > studio.limits.pictures:
-        raise Refused("many_pictures", got=len(given), most=studio.limits.pictures)
-    return [_file(each) for each in given]
+    if len(given) > service.limits.pictures:
+        raise Refused("many_pictures", got=len(given), most=service.limits.pictures)
+    return [_file(file) for file in given]
 
 
 def _file(given: Any) -> str:
@@ -173,9 +179,9 @@ def _file(given: Any) -> str:
     path = given.get("path") if isinstance(given, dict) else None
     if not isinstance(path, str) or not path:
         raise Refused("no_picture")
-    uploads = Path(gr.utils.get_upload_folder()).resolve()
+    folder = Path(gr.utils.get_upload_folder()).resolve()
     try:
-        inside = Path(path).resolve().is_relative_to(uploads)
+        inside = Path(path).resolve().is_relative_to(folder)
     except (OSError, ValueError, RuntimeError):
         inside = False
     if not inside:

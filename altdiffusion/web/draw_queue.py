@@ -1,4 +1,4 @@
-"""The queue of what visitors want drawn. One thread draws, as many waiting images together as their settings allow."""
+"""The queue of visitors' requests. One thread generates, as many waiting images together as their settings allow."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from altdiffusion.errors import InputError
-from altdiffusion.generation.draw import Order, Recipe, Step, draw_together
+from altdiffusion.generation.draw import GenerateRequest, Step, draw_batch
 from altdiffusion.generation.result import GeneratedImage
 from altdiffusion.web.model_pool import Models
 from altdiffusion.web.translations import Refused
 
 logger = logging.getLogger(__name__)
 
-MAX_ROWS = 8  # images of a batch; more than fill the processor draw no faster
-SKETCH_SHARE = 0.1  # of the drawing's time may go into previews
+MAX_ROWS = 8  # images of a batch; more than fill the processor are no faster
+PREVIEW_FRACTION = 0.1  # of the time may go into previews
 
 
 @dataclass(frozen=True)
@@ -37,80 +37,79 @@ class Loading:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """done, total: steps of the whole job. seconds: that are left, about. sketch: the image so far, where it changed."""
+class Generating:
+    """done, total: steps of the whole job. seconds: that are left, about. preview: the image so far, where it changed."""
 
     done: int
     total: int
     seconds: float
-    sketch: Image.Image | None
+    preview: Image.Image | None
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The images, in the order of the job's orders."""
+class Generated:
+    """The images, in the order of the job's requests."""
 
-    pictures: list[GeneratedImage]
+    images: list[GeneratedImage]
 
 
 @dataclass(eq=False)
 class Job:
-    """A visitor's images, of one recipe and one model. `cancel` may come from any thread."""
+    """A visitor's images, of one model and one `batch_key`. model: its label. `cancel` may come from any thread."""
 
     model: str
-    recipe: Recipe
-    orders: list[Order]
+    requests: list[GenerateRequest]
     cancelled: bool = False
-    pictures: dict[int, GeneratedImage] = field(default_factory=dict)
-    given_out: int = 0  # orders that went to a batch
+    images: dict[int, GeneratedImage] = field(default_factory=dict)
+    given_out: int = 0  # requests that went to a batch
 
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._news: asyncio.Queue[Waiting | Loading | Drawing | Drawn | Exception] = asyncio.Queue()
+        self._news: asyncio.Queue[Waiting | Loading | Generating | Generated | Exception] = asyncio.Queue()
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Jobs of equal keys can be drawn together."""
-        return self.model, self.recipe, self.orders[0].image is None, self.orders[0].mask is None
+        """Jobs of equal keys can be generated together."""
+        return self.model, self.requests[0].batch_key
 
-    def tell(self, news: Waiting | Loading | Drawing | Drawn | Exception) -> None:
+    def tell(self, news: Waiting | Loading | Generating | Generated | Exception) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._news.put_nowait, news)
 
-    async def news(self) -> AsyncIterator[Waiting | Loading | Drawing | Drawn]:
-        """What happens to the job, the latest only where the reader is slow; ends with Drawn. Raises what went wrong."""
+    async def news(self) -> AsyncIterator[Waiting | Loading | Generating | Generated]:
+        """What happens to the job, the latest only where the reader is slow; ends with Generated. Raises what went wrong."""
         while True:
             latest = await self._news.get()
-            while not self._news.empty() and not isinstance(latest, Drawn | Exception):
+            while not self._news.empty() and not isinstance(latest, Generated | Exception):
                 newer = self._news.get_nowait()
-                if isinstance(newer, Drawing) and isinstance(latest, Drawing) and newer.sketch is None:
-                    newer = Drawing(newer.done, newer.total, newer.seconds, latest.sketch)
+                if isinstance(newer, Generating) and isinstance(latest, Generating) and newer.preview is None:
+                    newer = Generating(newer.done, newer.total, newer.seconds, latest.preview)
                 latest = newer
             if isinstance(latest, Exception):
                 raise latest
             yield latest
-            if isinstance(latest, Drawn):
+            if isinstance(latest, Generated):
                 return
 
 
-class DrawingQueue:
-    """max_waiting: jobs that may wait; one more is refused. pixels: that are drawn together at most."""
+class DrawQueue:
+    """max_waiting: jobs that may wait; one more is refused. pixels: of all images of a batch, at most."""
 
     def __init__(self, models: Models, max_waiting: int, pixels: int) -> None:
         self.max_waiting = max_waiting
         self._models, self._pixels = models, pixels
-        self._jobs: deque[Job] = deque()  # with orders that no batch has yet
-        self._busy: list[Job] = []  # the jobs being drawn
+        self._jobs: deque[Job] = deque()  # with requests that no batch has yet
+        self._busy: list[Job] = []  # the jobs whose images are being generated
         self._last: Job | None = None  # the one that began the batch before
         self._change = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="drawing", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="generating", daemon=True)
         self._thread.start()
 
     def submit(self, job: Job) -> None:
         """Raises Refused when too many wait."""
         with self._change:
-            waiting = sum(each.given_out == 0 for each in self._jobs)
+            waiting = sum(job.given_out == 0 for job in self._jobs)
             if waiting >= self.max_waiting and (self._busy or waiting):
                 raise Refused("queue_full", most=self.max_waiting)
             self._jobs.append(job)
@@ -118,7 +117,7 @@ class DrawingQueue:
             self._change.notify()
 
     def cancel(self, job: Job) -> None:
-        """Its place is free at once; what is being drawn of it ends with the step."""
+        """Its place is free at once; what is being generated of it ends with the step."""
         with self._change:
             job.cancelled = True
             if job in self._jobs:
@@ -142,10 +141,10 @@ class DrawingQueue:
                     return
                 batch = self._next_batch()
             try:
-                self._draw(batch)
+                self._generate(batch)
             except Exception as error:  # whatever it is, it must not end the thread that everybody waits for
                 if not isinstance(error, InputError):
-                    logger.exception("drawing failed")
+                    logger.exception("generating failed")
                 known = error if isinstance(error, Refused) else Refused("failed")
                 with self._change:
                     for job in dict.fromkeys(job for job, _ in batch):
@@ -157,73 +156,76 @@ class DrawingQueue:
                     self._busy = []
 
     def _next_batch(self) -> list[tuple[Job, int]]:
-        """(job, number of its order): those of the first job, and of others like it while there is room."""
+        """(job, index of its request): those of the first job, and of others like it while there is room."""
         if self._jobs[0] is self._last:  # a large job lets the others in between its batches
             self._jobs.rotate(-1)
         self._last = first = self._jobs[0]
-        room = max(1, min(MAX_ROWS, self._pixels // (first.recipe.width * first.recipe.height)))
+        room = max(1, min(MAX_ROWS, self._pixels // _pixels(first)))
         batch: list[tuple[Job, int]] = []
-        for job in [each for each in self._jobs if each.key == first.key]:
-            while job.given_out < len(job.orders) and len(batch) < room:
+        for job in [job for job in self._jobs if job.key == first.key]:
+            while job.given_out < len(job.requests) and len(batch) < room:
                 batch.append((job, job.given_out))
                 job.given_out += 1
-            if job.given_out == len(job.orders):
+            if job.given_out == len(job.requests):
                 self._jobs.remove(job)
         self._busy = list(dict.fromkeys(job for job, _ in batch))
-        for ahead, job in enumerate(each for each in self._jobs if each.given_out == 0):
+        for ahead, job in enumerate(job for job in self._jobs if job.given_out == 0):
             job.tell(Waiting(ahead + len(self._busy)))
         return batch
 
-    def _draw(self, batch: list[tuple[Job, int]]) -> None:
+    def _generate(self, batch: list[tuple[Job, int]]) -> None:
         first = batch[0][0]
         if not self._models.is_loaded(first.model):
             for job in self._busy:
                 job.tell(Loading())
         pipe = self._models.pipeline(first.model)
-        orders = [job.orders[number] for job, number in batch]
-        # a sketch has not passed the safety checker: where there is one, none is shown
-        progress = _Progress(batch, sketching=getattr(pipe, "safety_checker", None) is None)
-        for (job, number), picture in zip(
-            batch, draw_together(pipe, orders, first.recipe, progress.after_step), strict=True
-        ):
-            if picture is not None:
-                job.pictures[number] = picture
+        # a preview has not passed the safety checker: where there is one, none is shown
+        progress = _Progress(batch, with_previews=getattr(pipe, "safety_checker", None) is None)
+        images = draw_batch(pipe, [job.requests[index] for job, index in batch], progress.after_step)
+        for (job, index), image in zip(batch, images, strict=True):
+            if image is not None:
+                job.images[index] = image
         for job in self._busy:
-            if not job.cancelled and len(job.pictures) == len(job.orders):
-                job.tell(Drawn([job.pictures[number] for number in range(len(job.orders))]))
+            if not job.cancelled and len(job.images) == len(job.requests):
+                job.tell(Generated([job.images[index] for index in range(len(job.requests))]))
+
+
+def _pixels(job: Job) -> int:
+    settings = job.requests[0].settings
+    return (settings.width or 1) * (settings.height or 1)
 
 
 class _Progress:
     """Tells the jobs of a batch how far they are, and the batch which of them are still wanted."""
 
-    def __init__(self, batch: list[tuple[Job, int]], sketching: bool) -> None:
+    def __init__(self, batch: list[tuple[Job, int]], with_previews: bool) -> None:
         self._batch, self._started = batch, time.monotonic()
-        self._sketching = sketching
-        self._spent = 0.0  # seconds, on sketches
+        self._with_previews = with_previews
+        self._spent = 0.0  # seconds, on previews
 
     def after_step(self, step: Step) -> list[int]:
         wanted = [row for row in step.rows if not self._batch[row][0].cancelled]
-        sketches = self._sketches(step) if wanted else {}
-        each = (time.monotonic() - self._started) / step.done
-        shown: set[Job] = set()
+        previews = self._previews(step) if wanted else {}
+        seconds = (time.monotonic() - self._started) / step.done  # of one step
+        told: set[Job] = set()
         for row in wanted:
             job, _ = self._batch[row]
-            if job in shown:
+            if job in told:
                 continue
-            shown.add(job)
+            told.add(job)
             now = sum(other is job for other, _ in self._batch)  # of its images in this batch
-            batches = -(-(len(job.orders) - len(job.pictures)) // now)  # this one included
-            before = len(job.pictures) // now
+            batches = -(-(len(job.requests) - len(job.images)) // now)  # this one included
+            before = len(job.images) // now
             total = step.total * (before + batches)
             done = step.total * before + step.done
-            job.tell(Drawing(done, total, each * (total - done), sketches.get(row)))
+            job.tell(Generating(done, total, seconds * (total - done), previews.get(row)))
         return wanted
 
-    def _sketches(self, step: Step) -> dict[int, Image.Image]:
+    def _previews(self, step: Step) -> dict[int, Image.Image]:
         started = time.monotonic()
-        late = self._spent > SKETCH_SHARE * (started - self._started)
-        if not self._sketching or late or step.done == step.total:
+        late = self._spent > PREVIEW_FRACTION * (started - self._started)
+        if not self._with_previews or late or step.done == step.total:
             return {}
-        sketches = dict(zip(step.rows, step.sketches(), strict=True))
+        previews = dict(zip(step.rows, step.previews(), strict=True))
         self._spent += time.monotonic() - started
-        return sketches
+        return previews

@@ -1,4 +1,4 @@
-"""What a visitor may ask for, checked on the server whatever the page allowed."""
+"""The owner's limits, which hold on top of the ranges of `ImageSettings`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """The owner's limits. pixels: of an image to draw; upload_pixels, upload_bytes: of one that is sent."""
+    """pixels: of an image to generate; upload_pixels, upload_bytes: of one that is sent. A field named like a setting is the
+    most that it may be."""
 
     pixels: int = 768 * 768
     steps: int = 100
-    images: int = 8  # drawn for one wish, the best of them included
+    images: int = 8  # generated for one request, those that aren't kept included
     guidance_scale: float = 30.0
     text: int = 2000  # characters; the models read 77 tokens
     upload_pixels: int = 16 * 10**6
@@ -21,5 +22,5 @@ class Limits:
 
     @property
     def work(self) -> int:
-        """Pixels times steps times images of one wish: four images of the largest size in 50 steps."""
+        """Pixels times steps times images of one request: four images of the largest size in 50 steps."""
         return self.pixels * 50 * 4

@@ -27,37 +27,37 @@ def look() -> dict[str, Any]:
     return {"theme": gr.themes.Default(font=_FONTS, font_mono=["monospace"]), "css": CSS, "i18n": I18N}
 
 
-def build_page(studio: DemoService) -> gr.Blocks:
+def build_page(service: DemoService) -> gr.Blocks:
     """The page, and the API's endpoints."""
     with gr.Blocks(title="AltDiffusion", analytics_enabled=False) as page:
-        add_endpoints(studio)  # first: they have the names, and the page's own events take what is left
+        add_endpoints(service)  # first: they have the names, and the page's own events take what is left
         with gr.Row(elem_id="top"):
             gr.Markdown(I18N("title"), elem_id="title")
-            model = gr.Dropdown(studio.models.labels, value=studio.models.labels[0], label=I18N("model"))
+            model = gr.Dropdown(service.models.labels, value=service.models.labels[0], label=I18N("model"))
             language = gr.Radio([(name, key) for key, name in LANGUAGES.items()], value="en", label=I18N("language"))
         for start, about in (("mini", "mini_about"), ("BAAI/", "licence")):
-            if any(label.startswith(start) for label in studio.models.labels):
+            if any(label.startswith(start) for label in service.models.labels):
                 gr.Markdown(I18N(about))
         history = gr.State([], time_to_live=24 * 3600)
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             with gr.Tab(I18N("tab_draw"), id="draw", elem_id="tab_draw"):
-                prompt, negative, settings = draw_tab(studio, model, language, history)
+                prompt, negative, settings = draw_tab(service, model, language, history)
             with gr.Tab(I18N("tab_change"), id="change", elem_id="tab_change"):
-                change_tab(studio, model, language, history)
+                change_tab(service, model, language, history)
             with gr.Tab(I18N("tab_compare"), id="compare", elem_id="tab_compare"):
-                compare_tab(studio, model, language, history)
+                compare_tab(service, model, language, history)
             with gr.Tab(I18N("tab_score"), id="score", elem_id="tab_score"):
-                score.score_tab(studio, model, language)
+                score.score_tab(service, model, language)
             with gr.Tab(I18N("tab_read"), id="read", elem_id="tab_read"):
-                read_tab(studio, language, tabs, prompt, negative, settings)
+                read_tab(service, language, tabs, prompt, negative, settings)
             with gr.Tab(I18N("tab_history"), id="history", elem_id="tab_history"):
                 gr.Markdown(I18N("history_about"))
-                seen = gr.Gallery(
+                gallery = gr.Gallery(
                     label=I18N("gallery"), columns=4, object_fit="contain", interactive=False, buttons=["download"]
                 )
-        history.change(as_gallery, history, seen, **PRIVATE)
+        history.change(as_gallery, history, gallery, **PRIVATE)
         # tabs that were not opened yet don't hear of a change in the browser: their names come from here
-        every_tab = [each for each in page.blocks.values() if isinstance(each, gr.Tab) and each.elem_id]
+        every_tab = [block for block in page.blocks.values() if isinstance(block, gr.Tab) and block.elem_id]
         switch = "async (language) => [await window.altdiffusionLanguage(language)]"
         page.load(None, None, language, js=JS, **PRIVATE).then(
             lambda language: _named(every_tab, language), language, every_tab, **PRIVATE
@@ -67,4 +67,4 @@ def build_page(studio: DemoService) -> gr.Blocks:
 
 
 def _named(tabs: list[gr.Tab], language: str) -> list[gr.Tab]:
-    return [gr.Tab(label=say(str(each.elem_id), language)) for each in tabs]
+    return [gr.Tab(label=say(str(tab.elem_id), language)) for tab in tabs]

@@ -1,100 +1,162 @@
-"""A visitor's request, checked on the server whatever the page allowed."""
+"""A visitor's request, checked on the server whatever the page allowed. Names, types and ranges are those of `ImageSettings`."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
 from altdiffusion.errors import InputError
-from altdiffusion.generation.schedulers import SCHEDULERS, scheduler_class
-from altdiffusion.generation.settings import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, Settings
-from altdiffusion.images import MAX_SIDE
+from altdiffusion.generation import settings as generation_settings
+from altdiffusion.generation.draw import GenerateRequest
+from altdiffusion.generation.schedulers import SAMPLERS, SchedulerChoice, find_scheduler, schedules_of
+from altdiffusion.generation.settings import IN_MEMORY, ImageSettings, settings_with
+from altdiffusion.settings import about_of, bounds_of, choices_of, type_of
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.translations import Refused
 
-# LMS needs scipy
-OFFERED_SCHEDULERS = [name for name in SCHEDULERS if name != "lms" or importlib.util.find_spec("scipy")]
-MAX_SEED = 2**63 - 10_001  # `generate` leaves room for its images' numbers
-
+MAX_SEED = generation_settings.MAX_SEED - 10_000  # the images of one request have the seeds after it
+WEB_SETTINGS = settings_with("web")
+TEXT_TO_IMAGE = [name for name in WEB_SETTINGS if name not in settings_with("needs_image")]
 
 # Names of shapes, and width through height; the area stays the model's own.
 SHAPES = {"1:1": 1.0, "4:3": 4 / 3, "3:4": 3 / 4, "3:2": 3 / 2, "2:3": 2 / 3, "16:9": 16 / 9, "9:16": 9 / 16}
 
 
+def _offered_schedulers() -> dict[SchedulerChoice, str]:
+    """What the page calls them: our short name, with an algorithm or a schedule the web UIs'."""
+    offered = {}
+    for sampler in SAMPLERS:
+        for schedule in ("", *schedules_of(sampler.class_name)):
+            choice = SchedulerChoice(sampler.class_name, sampler.algorithm, schedule)
+            if importlib.util.find_spec("scipy") or not (sampler.name == "lms" or schedule == "Beta"):
+                offered[choice] = choice.written if sampler.algorithm or schedule else sampler.name
+    return offered
+
+
+_SCHEDULER_NAMES = _offered_schedulers()
+OFFERED_SCHEDULERS = list(_SCHEDULER_NAMES.values())
+
+
 @dataclass(frozen=True)
-class GenerateRequest:
-    """What a visitor asks to have drawn, as it came; `checked` makes it sound. width, height 0: the model's own size,
-    in one of SHAPES."""
+class VisitorRequest:
+    """What a visitor asks for, checked by `read_request`. model: a label, "" for the first. best_of: 0 for no choosing.
 
-    prompt: str
-    negative_prompt: str = ""
+    shape: one of SHAPES, or "" for the size that is said, the model's own or the init image's.
+    """
+
+    request: GenerateRequest
     model: str = ""
-    seed: int | None = None
-    steps: int = DEFAULT_STEPS
-    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
-    width: int = 0
-    height: int = 0
-    shape: str = ""
-    scheduler: str = ""
-    images: int = 1
+    num_images: int = 1
     best_of: int = 0
-    strength: float | None = None
-    image: Image.Image | None = None
-    mask: Image.Image | None = None
+    shape: str = ""
+
+    @property
+    def settings(self) -> ImageSettings:
+        return self.request.settings
+
+    @property
+    def num_generated(self) -> int:
+        return self.best_of or self.num_images
 
 
-def checked(wish: GenerateRequest, limits: Limits) -> GenerateRequest:
-    """The same wish with values of the right types. Raises Refused. Sizes of 0 are checked once the model is known."""
-    drawn = whole("images", wish.images, 1, limits.images)
-    best_of = whole("best_of", wish.best_of or 0, 0, limits.images)
-    if 1 < best_of < drawn:
-        raise Refused("best_of_few", images=drawn, best_of=best_of)
-    width, height = (whole(name, getattr(wish, name) or 0, 0, MAX_SIDE) for name in ("width", "height"))
-    if bool(width) != bool(height):
-        raise Refused("bad_number", name="width" if not width else "height", least=8, most=MAX_SIDE)
-    sound = replace(
-        wish,
-        prompt=text(wish.prompt, limits),
-        negative_prompt=text(wish.negative_prompt or "", limits),
-        seed=None if wish.seed is None else whole("seed", wish.seed, 0, MAX_SEED),
-        steps=whole("steps", wish.steps, 1, limits.steps),
-        guidance_scale=number("guidance_scale", wish.guidance_scale, 0, limits.guidance_scale),
-        width=width,
-        height=height,
-        scheduler=_scheduler(wish.scheduler),
-        images=drawn,
-        best_of=best_of if best_of > 1 else 0,
-        strength=None if wish.image is None else number("strength", wish.strength, 0.01, 1),
-    )
-    if not sound.prompt.strip():
-        raise Refused("no_prompt")
-    if sound.shape not in ("", *SHAPES):
+def read_request(
+    said: Mapping[str, Any], limits: Limits, image: Image.Image | None = None, mask: Image.Image | None = None
+) -> VisitorRequest:
+    """The request in what the page or a program sent. Raises Refused. Sizes are checked once the model is known, too.
+
+    said: values by the names of `WEB_SETTINGS`, and model, images, best_of, shape; what is missing or None isn't said.
+    """
+    num_images = check_whole("images", said.get("images", 1), 1, limits.images)
+    best_of = check_whole("best_of", said.get("best_of") or 0, 0, limits.images)
+    if 1 < best_of < num_images:
+        raise Refused("best_of_few", images=num_images, best_of=best_of)
+    if (shape := said.get("shape") or "") not in ("", *SHAPES):
         raise Refused("bad_input")
-    if sound.strength is not None and int(sound.steps * sound.strength) < 1:
-        raise Refused("few_steps")
-    if width:
-        check_size(sound, limits)
-    return sound
+    values = {name: check_setting(name, said.get(name), limits) for name in WEB_SETTINGS}
+    if image is None:
+        values |= dict.fromkeys(settings_with("needs_image"))
+    if not (values["prompt"] or "").strip():
+        raise Refused("no_prompt")
+    if (values["width"] is None) != (values["height"] is None):
+        missing = "width" if values["width"] is None else "height"
+        raise Refused("bad_number", name=missing, least=8, most=_range(missing, limits)[1])
+    values |= {"init_image": image and IN_MEMORY, "mask": mask and IN_MEMORY}
+    try:
+        settings = ImageSettings(**{name: value for name, value in values.items() if value is not None})
+    except InputError:  # all else is checked above
+        raise Refused("few_steps") from None
+    if mask is not None and image is not None and mask.size != image.size:
+        raise Refused("mask_size")
+    request = VisitorRequest(
+        GenerateRequest(settings, image, mask), said.get("model", ""), num_images, best_of if best_of > 1 else 0, shape
+    )
+    check_work(request, limits)
+    return request
 
 
-def check_size(wish: GenerateRequest, limits: Limits) -> None:
-    """Raises Refused for a size that can't be drawn, or that is too much with its steps and images."""
-    for name in ("width", "height"):
-        if getattr(wish, name) % 8 or not getattr(wish, name):
-            raise Refused("bad_multiple", name=name)
-    pixels = wish.width * wish.height
-    if pixels > limits.pixels:
+def check_work(request: VisitorRequest, limits: Limits) -> None:
+    """Raises Refused for a size, where it is known, that is too large alone or with its steps and images."""
+    width, height = request.settings.width or 0, request.settings.height or 0
+    if width * height > limits.pixels:
         side = math.isqrt(limits.pixels) // 8 * 8
-        raise Refused("many_pixels", width=wish.width, height=wish.height, most=f"{limits.pixels:,}", side=side)
-    if pixels * wish.steps * max(wish.images, wish.best_of) > limits.work:
+        raise Refused("many_pixels", width=width, height=height, most=f"{limits.pixels:,}", side=side)
+    if width * height * request.settings.steps_or_default * request.num_generated > limits.work:
         raise Refused("much_work")
 
 
-def text(value: Any, limits: Limits) -> str:
+def check_setting(name: str, value: Any, limits: Limits) -> Any:
+    """A value within the setting's range and the owner's limits; None where it isn't said. Raises Refused."""
+    field = ImageSettings.model_fields[name]
+    kind, choices = type_of(field), choices_of(field)
+    if value is None or (kind is str and value == ""):
+        return None
+    if name == "seed":
+        return read_seed(value)
+    if name == "scheduler":
+        choices = tuple(OFFERED_SCHEDULERS)
+    if choices:
+        if not isinstance(value, str) or value not in choices:
+            raise Refused("unknown_scheduler" if name == "scheduler" else "bad_input")
+        return value
+    if kind is str:
+        return clean_text(value, limits)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise Refused("bad_input")
+        return value
+    if name in ("width", "height") and value == 0:  # what the page and the API call the model's own
+        return None
+    bounds, (least, most) = bounds_of(field), _range(name, limits)
+    number = check_whole(name, value, least, most) if kind is int else check_number(name, value, least, most)
+    if "gt" in bounds and number <= bounds["gt"]:
+        raise Refused("bad_number_above", name=name, least=least, most=most)
+    if number % bounds.get("multiple_of", 1) and kind is int:
+        raise Refused("bad_multiple", name=name)
+    return number
+
+
+def _range(name: str, limits: Limits) -> tuple[Any, Any]:
+    """Least and most of a number on this page; infinite where neither the setting nor the owner says one."""
+    bounds = bounds_of(ImageSettings.model_fields[name])
+    most = MAX_SEED if name == "seed" else getattr(limits, name, math.inf)
+    return bounds.get("ge", bounds.get("gt", -math.inf)), min(bounds.get("le", math.inf), most)
+
+
+def slider_range(name: str, limits: Limits) -> tuple[float, float, float] | None:
+    """Least, most and step of a number's slider; None where it has none, as there is no end to it."""
+    about, (least, most) = about_of(ImageSettings.model_fields[name]), _range(name, limits)
+    step = about.get("slider", 1)
+    if "gt" in bounds_of(ImageSettings.model_fields[name]):
+        least += step
+    return None if math.isinf(least) or math.isinf(most) else (least, most, step)
+
+
+def clean_text(value: Any, limits: Limits) -> str:
     """A text that is short enough, without the characters that no text has. Raises Refused."""
     if not isinstance(value, str):
         raise Refused("bad_input")
@@ -105,28 +167,28 @@ def text(value: Any, limits: Limits) -> str:
     )
 
 
-def lines(value: Any, limits: Limits) -> list[str]:
+def read_lines(value: Any, limits: Limits) -> list[str]:
     """The texts of a list, or of a text with one a line. Raises Refused for none, too many, too long ones."""
     given = value.splitlines() if isinstance(value, str) else value
     if not isinstance(given, list):
         raise Refused("bad_input")
-    found = [text(each, limits).strip() for each in given[: limits.texts + 1]]
-    found = [each for each in found if each]
-    if len(given) > 10 * limits.texts or len(found) > limits.texts:
+    texts = [clean_text(text, limits).strip() for text in given[: limits.texts + 1]]
+    texts = [text for text in texts if text]
+    if len(given) > 10 * limits.texts or len(texts) > limits.texts:
         raise Refused("many_texts", got=len(given), most=limits.texts)
-    if not found:
+    if not texts:
         raise Refused("no_texts")
-    return found
+    return texts
 
 
-def number(name: str, value: Any, least: float, most: float) -> float:
+def check_number(name: str, value: Any, least: float, most: float) -> float:
     """A number within bounds. Raises Refused."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:  # NaN is not within
         raise Refused("bad_number", name=name, least=least, most=most)
     return float(value)
 
 
-def whole(name: str, value: Any, least: int, most: int) -> int:
+def check_whole(name: str, value: Any, least: int, most: int) -> int:
     """A whole number within bounds; JSON's 25.0 is one. Raises Refused."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
@@ -135,7 +197,7 @@ def whole(name: str, value: Any, least: int, most: int) -> int:
     return value
 
 
-def seed_of(value: Any) -> int | None:
+def read_seed(value: Any) -> int | None:
     """The seed in a text field: digits, which may be more than JSON's numbers hold; empty: none. Raises Refused."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
@@ -143,50 +205,42 @@ def seed_of(value: Any) -> int | None:
         if not value.strip().isascii() or not value.strip().isdigit() or len(value) > 25:
             raise Refused("bad_number", name="seed", least=0, most=MAX_SEED)
         value = int(value)
-    return whole("seed", value, 0, MAX_SEED)
+    return check_whole("seed", value, 0, MAX_SEED)
 
 
-def clamped(settings: Settings, limits: Limits) -> tuple[Settings, list[str]]:
+def within_limits(settings: ImageSettings, limits: Limits) -> tuple[ImageSettings, list[str]]:
     """Settings read from an image, brought within the limits, and the names of those that were not. Nothing is trusted:
     names of files and models in them are dropped."""
-    kept = Settings(
-        prompt=text(settings.prompt[: limits.text], limits),
-        negative_prompt=text(settings.negative_prompt[: limits.text], limits),
-        steps=None if settings.steps is None else min(max(settings.steps, 1), limits.steps),
-        guidance_scale=_finite(settings.guidance_scale, limits.guidance_scale),
-        seed=None if settings.seed is None else min(max(settings.seed, 0), MAX_SEED),
-        scheduler=_known_scheduler(settings.scheduler),
-    )
-    width, height = settings.width, settings.height
-    if width and height and 0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE:
-        scale = min(1.0, math.sqrt(limits.pixels / (width * height)))
-        kept = replace(kept, width=max(8, int(width * scale) // 8 * 8), height=max(8, int(height * scale) // 8 * 8))
-    names = ("prompt", "negative_prompt", "steps", "guidance_scale", "seed", "width", "height")
-    changed = [name for name in names if getattr(kept, name) != getattr(settings, name)]
-    if settings.scheduler is not None and kept.scheduler is None:
-        changed.append("scheduler")
-    return kept, changed
+    kept = {name: _nearest(name, getattr(settings, name), limits) for name in TEXT_TO_IMAGE}
+    kept |= dict(zip(("width", "height"), _nearest_size(settings.width, settings.height, limits), strict=True))
+    changed = [name for name in TEXT_TO_IMAGE if kept[name] != getattr(settings, name)]
+    if kept["scheduler"] is not None and "scheduler" in changed:  # the same by another name
+        changed.remove("scheduler")
+    return ImageSettings.model_construct(**kept), changed
 
 
-def _finite(value: float | None, most: float) -> float | None:
-    return None if value is None or not math.isfinite(value) else min(max(value, 0.0), most)
-
-
-def _scheduler(name: Any) -> str:
-    """One of OFFERED_SCHEDULERS, or "" for the model's own."""
-    if name in (None, ""):
-        return ""
-    if not isinstance(name, str) or name not in OFFERED_SCHEDULERS:
-        raise Refused("unknown_scheduler")
-    return name
-
-
-def _known_scheduler(name: str | None) -> str | None:
-    """The short name of a scheduler that an image was drawn with, where the page offers it."""
-    if name is None:
+def _nearest(name: str, value: Any, limits: Limits) -> Any:
+    """The value of a setting that is within the limits and nearest to this one; None where there is none."""
+    field = ImageSettings.model_fields[name]
+    kind, choices = type_of(field), choices_of(field)
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
-    try:
-        found = scheduler_class(name)
-    except InputError:
-        return None
-    return next((short for short in OFFERED_SCHEDULERS if SCHEDULERS[short] == found), None)
+    if name == "scheduler":
+        try:
+            return _SCHEDULER_NAMES.get(find_scheduler(value))
+        except InputError:
+            return None
+    if choices or kind is bool:
+        return value if not choices or value in choices else None
+    if kind is str:
+        return clean_text(value[: limits.text], limits)
+    least, most = _range(name, limits)
+    return kind(min(max(value, least), most))
+
+
+def _nearest_size(width: int | None, height: int | None, limits: Limits) -> tuple[int | None, int | None]:
+    """Multiples of 8 in the same proportion; None for a size that makes no sense."""
+    if not (width and height) or not all(0 < side <= _range("width", limits)[1] for side in (width, height)):
+        return None, None
+    scale = min(1.0, math.sqrt(limits.pixels / (width * height)))
+    return max(8, int(width * scale) // 8 * 8), max(8, int(height * scale) // 8 * 8)

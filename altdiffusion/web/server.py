@@ -19,7 +19,7 @@ from PIL import Image
 from altdiffusion.errors import InputError
 from altdiffusion.web.limits import Limits
 
-KEEP_SECONDS = 6 * 3600  # drawn and uploaded images; a page that is open longer loses the oldest of its history
+KEEP_SECONDS = 6 * 3600  # generated and uploaded images; a page that is open longer loses the oldest of its history
 SESSIONS = 200  # that Gradio remembers, the last used; each takes a copy of the page's configuration
 LOOPBACK = "127.0.0.1"
 
@@ -58,7 +58,7 @@ def running(serving: Serving) -> Iterator[str]:
         raise InputError(f"--max-pixels {serving.limits.pixels}: expected at least 64, such as 589824 for 768 x 768")
     folder = Path(tempfile.mkdtemp(prefix="altdiffusion-demo-"))
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    bomb = Image.MAX_IMAGE_PIXELS
+    max_image_pixels = Image.MAX_IMAGE_PIXELS
     os.environ |= _ENVIRONMENT | {"GRADIO_TEMP_DIR": str(folder)}  # before Gradio is imported
     try:
         middleware = _gradio()
@@ -72,10 +72,10 @@ def running(serving: Serving) -> Iterator[str]:
         logging.getLogger("httpx").setLevel(logging.WARNING)
         options = {"device": serving.device, "dtype": serving.dtype, "allow_pickle": serving.allow_pickle}
         models = Models(list(serving.models) or offered(), scorer=serving.scorer, **options)
-        drawn = folder / "drawn"
-        drawn.mkdir()
-        studio = DemoService(models, serving.limits, max_waiting=serving.max_queue, folder=drawn)
-        page = build_page(studio)
+        generated = folder / "generated"
+        generated.mkdir()
+        service = DemoService(models, serving.limits, max_waiting=serving.max_queue, folder=generated)
+        page = build_page(service)
         page.queue(api_open=False, max_size=1000, default_concurrency_limit=None)
         uploads = serving.limits.upload_bytes * serving.limits.pictures
         try:
@@ -107,10 +107,10 @@ def running(serving: Serving) -> Iterator[str]:
         finally:
             stop.set()
             page.close(verbose=False)
-            studio.close()
+            service.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        Image.MAX_IMAGE_PIXELS = bomb
+        Image.MAX_IMAGE_PIXELS = max_image_pixels
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -148,12 +148,15 @@ def _auth(pair: str | None) -> tuple[str, str] | None:
 
 
 def sweep(folder: Path, now: float, keep: float = KEEP_SECONDS) -> int:
-    """Delete files that nobody has touched for so long; returns how many."""
+    """Deletes files that nobody has touched for so long; returns how many.
+
+    (Gradio's `delete_cache` deletes its own copies alone, neither our PNGs nor folders.)
+    """
     count = 0
     for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
         try:
             if path.is_dir():
-                if now - path.stat().st_mtime > keep and path.name != "drawn":
+                if now - path.stat().st_mtime > keep and path.name != "generated":
                     path.rmdir()
             elif now - path.stat().st_mtime > keep:
                 path.unlink()

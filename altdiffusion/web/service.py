@@ -1,6 +1,6 @@
-"""What the page and the API do, apart from how it looks: draw, compare, score, name, rank, read settings.
+"""What the page and the API do, apart from how it looks: generate, compare, score, classify, rank, read settings.
 
-Everything is checked here, and everything that goes wrong is a Refused, whose sentence is in the visitor's language.
+Everything that goes wrong is a Refused, whose sentence is in the visitor's language.
 """
 
 from __future__ import annotations
@@ -16,102 +16,101 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from altdiffusion import images
 from altdiffusion.altclip import best_of, zero_shot
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.errors import InputError
 from altdiffusion.generation import infotext
-from altdiffusion.generation.draw import Order, Recipe
+from altdiffusion.generation.draw import GenerateRequest
 from altdiffusion.generation.result import GeneratedImage, free_path, save_image
-from altdiffusion.generation.settings import Settings
-from altdiffusion.web import request, uploads
-from altdiffusion.web.draw_queue import Drawing, DrawingQueue, Drawn, Job, Loading, Waiting
+from altdiffusion.generation.settings import ImageSettings
+from altdiffusion.web import request as requests
+from altdiffusion.web import uploads
+from altdiffusion.web.draw_queue import DrawQueue, Generated, Generating, Job, Loading, Waiting
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.model_pool import Models
-from altdiffusion.web.request import GenerateRequest
+from altdiffusion.web.request import VisitorRequest
 from altdiffusion.web.translations import Refused
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Shown:
+class SavedImage:
     """An image as the visitor gets it: a PNG with its settings inside. score: AltCLIP's cosine, None where none is known."""
 
     path: Path
-    settings: Settings
+    settings: ImageSettings
     filtered: bool
     score: float | None
 
 
 @dataclass(frozen=True)
 class Finished:
-    """pictures: as many as were asked for, the best first where the best were. seconds: since they were asked for."""
+    """images: as many as were asked for, the best first where the best were. seconds: since they were asked for."""
 
-    pictures: list[Shown]
+    images: list[SavedImage]
     seconds: float
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """The images are drawn and AltCLIP looks at them."""
+    """The images are there and AltCLIP looks at them."""
 
 
-News = Waiting | Loading | Drawing | Scoring | Finished
+News = Waiting | Loading | Generating | Scoring | Finished
 
 
 class DemoService:
-    """folder: where drawn images lie; their names can't be guessed."""
+    """folder: where generated images lie; their names can't be guessed."""
 
     def __init__(self, models: Models, limits: Limits, *, max_waiting: int, folder: Path) -> None:
         self.models, self.limits, self.folder = models, limits, folder
-        self.queue = DrawingQueue(models, max_waiting, pixels=2 * limits.pixels)
+        self.queue = DrawQueue(models, max_waiting, pixels=2 * limits.pixels)
         self._turn, self._measuring = asyncio.Lock(), 0
 
-    async def draw(self, wish: GenerateRequest) -> AsyncGenerator[News, None]:
-        """Draw what is wished; leaving the iterator early cancels. Raises Refused."""
+    async def generate(self, request: VisitorRequest) -> AsyncGenerator[News, None]:
+        """Generate what is asked for; leaving the iterator early cancels. Raises Refused."""
         started = time.monotonic()
-        label = self.models.label(wish.model)
-        wish = request.checked(wish, self.limits)
+        label = self.models.label(request.model)
         if not self.models.is_loaded(label):
             yield Loading()
-        wish = await asyncio.to_thread(self._sized, wish, label)
-        request.check_size(wish, self.limits)
+        request = await asyncio.to_thread(self._resolved, request, label)
+        requests.check_work(request, self.limits)
         scorer = await asyncio.to_thread(self.models.scorer, label)
-        if wish.best_of and scorer is None:
+        if request.best_of and scorer is None:
             raise Refused("no_scorer")
-        job = self._job(wish, label)
+        job = _job(request, label)
         self.queue.submit(job)
         try:
             async for news in job.news():
-                if not isinstance(news, Drawn):
+                if not isinstance(news, Generated):
                     yield news
                     continue
                 if scorer is not None:
                     yield Scoring()
-                shown = await asyncio.to_thread(self._finish, news.pictures, wish, label, scorer)
-                yield Finished(shown, time.monotonic() - started)
+                saved = await asyncio.to_thread(self._finish, news.images, request, label, scorer)
+                yield Finished(saved, time.monotonic() - started)
         finally:
             self.queue.cancel(job)
 
-    async def compare(self, left: GenerateRequest, right: GenerateRequest) -> AsyncGenerator[tuple[int, News], None]:
-        """Draw both, with one seed; yields (0 for left or 1 for right, what happens to it). Raises Refused."""
-        seed = secrets.randbelow(2**32) if left.seed is None else left.seed
-        found: asyncio.Queue[tuple[int, News | Exception | None]] = asyncio.Queue()
+    async def compare(self, left: VisitorRequest, right: VisitorRequest) -> AsyncGenerator[tuple[int, News], None]:
+        """Generate both, with one seed; yields (0 for left or 1 for right, what happens to it). Raises Refused."""
+        seed = secrets.randbelow(2**32) if left.settings.seed is None else left.settings.seed
+        arrived: asyncio.Queue[tuple[int, News | Exception | None]] = asyncio.Queue()
 
-        async def follow(side: int, wish: GenerateRequest) -> None:
+        async def follow(side: int, request: VisitorRequest) -> None:
             try:
-                async for news in self.draw(wish):
-                    found.put_nowait((side, news))
-                found.put_nowait((side, None))
+                async for news in self.generate(_with_settings(request, seed=seed)):
+                    arrived.put_nowait((side, news))
+                arrived.put_nowait((side, None))
             except Exception as error:
-                found.put_nowait((side, error))
+                arrived.put_nowait((side, error))
 
-        tasks = [asyncio.create_task(follow(side, replace(each, seed=seed))) for side, each in enumerate((left, right))]
+        tasks = [asyncio.create_task(follow(side, request)) for side, request in enumerate((left, right))]
         try:
             going = len(tasks)
             while going:
-                side, news = await found.get()
+                side, news = await arrived.get()
                 if isinstance(news, Exception):
                     raise news
                 if news is None:
@@ -123,55 +122,55 @@ class DemoService:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def in_turn(self, work: Callable[..., Result], *arguments: Any) -> Result:
+    async def in_turn(self, work: Callable[[], T]) -> T:
         """`score`, `classify` or `rank` in a thread, one at a time. Raises Refused when too many wait."""
         if self._measuring >= self.queue.max_waiting:
             raise Refused("queue_full", most=self.queue.max_waiting)
         self._measuring += 1
         try:
             async with self._turn:
-                return await asyncio.to_thread(work, *arguments)
+                return await asyncio.to_thread(work)
         finally:
             self._measuring -= 1
 
-    def score(self, pictures: Sequence[Image.Image], prompts: Sequence[str], model: str) -> list[list[float]]:
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str], model: str) -> list[list[float]]:
         """Cosines, a list for each image. Raises Refused."""
-        scores: list[list[float]] = self._scorer(model).score(list(pictures), list(prompts)).tolist()
+        scores: list[list[float]] = self._scorer(model).score(list(images), list(prompts)).tolist()
         return scores
 
     def classify(
-        self, pictures: Sequence[Image.Image], labels: Sequence[str], template: str, model: str
+        self, images: Sequence[Image.Image], labels: Sequence[str], template: str, model: str
     ) -> list[list[float]]:
         """Probabilities of the labels, a list for each image. Raises Refused."""
-        template = request.text(template, self.limits) or "{}"
+        template = requests.clean_text(template, self.limits) or "{}"
         if "{}" not in template and "{c}" not in template:
             raise Refused("bad_template")
-        found = zero_shot.classify(self._scorer(model), list(pictures), list(labels), [template])
-        return [list(row) for row in found.probabilities.tolist()]
+        result = zero_shot.classify(self._scorer(model), list(images), list(labels), [template])
+        return [list(row) for row in result.probabilities.tolist()]
 
-    def rank(self, pictures: Sequence[Image.Image], prompt: str, model: str) -> list[tuple[int, float]]:
-        """(number of the image, its score), best first. Raises Refused."""
-        if not request.text(prompt, self.limits).strip():
+    def rank(self, images: Sequence[Image.Image], prompt: str, model: str) -> list[tuple[int, float]]:
+        """(index of the image, its score), best first. Raises Refused."""
+        if not requests.clean_text(prompt, self.limits).strip():
             raise Refused("no_prompt")
-        return self._scorer(model).rank(list(pictures), prompt)
+        return self._scorer(model).rank(list(images), prompt)
 
-    def pictures(self, paths: Any) -> list[Image.Image]:
+    def open_images(self, paths: Any) -> list[Image.Image]:
         """Uploaded images, decoded. Raises Refused for none, too many, or what is no image."""
         paths = [paths] if isinstance(paths, str) else paths
         if not paths:
             raise Refused("no_picture")
         if len(paths) > self.limits.pictures:
             raise Refused("many_pictures", got=len(paths), most=self.limits.pictures)
-        return [uploads.picture(path, self.limits) for path in paths]
+        return [uploads.open_upload(path, self.limits) for path in paths]
 
-    def read_settings(self, path: Any) -> tuple[Settings, list[str]]:
+    def read_settings(self, path: Any) -> tuple[ImageSettings, list[str]]:
         """Settings inside an uploaded image, within the limits, and the names of those that were not. Raises Refused."""
-        uploads.picture(path, self.limits)
+        uploads.open_upload(path, self.limits)
         try:
-            found = infotext.open_info(path)
+            settings = infotext.open_info(path)
         except InputError:
             raise Refused("no_settings") from None
-        return request.clamped(found, self.limits)
+        return requests.within_limits(settings, self.limits)
 
     def close(self) -> None:
         self.queue.close()
@@ -182,49 +181,42 @@ class DemoService:
             raise Refused("no_scorer")
         return scorer
 
-    def _sized(self, wish: GenerateRequest, label: str) -> GenerateRequest:
+    def _resolved(self, request: VisitorRequest, label: str) -> VisitorRequest:
         """With its seed and size; images to start from are brought to that size."""
-        native = self.models.native_side(label)
-        seed = secrets.randbelow(2**32) if wish.seed is None else wish.seed
-        ratio = request.SHAPES.get(wish.shape, 1.0)
-        width = wish.width or max(8, round(native * ratio**0.5 / 8) * 8)
-        height = wish.height or max(8, round(native / ratio**0.5 / 8) * 8)
-        image, mask = wish.image, wish.mask
-        if image is not None:
-            if mask is not None and mask.size != image.size:
-                raise Refused("mask_size")
-            own = image.resize((width, height), Image.Resampling.LANCZOS) if wish.width else images.fit(image, native)
-            width, height = own.size
-            image, mask = own, None if mask is None else mask.resize(own.size)
-        return replace(wish, seed=seed, width=width, height=height, image=image, mask=mask)
-
-    def _job(self, wish: GenerateRequest, label: str) -> Job:
-        assert wish.seed is not None
-        recipe = Recipe(wish.width, wish.height, wish.steps, wish.guidance_scale, wish.scheduler or None, wish.strength)
-        orders = [
-            Order(wish.prompt, wish.negative_prompt, wish.seed + number, wish.image, wish.mask)
-            for number in range(wish.best_of or wish.images)
-        ]
-        return Job(label, recipe, orders)
+        if request.shape and request.request.image is None and request.settings.width is None:
+            native, ratio = self.models.native_side(label), requests.SHAPES[request.shape]
+            width, height = (max(8, round(native * side / 8) * 8) for side in (ratio**0.5, ratio**-0.5))
+            request = _with_settings(request, width=width, height=height)
+        return replace(request, request=request.request.resolved(self.models.pipeline(label)))
 
     def _finish(
-        self, pictures: list[GeneratedImage], wish: GenerateRequest, label: str, scorer: PromptScorer | None
-    ) -> list[Shown]:
+        self, images: list[GeneratedImage], request: VisitorRequest, label: str, scorer: PromptScorer | None
+    ) -> list[SavedImage]:
         """Scored, the best kept, saved."""
-        scores: list[float | None] = [None] * len(pictures)
+        scores: list[float | None] = [None] * len(images)
         if scorer is not None:
-            ranked = best_of.rank(
-                scorer, [each.image for each in pictures], wish.prompt, [each.filtered for each in pictures]
-            )
-            for number, score in ranked:
-                scores[number] = round(score, 4)
-            if wish.best_of:
-                kept = [number for number, _ in ranked[: wish.images]]
-                pictures, scores = [pictures[number] for number in kept], [scores[number] for number in kept]
-        return [self._saved(picture, label, score) for picture, score in zip(pictures, scores, strict=True)]
+            prompt, filtered = request.settings.prompt, [image.filtered for image in images]
+            ranked = best_of.rank(scorer, [image.image for image in images], prompt, filtered)
+            for index, score in ranked:
+                scores[index] = round(score, 4)
+            if request.best_of:
+                kept = [index for index, _ in ranked[: request.num_images]]
+                images, scores = [images[index] for index in kept], [scores[index] for index in kept]
+        return [self._saved(image, label, score) for image, score in zip(images, scores, strict=True)]
 
-    def _saved(self, picture: GeneratedImage, label: str, score: float | None) -> Shown:
-        settings = replace(picture.settings, model=label, score=score)
+    def _saved(self, image: GeneratedImage, label: str, score: float | None) -> SavedImage:
+        settings = image.settings.replace(model=label, score=score)
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        path = save_image(replace(picture, settings=settings), free_path(folder, settings))
-        return Shown(path, settings, picture.filtered, score)
+        path = save_image(replace(image, settings=settings), free_path(folder, settings))
+        return SavedImage(path, settings, image.filtered, score)
+
+
+def _job(request: VisitorRequest, label: str) -> Job:
+    """An image for each seed from the request's on."""
+    first, seed = request.request, request.settings.seed or 0
+    every = [first.settings.replace(seed=seed + index) for index in range(request.num_generated)]
+    return Job(label, [GenerateRequest(settings, first.image, first.mask) for settings in every])
+
+
+def _with_settings(request: VisitorRequest, **changes: Any) -> VisitorRequest:
+    return replace(request, request=replace(request.request, settings=request.settings.replace(**changes)))

@@ -129,6 +129,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "long_text": ("A text of {got} characters: at most {most} are read", "文字长 {got} 个字符：最多 {most} 个"),
     "bad_number": ("{name}: expected a number from {least} to {most}", "{name}：应为 {least} 到 {most} 之间的数"),
+    "bad_number_above": (
+        "{name}: expected a number above {least}, at most {most}",
+        "{name}：应为大于 {least}、不超过 {most} 的数",
+    ),
     "bad_multiple": ("{name}: expected a multiple of 8", "{name}：应为 8 的倍数"),
     "many_pixels": (
         "{width} × {height} pixels: at most {most} are drawn here, such as {side} × {side}",
@@ -213,7 +217,7 @@ def say(key: str, language: str = "en", **values: Any) -> str:
 
 
 class Refused(InputError):
-    """A visitor's wish that isn't granted. Its message is English; `said` has it in the page's languages. No path is in it."""
+    """A visitor's request that isn't granted. Its message is English; `said` has it in the page's languages. No path is in it."""
 
     def __init__(self, key: str, **values: Any) -> None:
         super().__init__(_filled(key, "en", values))

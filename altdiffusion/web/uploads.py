@@ -13,7 +13,7 @@ from altdiffusion.web.limits import Limits
 from altdiffusion.web.translations import Refused
 
 
-def picture(path: Any, limits: Limits, mode: str = "RGB") -> Image.Image:
+def open_upload(path: Any, limits: Limits, mode: str = "RGB") -> Image.Image:
     """An uploaded image, decoded. Raises Refused: none, no image, damaged, too many bytes or pixels."""
     if not path:
         raise Refused("no_picture")
@@ -36,7 +36,7 @@ def picture(path: Any, limits: Limits, mode: str = "RGB") -> Image.Image:
         raise Refused("bad_picture") from error
 
 
-def edited(value: Any, limits: Limits) -> tuple[Image.Image, Image.Image | None]:
+def read_editor(value: Any, limits: Limits) -> tuple[Image.Image, Image.Image | None]:
     """The image of an editor's value, RGB, and what was painted over it, L, white where it was; None if nothing was.
 
     value: {"background": PIL, "layers": [PIL, ...]}. Raises Refused.

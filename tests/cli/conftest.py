@@ -12,7 +12,6 @@ from altdiffusion.cli.main import main
 def run(capsys, monkeypatch):
     """Runs `altdiffusion` with these words; gives its status, out and err. This process keeps its signal handlers."""
     monkeypatch.setattr(signal, "signal", lambda *arguments: None)
-    monkeypatch.setenv("TQDM_DISABLE", "1")
 
     def run(*words):
         capsys.readouterr()

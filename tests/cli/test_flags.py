@@ -41,9 +41,9 @@ def test_values_are_checked_by_the_class():
     assert read() == CakeSettings()
     assert read("--eggs", "4", "--flour=rye", "--mould", "m") == CakeSettings(eggs=4, flour="rye", mould="m")
     with pytest.raises(InputError) as caught:
-        read("--eggs", "-1", "--flour", "oats", "--salt", "maybe", "--fruit", "nowhere", unknown=["--sugar", "--egg"])
+        read("--eggs", "-1", "--flour", "oats", "--salt", "maybe", "--fruit", "nowhere", unknown=["--zest", "--egg"])
     assert str(caught.value) == (
-        "--sugar is no option; --egg is no option: do you mean --eggs?; --eggs: expected at least 1, got -1; "
+        "--zest is no option; --egg is no option: do you mean --eggs?; --eggs: expected at least 1, got -1; "
         "--flour: expected one of wheat, rye, got 'oats'; --salt: expected true or false, got 'maybe'; "
         "--fruit: there is no nowhere"
     )

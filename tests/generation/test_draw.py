@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 
 from altdiffusion import AltDiffusionPipeline, InputError, generate
-from altdiffusion.generation.draw import Order, Recipe, draw_together
+from altdiffusion.generation.draw import GenerateRequest, draw_batch
 from altdiffusion.generation.schedulers import SCHEDULERS
+from altdiffusion.generation.settings import IN_MEMORY, ImageSettings
 
-ORDERS = [Order("一只猫", seed=1), Order("a cat, please", "кошка", seed=7), Order("قطة على خلفية زرقاء", seed=0)]
+PROMPTS = [("一只猫", "", 1), ("a cat, please", "кошка", 7), ("قطة على خلفية زرقاء", "", 0)]
 START, MASK = Image.effect_noise((16, 16), 50).convert("RGB"), Image.new("L", (16, 16), 0)
 MASK.paste(255, (4, 4, 12, 12))
 
@@ -20,8 +21,19 @@ def pipe(published):
     return pipe
 
 
-def alone(pipe, order, **options):
-    return next(generate(order.prompt, model=pipe, negative_prompt=order.negative_prompt, seed=order.seed, **options))
+def requests(*, image=None, mask=None, **common):
+    """Three people's, of the same size, steps, ..."""
+    common |= {"init_image": image and IN_MEMORY, "mask": mask and IN_MEMORY}
+    return [
+        GenerateRequest(ImageSettings(prompt=prompt, negative_prompt=negative, seed=seed, **common), image, mask)
+        for prompt, negative, seed in PROMPTS
+    ]
+
+
+def alone(pipe, request):
+    images = {"init_image": request.image, "mask": request.mask, "model": pipe}
+    said = {name: value for name, value in request.settings if name not in (*images, "prompt")}
+    return next(generate(request.settings.prompt, **said, **images))
 
 
 def assert_equal(one, other):
@@ -32,39 +44,47 @@ def assert_equal(one, other):
     assert one.settings == other.settings
 
 
-@pytest.mark.parametrize("scheduler", [None, *(name for name in SCHEDULERS if name != "lms")])
+@pytest.mark.parametrize(
+    "scheduler",
+    [None, *(name for name in SCHEDULERS if name != "lms"), "DPM++ 2M Karras", "DPM++ 2M SDE", "DPM++ SDE Karras"],
+)
 def test_together_as_alone(pipe, scheduler):
-    recipe = Recipe(16, 24, steps=4, guidance_scale=3.0, scheduler=scheduler)
-    for order, picture in zip(ORDERS, draw_together(pipe, ORDERS, recipe), strict=True):
-        assert_equal(picture, alone(pipe, order, size=(16, 24), steps=4, guidance_scale=3.0, scheduler=scheduler))
+    three = requests(width=16, height=24, steps=4, guidance_scale=3.0, scheduler=scheduler)
+    for request, together in zip(three, draw_batch(pipe, three), strict=True):
+        assert_equal(together, alone(pipe, request))
 
 
 @pytest.mark.parametrize("mask", [None, MASK])
 def test_from_pictures_and_with_masks_too(pipe, mask):
-    strength = 0.5 if mask is None else 1.0
-    orders = [Order(each.prompt, each.negative_prompt, each.seed, START, mask) for each in ORDERS]
-    drawn = draw_together(pipe, orders, Recipe(16, 16, steps=4, strength=strength))
-    for order, picture in zip(orders, drawn, strict=True):
-        options = {"init_image": START, "mask": mask, "strength": strength}
-        assert_equal(picture, alone(pipe, order, size=(16, 16), steps=4, **options))
+    three = requests(image=START, mask=mask, width=16, height=16, steps=4, strength=0.5 if mask is None else 1.0)
+    for request, together in zip(three, draw_batch(pipe, three), strict=True):
+        assert_equal(together, alone(pipe, request))
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "pndm", "euler-a", "heun", "dpm2", "dpm++", "deis", "unipc"])
+def test_what_is_not_said_is_the_models_own(pipe):
+    (got,) = draw_batch(pipe, [GenerateRequest(ImageSettings(prompt="猫", steps=1))])
+    assert (got.settings.guidance_scale, got.settings.scheduler) == (7.5, "PNDM")
+    assert got.image.size == (got.settings.width, got.settings.height) == (16, 16)
+    assert_equal(got, alone(pipe, GenerateRequest(got.settings.replace(scheduler=None))))
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["ddim", "pndm", "euler-a", "heun", "dpm2", "dpm++", "deis", "unipc", "DPM++ 2M SDE"]
+)
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_who_leaves_changes_nothing_for_the_others(pipe, scheduler, guidance_scale):
-    recipe = Recipe(16, 16, steps=6, guidance_scale=guidance_scale, scheduler=scheduler)
+    three = requests(width=16, height=16, steps=6, guidance_scale=guidance_scale, scheduler=scheduler)
     seen = []
 
     def leaving(step):
         seen.append(len(step.rows))
         return {0, 2} if step.done >= 3 else {0, 1, 2}
 
-    first, gone, last = draw_together(pipe, ORDERS, recipe, leaving)
+    first, gone, last = draw_batch(pipe, three, leaving)
     assert gone is None
     assert seen[:4] == [3, 3, 3, 2]
-    for order, picture in ((ORDERS[0], first), (ORDERS[2], last)):
-        options = {"size": (16, 16), "steps": 6, "guidance_scale": guidance_scale, "scheduler": scheduler}
-        assert_equal(picture, alone(pipe, order, **options))
+    for request, together in ((three[0], first), (three[2], last)):
+        assert_equal(together, alone(pipe, request))
 
 
 def test_when_all_have_left_the_drawing_ends_at_that_step(pipe):
@@ -75,36 +95,41 @@ def test_when_all_have_left_the_drawing_ends_at_that_step(pipe):
         return () if step.done == 2 else None
 
     own = pipe.scheduler
-    assert draw_together(pipe, ORDERS, Recipe(16, 16, steps=9), all_gone) == [None] * 3
+    assert draw_batch(pipe, requests(width=16, height=16, steps=9), all_gone) == [None] * 3
     assert steps == [1, 2]
     assert pipe.scheduler is own
 
 
 def test_masked_pictures_are_dropped_too(pipe):
-    orders = [Order("猫", seed=seed, image=START, mask=MASK) for seed in range(2)]
-    kept, gone = draw_together(pipe, orders, Recipe(16, 16, steps=3, strength=1.0), lambda step: {0})
+    two = requests(image=START, mask=MASK, width=16, height=16, steps=3)[:2]
+    kept, gone = draw_batch(pipe, two, lambda step: {0})
     assert gone is None
-    assert_equal(kept, alone(pipe, orders[0], size=(16, 16), steps=3, init_image=START, mask=MASK))
+    assert_equal(kept, alone(pipe, two[0]))
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "heun", "dpm++"])
-def test_sketches_are_small_and_change_nothing(pipe, scheduler):
-    sketches = []
+def test_previews_are_small_and_change_nothing(pipe, scheduler):
+    previews = []
 
     def look(step):
-        sketches.append(step.sketches())
+        previews.append(step.previews())
         assert step.total >= step.done
 
-    recipe = Recipe(64, 128, steps=3, scheduler=scheduler)
-    drawn = draw_together(pipe, ORDERS[:2], recipe, look)
-    assert all(len(each) == 2 and max(each[0].size) < 128 for each in sketches)
-    assert sketches[0][0].height == 2 * sketches[0][0].width
-    for order, picture in zip(ORDERS, drawn, strict=False):
-        assert_equal(picture, alone(pipe, order, size=(64, 128), steps=3, scheduler=scheduler))
+    two = requests(width=64, height=128, steps=3, scheduler=scheduler)[:2]
+    results = draw_batch(pipe, two, look)
+    assert all(len(images) == 2 and max(images[0].size) < 128 for images in previews)
+    assert previews[0][0].height == 2 * previews[0][0].width
+    for request, together in zip(two, results, strict=True):
+        assert_equal(together, alone(pipe, request))
 
 
 def test_kinds_are_not_mixed(pipe):
     with pytest.raises(InputError, match="not mixed"):
-        draw_together(pipe, [ORDERS[0], Order("猫", image=START)], Recipe(16, 16))
-    with pytest.raises(InputError, match="strength"):
-        draw_together(pipe, [Order("猫", image=START)], Recipe(16, 16))
+        draw_batch(pipe, [requests()[0], requests(image=START)[0]])
+    with pytest.raises(InputError, match="not mixed"):
+        draw_batch(pipe, [requests(steps=2)[0], requests(steps=3)[0]])
+    with pytest.raises(InputError, match="init_image: expected both"):
+        GenerateRequest(ImageSettings(prompt="猫"), START)
+    with pytest.raises(InputError, match="strength needs an init image"):
+        requests(strength=0.5)
+    assert draw_batch(pipe, []) == []

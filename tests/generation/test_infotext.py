@@ -1,16 +1,18 @@
 """Settings in a PNG: what goes in comes out, ours and the web UIs'."""
 
 import shlex
+import signal
 
 import pytest
 from PIL import Image
 
 from altdiffusion import InputError
-from altdiffusion.cli.main import parse
+from altdiffusion.cli.main import main
+from altdiffusion.generation import generate as generation
 from altdiffusion.generation.infotext import from_infotext, open_info, png_info, to_command, to_infotext
-from altdiffusion.generation.settings import Settings
+from altdiffusion.generation.settings import ImageSettings
 
-FULL = Settings(
+FULL = ImageSettings(
     prompt="一只猫，黑暗精灵公主",
     negative_prompt="模糊, 低质量",
     steps=25,
@@ -33,13 +35,13 @@ FULL = Settings(
     "settings",
     [
         FULL,
-        Settings("a cat", steps=1, seed=7),
-        Settings("two\nlines", negative_prompt="and\nmore", steps=2),
-        Settings("ends in a break\n", steps=2),
-        Settings("Steps: 3, Sampler: x", steps=2),
-        Settings("a\nNegative prompt: b", negative_prompt="c", steps=2),
-        Settings("", negative_prompt="only this", steps=2),
-        Settings("قطة 🐈 \\ \" ' $(rm)", steps=2),
+        ImageSettings(prompt="a cat", steps=1, seed=7),
+        ImageSettings(prompt="two\nlines", negative_prompt="and\nmore", steps=2),
+        ImageSettings(prompt="ends in a break\n", steps=2),
+        ImageSettings(prompt="Steps: 3, Sampler: x", steps=2),
+        ImageSettings(prompt="a\nNegative prompt: b", negative_prompt="c", steps=2),
+        ImageSettings.model_construct(prompt="", negative_prompt="only this", steps=2),
+        ImageSettings(prompt="قطة 🐈 \\ \" ' $(rm)", steps=2),
     ],
     ids=range(8),
 )
@@ -69,7 +71,7 @@ def test_a_web_uis_infotext_is_read():
 
 @pytest.mark.parametrize("text", ["", "a cat", "Steps: many, Seed: x", 'Steps: 1, Model: "broken', "Size: 9x"])
 def test_nonsense_is_no_error(text):
-    assert isinstance(from_infotext(text), Settings)
+    assert isinstance(from_infotext(text), ImageSettings)
 
 
 def test_png_keeps_chinese(tmp_path):
@@ -84,10 +86,47 @@ def test_picture_without_settings_is_one_clear_line(tmp_path):
         open_info(tmp_path / "x.png")
 
 
+@pytest.mark.parametrize(
+    ("text", "scheduler"),
+    [
+        ("Steps: 20, Sampler: DPM++ 2M Karras, Seed: 1", "DPM++ 2M Karras"),
+        ("Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, Seed: 1", "DPM++ 2M Karras"),
+        ("Steps: 20, Sampler: DPM++ 2M, Schedule type: Automatic, Seed: 1", "DPM++ 2M"),
+        ("Steps: 20, Schedule type: Karras, Seed: 1", None),
+    ],
+)
+def test_older_and_newer_web_uis_schedules_are_read(text, scheduler):
+    assert from_infotext(f"a cat\n{text}").scheduler == scheduler
+
+
+def test_values_out_of_range_are_read_as_they_are():
+    got = from_infotext("a\nSteps: 999999, Sampler: x, CFG scale: -1, Seed: -5, Size: 99999x3, Precision: int3")
+    assert (got.steps, got.guidance_scale, got.seed, got.width, got.dtype) == (999999, -1.0, -5, 99999, "int3")
+
+
+@pytest.mark.parametrize("exact", ["[1", "[]", "3", '["a"]', '"[\\"a\\", \\"b\\", \\"c\\"]"'])
+def test_exact_prompts_that_are_none_are_left_alone(exact):
+    assert from_infotext(f"a cat\nSteps: 2, Exact prompts: {exact}").prompt == "a cat"
+
+
 @pytest.mark.parametrize("prompt", ["一只猫", "--help", "-x", 'it\'s "a" $cat', "two\nlines"])
-def test_the_command_asks_for_the_same_settings(prompt):
-    words = shlex.split(to_command(Settings(prompt, negative_prompt="-ugly", seed=0, steps=3, width=64, height=32)))
+def test_the_command_asks_for_the_same_settings(prompt, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *arguments: None)  # this process's own handlers stay
+    monkeypatch.setattr(generation, "generate", lambda prompts, **options: asked.append((prompts, options)) or iter([]))
+    settings = ImageSettings(
+        prompt=prompt, negative_prompt="-ugly", seed=0, steps=3, width=64, height=32, dtype="float32"
+    )
+    words = shlex.split(to_command(settings))
     assert words[0] == "altdiffusion"
-    settings = parse(words[1:]).settings
-    assert settings.prompts == [prompt]
-    assert (settings.negative_prompt, settings.seed, settings.steps, settings.pixels) == ("-ugly", 0, 3, (64, 32))
+    assert main(words[1:]) == 0
+    ((prompts, options),) = asked
+    size = dict(zip(("width", "height"), options.pop("size", None) or (), strict=False))
+    said = {
+        name: value
+        for name, value in (options | size).items()
+        if name in ImageSettings.model_fields and value is not False
+    }
+    assert list(prompts) == [prompt]
+    assert ImageSettings(prompt=prompt, **said) == settings

@@ -125,7 +125,7 @@ def test_settings_come_back_from_a_drawn_picture(client):
     assert found["changed"] == []
 
 
-def test_a_cancelled_wish_frees_the_machine_within_a_step(client, monkeypatch):
+def test_a_cancelled_request_frees_the_machine_within_a_step(client, monkeypatch):
     endless = {"steps": 100, "width": 256, "height": 256}
     steps = []
     after_step = draw_queue._Progress.after_step

@@ -298,7 +298,7 @@ def test_scripts_are_words(visit):
     assert page.evaluate("window.hacked") is None
 
 
-def test_a_wrong_wish_is_one_clear_line(visit):
+def test_a_wrong_request_is_one_clear_line(visit):
     page = visit(locale="zh-CN")
     page.locator("button.go").locator("visible=true").click()
     expect(page.locator(".refused")).to_have_text(said("no_prompt", "zh"))

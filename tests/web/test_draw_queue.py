@@ -7,38 +7,36 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from altdiffusion.generation.draw import Order, Recipe, Step
+from altdiffusion.generation.draw import GenerateRequest, Step
 from altdiffusion.generation.result import GeneratedImage
-from altdiffusion.generation.settings import Settings
+from altdiffusion.generation.settings import ImageSettings
 from altdiffusion.web import draw_queue
-from altdiffusion.web.draw_queue import Drawing, DrawingQueue, Drawn, Job, Loading, Waiting
+from altdiffusion.web.draw_queue import DrawQueue, Generated, Generating, Job, Loading, Waiting
 from altdiffusion.web.translations import Refused
-
-RECIPE = Recipe(64, 64, steps=3)
 
 
 class Machine:
-    """In place of `draw_together`: the batches that it was asked for, a gate before each step, failures on demand."""
+    """In place of `draw_batch`: the batches that it was asked for, a gate before each step, failures on demand."""
 
     def __init__(self):
         self.batches, self.steps, self.gate, self.fails = [], 0, threading.Semaphore(0), False
 
-    def __call__(self, pipe, orders, recipe, on_step):
-        self.batches.append([order.prompt for order in orders])
-        rows = list(range(len(orders)))
-        for done in range(recipe.steps):
+    def __call__(self, pipe, requests, on_step):
+        self.batches.append([request.settings.prompt for request in requests])
+        rows, steps = list(range(len(requests))), requests[0].settings.steps
+        for done in range(steps):
             self.gate.acquire()
             if self.fails:
                 raise RuntimeError("/secret/path")
             self.steps += 1
-            sketches = [Image.new("RGB", (8, 8))] * len(rows)
-            rows = on_step(Step(done + 1, recipe.steps, tuple(rows), lambda sketches=sketches: sketches))
+            previews = [Image.new("RGB", (8, 8))] * len(rows)
+            rows = on_step(Step(done + 1, steps, tuple(rows), lambda previews=previews: previews))
             if not rows:
-                return [None] * len(orders)
+                return [None] * len(requests)
         picture = Image.new("RGB", (8, 8))
         return [
-            GeneratedImage(picture, Settings(order.prompt, seed=order.seed), False) if row in rows else None
-            for row, order in enumerate(orders)
+            GeneratedImage(picture, request.settings, False) if row in rows else None
+            for row, request in enumerate(requests)
         ]
 
     def open(self, steps=10**6):
@@ -59,21 +57,23 @@ class NoModels:
 @pytest.fixture
 def machine(monkeypatch):
     machine = Machine()
-    monkeypatch.setattr(draw_queue, "draw_together", machine)
+    monkeypatch.setattr(draw_queue, "draw_batch", machine)
     return machine
 
 
 @pytest.fixture
 def queue(machine):
-    queue = DrawingQueue(NoModels(), max_waiting=3, pixels=4 * 64 * 64)
+    queue = DrawQueue(NoModels(), max_waiting=3, pixels=4 * 64 * 64)
     yield queue
     machine.open()
     queue.close()
     assert not queue._thread.is_alive()
 
 
-def job(*prompts, recipe=RECIPE, model="mini"):
-    return Job(model, recipe, [Order(prompt, seed=seed) for seed, prompt in enumerate(prompts)])
+def job(*prompts, steps=3, model="mini"):
+    size = {"width": 64, "height": 64, "steps": steps}
+    every = [ImageSettings(prompt=prompt, seed=seed, **size) for seed, prompt in enumerate(prompts)]
+    return Job(model, [GenerateRequest(settings) for settings in every])
 
 
 async def until(condition):
@@ -86,8 +86,8 @@ async def until(condition):
 
 async def pictures(waiting):
     async for news in waiting.news():
-        if isinstance(news, Drawn):
-            return [each.settings.prompt for each in news.pictures]
+        if isinstance(news, Generated):
+            return [each.settings.prompt for each in news.images]
     raise AssertionError("no pictures")
 
 
@@ -96,7 +96,7 @@ def test_equal_settings_that_wait_are_drawn_together(queue, machine):
         first = job("a")
         queue.submit(first)
         await until(lambda: machine.batches)
-        others = [job("b", "c"), job("x", recipe=Recipe(64, 64, steps=2)), job("d")]
+        others = [job("b", "c"), job("x", steps=2), job("d")]
         for each in others:
             queue.submit(each)
         machine.open()
@@ -127,7 +127,7 @@ def test_a_full_queue_says_so_and_a_cancelled_one_frees_its_place(queue, machine
 
 def test_cancelling_ends_the_drawing_at_the_next_step(queue, machine):
     async def visit():
-        gone, next_one = job("gone", recipe=Recipe(64, 64, steps=50)), job("next")
+        gone, next_one = job("gone", steps=50), job("next")
         queue.submit(gone)
         queue.submit(next_one)
         machine.open(2)
@@ -142,9 +142,9 @@ def test_cancelling_ends_the_drawing_at_the_next_step(queue, machine):
     asyncio.run(visit())
 
 
-def test_a_large_wish_lets_others_in_between(queue, machine):
+def test_a_large_request_lets_others_in_between(queue, machine):
     async def visit():
-        large, small = job(*"abcdefgh"), job("x", recipe=Recipe(64, 64, steps=2))
+        large, small = job(*"abcdefgh"), job("x", steps=2)
         queue.submit(large)
         await until(lambda: machine.batches)
         queue.submit(small)
@@ -156,15 +156,15 @@ def test_a_large_wish_lets_others_in_between(queue, machine):
     assert machine.batches == [list("abcd"), ["x"], list("efgh")]
 
 
-def test_progress_counts_all_batches_of_a_wish(queue, machine):
+def test_progress_counts_all_batches_of_a_request(queue, machine):
     async def visit():
         queue.submit(large := job(*"abcdefgh"))
         machine.open()
         seen = [news async for news in large.news()]
-        steps = [(each.done, each.total) for each in seen if isinstance(each, Drawing)]
+        steps = [(each.done, each.total) for each in seen if isinstance(each, Generating)]
         assert all(total == 6 for _, total in steps)
         assert [done for done, _ in steps] == sorted(done for done, _ in steps)
-        assert isinstance(seen[-1], Drawn)
+        assert isinstance(seen[-1], Generated)
 
     asyncio.run(visit())
 
@@ -207,28 +207,28 @@ def test_a_visitor_whose_loop_is_gone_stops_nobody(queue, machine):
 def test_what_no_safety_checker_has_seen_is_not_shown(machine, checked):
     models = NoModels()
     models.pipe = SimpleNamespace(safety_checker=object() if checked else None)
-    queue = DrawingQueue(models, max_waiting=3, pixels=64 * 64)
+    queue = DrawQueue(models, max_waiting=3, pixels=64 * 64)
 
     async def visit():
         queue.submit(one := job("a"))
         machine.open(1)
         async for news in one.news():
-            if isinstance(news, Drawing):
+            if isinstance(news, Generating):
                 machine.open()
-                return news.sketch
+                return news.preview
 
     assert (asyncio.run(visit()) is None) == checked
     queue.close()
 
 
-def test_slow_readers_get_the_latest_and_the_last_sketch():
+def test_slow_readers_get_the_latest_and_the_last_preview():
     async def visit():
-        slow, sketch = job("a"), Image.new("RGB", (8, 8))
-        for news in (Waiting(3), Loading(), Drawing(1, 9, 1.0, sketch), Drawing(2, 9, 1.0, None)):
+        slow, preview = job("a"), Image.new("RGB", (8, 8))
+        for news in (Waiting(3), Loading(), Generating(1, 9, 1.0, preview), Generating(2, 9, 1.0, None)):
             slow.tell(news)
         await asyncio.sleep(0.01)
         async for news in slow.news():
-            assert news == Drawing(2, 9, 1.0, sketch)
+            assert news == Generating(2, 9, 1.0, preview)
             break
 
     asyncio.run(visit())

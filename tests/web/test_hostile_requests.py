@@ -101,7 +101,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("data", WRONG.values(), ids=WRONG)
-def test_wishes_beyond_the_limits(server, root, data):
+def test_requests_beyond_the_limits(server, root, data):
     assert_refused(call(server, "draw", data), root)
 
 

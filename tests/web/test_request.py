@@ -2,7 +2,6 @@
 
 import re
 import string
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,11 @@ from PIL import Image, PngImagePlugin
 
 import altdiffusion.web
 from altdiffusion.generation.infotext import png_info
-from altdiffusion.generation.settings import Settings
+from altdiffusion.generation.schedulers import find_scheduler
+from altdiffusion.generation.settings import ImageSettings, settings_with
 from altdiffusion.web import request, uploads
 from altdiffusion.web.limits import Limits
-from altdiffusion.web.request import GenerateRequest
+from altdiffusion.web.request import OFFERED_SCHEDULERS, read_request
 from altdiffusion.web.translations import TEXTS, Refused, say
 
 LIMITS = Limits()
@@ -32,7 +32,8 @@ def refused(key, work, *arguments, **options):
     ("change", "key"),
     [
         ({"prompt": " "}, "no_prompt"),
-        ({"prompt": None}, "bad_input"),
+        ({"prompt": None}, "no_prompt"),
+        ({"prompt": 3}, "bad_input"),
         ({"prompt": ["猫"]}, "bad_input"),
         ({"prompt": "猫" * 2001}, "long_text"),
         ({"negative_prompt": "x" * 2001}, "long_text"),
@@ -63,51 +64,55 @@ def refused(key, work, *arguments, **options):
         ({"scheduler": "DDIMScheduler"}, "unknown_scheduler"),
         ({"scheduler": 3}, "unknown_scheduler"),
         ({"shape": "1:1000"}, "bad_input"),
-        ({"image": Image.new("RGB", (8, 8)), "strength": 0}, "bad_number"),
+        ({"image": Image.new("RGB", (8, 8)), "strength": 0}, "bad_number_above"),
+        ({"image": Image.new("RGB", (8, 8)), "strength": 1.5}, "bad_number"),
+        ({"image": Image.new("RGB", (8, 8)), "mask": Image.new("L", (8, 16))}, "mask_size"),
+        ({"scheduler": "Euler a Karras"}, "unknown_scheduler"),
         ({"image": Image.new("RGB", (8, 8)), "strength": 0.01, "steps": 5}, "few_steps"),
     ],
 )
 def test_what_is_beyond_the_limits_is_refused(change, key):
-    refused(key, request.checked, replace(GenerateRequest("一只猫"), **change), LIMITS)
+    images = {name: change[name] for name in ("image", "mask") if name in change}
+    refused(key, read_request, {"prompt": "一只猫"} | change, LIMITS, **images)
 
 
 def test_json_numbers_are_taken_as_they_are_meant():
-    wish = request.checked(
-        GenerateRequest("猫", seed=7.0, steps=25.0, images=2.0, best_of=1, width=512.0, height=512), LIMITS
-    )
-    assert (wish.seed, wish.steps, wish.images, wish.best_of, wish.width) == (7, 25, 2, 0, 512)
+    said = {"prompt": "猫", "seed": 7.0, "steps": 25.0, "images": 2.0, "best_of": 1, "width": 512.0, "height": 512}
+    read = read_request(said, LIMITS)
+    assert (read.settings.seed, read.settings.steps, read.settings.width) == (7, 25, 512)
+    assert (read.num_images, read.best_of) == (2, 0)
 
 
 def test_texts_lose_what_no_text_has():
-    assert request.text("a\x00b\ud800\n猫🐈", LIMITS) == "ab\n猫🐈"
+    assert request.clean_text("a\x00b\ud800\n猫🐈", LIMITS) == "ab\n猫🐈"
 
 
 @pytest.mark.parametrize(
     ("said", "seed"), [("", None), (" ", None), (None, None), ("0", 0), (" 7 ", 7), (7, 7), (7.0, 7)]
 )
 def test_seeds_from_a_text_field(said, seed):
-    assert request.seed_of(said) == seed
+    assert request.read_seed(said) == seed
 
 
 @pytest.mark.parametrize("said", ["-1", "1.5", "x", "٣", "9" * 30, "1e3", [], 2**63])
 def test_seeds_that_are_none(said):
-    refused("bad_number", request.seed_of, said)
+    refused("bad_number", request.read_seed, said)
 
 
 def test_settings_are_called_what_the_page_calls_them():
     with pytest.raises(Refused) as error:
-        request.whole("steps", 0, 1, 100)
+        request.check_whole("steps", 0, 1, 100)
     assert str(error.value) == "Steps: expected a number from 1 to 100"
     assert error.value.said("zh") == "步数：应为 1 到 100 之间的数"
 
 
 def test_lines():
-    assert request.lines("猫\n\n 狗 \n", LIMITS) == ["猫", "狗"]
-    refused("no_texts", request.lines, "\n", LIMITS)
-    refused("many_texts", request.lines, "a\n" * 51, LIMITS)
-    refused("many_texts", request.lines, "\n" * 10**5, LIMITS)
-    refused("bad_input", request.lines, 3, LIMITS)
-    refused("bad_input", request.lines, [3], LIMITS)
+    assert request.read_lines("猫\n\n 狗 \n", LIMITS) == ["猫", "狗"]
+    refused("no_texts", request.read_lines, "\n", LIMITS)
+    refused("many_texts", request.read_lines, "a\n" * 51, LIMITS)
+    refused("many_texts", request.read_lines, "\n" * 10**5, LIMITS)
+    refused("bad_input", request.read_lines, 3, LIMITS)
+    refused("bad_input", request.read_lines, [3], LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -125,57 +130,79 @@ def test_lines():
 )
 def test_uploads_that_are_refused(tmp_path, content, key):
     (tmp_path / "x.png").write_bytes(content)
-    refused(key, uploads.picture, tmp_path / "x.png", LIMITS)
+    refused(key, uploads.open_upload, tmp_path / "x.png", LIMITS)
 
 
 def test_uploads_that_are_cut_or_not_there(tmp_path):
     Image.effect_noise((64, 64), 50).save(tmp_path / "x.png")
     (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:500])
-    refused("bad_picture", uploads.picture, tmp_path / "x.png", LIMITS)
-    refused("bad_picture", uploads.picture, tmp_path / "none.png", LIMITS)
-    refused("bad_picture", uploads.picture, tmp_path, LIMITS)
-    refused("no_picture", uploads.picture, None, LIMITS)
+    refused("bad_picture", uploads.open_upload, tmp_path / "x.png", LIMITS)
+    refused("bad_picture", uploads.open_upload, tmp_path / "none.png", LIMITS)
+    refused("bad_picture", uploads.open_upload, tmp_path, LIMITS)
+    refused("no_picture", uploads.open_upload, None, LIMITS)
 
 
 def test_settings_from_a_picture_are_brought_within_the_limits():
-    wild = Settings("猫" * 5000, steps=10**9, guidance_scale=1e9, seed=-5, width=4096, height=2048, scheduler="Euler a",
-                    model="../../etc/passwd", lora="evil", init_image="/etc/passwd", allow_pickle=True)  # fmt: skip
-    kept, changed = request.clamped(wild, LIMITS)
+    wild = ImageSettings.model_construct(
+        prompt="猫" * 5000, steps=10**9, guidance_scale=1e9, seed=-5, width=4096, height=2048, scheduler="Euler a",
+        model="../../etc/passwd", lora="evil", init_image="/etc/passwd", allow_pickle=True,
+    )  # fmt: skip
+    kept, changed = request.within_limits(wild, LIMITS)
     assert (len(kept.prompt), kept.steps, kept.guidance_scale, kept.seed) == (2000, 100, 30.0, 0)
     assert kept.width * kept.height <= LIMITS.pixels
     assert kept.width == pytest.approx(2 * kept.height, abs=16)
     assert kept.scheduler == "euler-a"
     assert (kept.model, kept.lora, kept.init_image, kept.allow_pickle) == (None, None, None, None)
     assert set(changed) >= {"prompt", "steps", "guidance_scale", "seed", "width", "height"}
-    request.checked(
-        GenerateRequest(kept.prompt, width=kept.width, height=kept.height, scheduler=kept.scheduler), LIMITS
-    )
+    read_request(dict(kept), LIMITS)
 
 
 def test_settings_that_are_sound_stay():
-    sound = Settings("一只猫", "模糊", steps=25, scheduler="DDIM", guidance_scale=7.5, seed=1, width=512, height=512)
-    kept, changed = request.clamped(sound, LIMITS)
+    sound = ImageSettings(
+        prompt="一只猫",
+        negative_prompt="模糊",
+        steps=25,
+        scheduler="DDIM",
+        guidance_scale=7.5,
+        seed=1,
+        width=512,
+        height=512,
+    )
+    kept, changed = request.within_limits(sound, LIMITS)
     assert changed == []
-    assert kept == replace(sound, scheduler="ddim")
+    assert kept == sound.replace(scheduler="ddim")
+
+
+@pytest.mark.parametrize("name", OFFERED_SCHEDULERS)
+def test_schedulers_come_back_from_a_picture_by_the_name_on_the_page(name):
+    written = find_scheduler(name).written
+    kept, changed = request.within_limits(ImageSettings(prompt="猫", scheduler=written), LIMITS)
+    assert (kept.scheduler, changed) == (name, [])
+    assert read_request({"prompt": "猫", "scheduler": name}, LIMITS).settings.scheduler == name
+
+
+def test_schedulers_that_are_not_offered_are_dropped():
+    kept, changed = request.within_limits(ImageSettings(prompt="猫", scheduler="Euler a Karras"), LIMITS)
+    assert (kept.scheduler, changed) == (None, ["scheduler"])
 
 
 @pytest.mark.parametrize("size", [(0, 0), (-8, 8), (10**12, 8), (None, 8)])
 def test_sizes_from_a_picture_that_make_no_sense_are_dropped(size):
-    kept, _ = request.clamped(Settings("a", width=size[0], height=size[1]), LIMITS)
+    kept, _ = request.within_limits(ImageSettings.model_construct(prompt="a", width=size[0], height=size[1]), LIMITS)
     assert (kept.width, kept.height) == (None, None)
 
 
 def test_what_was_painted_over_is_the_mask():
     layer = Image.new("RGBA", (16, 8), (0, 0, 0, 0))
     layer.paste((255, 0, 0, 255), (2, 2, 6, 6))
-    image, mask = uploads.edited({"background": Image.new("RGBA", (16, 8), "red"), "layers": [layer]}, LIMITS)
+    image, mask = uploads.read_editor({"background": Image.new("RGBA", (16, 8), "red"), "layers": [layer]}, LIMITS)
     assert image.mode == "RGB"
     assert mask.getbbox() == (2, 2, 6, 6)
-    assert uploads.edited({"background": Image.new("RGB", (8, 8)), "layers": []}, LIMITS)[1] is None
+    assert uploads.read_editor({"background": Image.new("RGB", (8, 8)), "layers": []}, LIMITS)[1] is None
     for nothing in (None, {}, {"background": None}):
-        refused("no_picture", uploads.edited, nothing, LIMITS)
+        refused("no_picture", uploads.read_editor, nothing, LIMITS)
     other = {"background": Image.new("RGB", (8, 8)), "layers": [layer]}
-    refused("mask_size", uploads.edited, other, LIMITS)
+    refused("mask_size", uploads.read_editor, other, LIMITS)
 
 
 def test_long_texts_inside_a_png_are_no_way_to_fill_the_memory(tmp_path):
@@ -183,7 +210,7 @@ def test_long_texts_inside_a_png_are_no_way_to_fill_the_memory(tmp_path):
     info.add_itxt("parameters", "a" * (80 * 2**20), zip=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=info)
     assert (tmp_path / "x.png").stat().st_size < 200_000
-    refused("bad_picture", uploads.picture, tmp_path / "x.png", LIMITS)
+    refused("bad_picture", uploads.open_upload, tmp_path / "x.png", LIMITS)
 
 
 def test_every_sentence_is_in_both_languages():
@@ -196,10 +223,12 @@ def test_every_sentence_is_in_both_languages():
 
 def test_every_sentence_is_used_and_every_used_one_is_there():
     folder = Path(altdiffusion.web.__file__).parent
-    source = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py") if path.name != "texts.py")
+    source = "".join(
+        path.read_text(encoding="utf-8") for path in folder.rglob("*.py") if path.name != "translations.py"
+    )
     quoted = set(re.findall(r'"([a-z_]+)"', source))
     made = {f"{side}_{what}" for side in ("left", "right") for what in ("model", "prompt")}
-    assert not {key for key in TEXTS if key not in quoted | made}
+    assert not {key for key in TEXTS if key not in quoted | made | set(settings_with("web"))}
     asked = set(re.findall(r'(?:I18N|say|Refused)\("([a-z_]+)"', source))
     assert asked <= set(TEXTS)
 
@@ -210,6 +239,6 @@ def test_texts_with_braces_of_their_own():
 
 
 def test_settings_written_by_us_are_read_back(tmp_path):
-    sound = Settings("قطة", steps=3, seed=2**62)
+    sound = ImageSettings(prompt="قطة", steps=3, seed=2**62)
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=png_info(sound))
-    uploads.picture(tmp_path / "x.png", LIMITS)
+    uploads.open_upload(tmp_path / "x.png", LIMITS)

@@ -13,7 +13,7 @@ from PIL import Image
 from altdiffusion import InputError
 from altdiffusion.cli.main import parse
 from altdiffusion.web import html_parts
-from altdiffusion.web.draw_queue import Drawing, Loading, Waiting
+from altdiffusion.web.draw_queue import Generating, Loading, Waiting
 from altdiffusion.web.guard import MAX_JSON, Guard
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.server import Serving, running, sweep
@@ -58,14 +58,14 @@ def test_without_gradio_the_command_says_what_to_install():
 
 
 def test_old_files_are_swept_away(tmp_path):
-    for name, age in (("new/a.png", 10), ("old/b.png", 10_000), ("drawn/c.png", 10_000)):
+    for name, age in (("new/a.png", 10), ("old/b.png", 10_000), ("generated/c.png", 10_000)):
         path = tmp_path / name
         path.parent.mkdir()
         path.touch()
         os.utime(path, (time.time() - age,) * 2)
     assert sweep(tmp_path, time.time(), keep=3600) == 2
     assert {path.name for path in tmp_path.rglob("*.png")} == {"a.png"}
-    assert (tmp_path / "drawn").is_dir()
+    assert (tmp_path / "generated").is_dir()
 
 
 def answer(path, body=b"", headers=(), chunks=None, max_upload=4 * MAX_JSON):
@@ -128,7 +128,7 @@ class Found(HTMLParser):
         html_parts.refusal(HOSTILE),
         html_parts.heat_map([HOSTILE], [HOSTILE], [[0.5]], HOSTILE),
         html_parts.bars([HOSTILE], [HOSTILE], [[0.5]], HOSTILE),
-        html_parts.found_settings([(HOSTILE, HOSTILE)], HOSTILE),
+        html_parts.settings_list([(HOSTILE, HOSTILE)], HOSTILE),
     ],
     ids=["line", "refusal", "heat map", "bars", "settings"],
 )
@@ -154,7 +154,7 @@ def test_equal_scores_have_a_map_too():
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_what_happens_is_said_and_shown(language):
-    html = html_parts.status(Drawing(5, 25, 3.2, Image.new("RGB", (8, 8))), language)
+    html = html_parts.status(Generating(5, 25, 3.2, Image.new("RGB", (8, 8))), language)
     assert 'value="5" max="25"' in html
     assert ("第 5 步" if language == "zh" else "Step 5 of 25") in html
     for news in (Waiting(2), Loading()):

@@ -1,22 +1,24 @@
-"""The parts that several tabs share: words in both languages, the settings of a drawing, what happens while it is drawn."""
+"""The parts that several tabs share: words in both languages, a request's settings, what happens while it is answered."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import gradio as gr
 
 from altdiffusion.generation.infotext import to_infotext
-from altdiffusion.generation.settings import DEFAULT_STEPS, DEFAULT_STRENGTH, default_guidance_scale
-from altdiffusion.web import html_parts, request
-from altdiffusion.web.draw_queue import Drawing
-from altdiffusion.web.request import GenerateRequest
-from altdiffusion.web.service import DemoService, Finished, Shown
+from altdiffusion.generation.settings import ImageSettings, settings_with
+from altdiffusion.settings import choices_of, type_of
+from altdiffusion.web import html_parts
+from altdiffusion.web.draw_queue import Generating
+from altdiffusion.web.limits import Limits
+from altdiffusion.web.request import OFFERED_SCHEDULERS, SHAPES, WEB_SETTINGS, VisitorRequest, slider_range
+from altdiffusion.web.service import DemoService, Finished, SavedImage
 from altdiffusion.web.translations import GRADIO_ZH, TEXTS, Refused, say
 
 logger = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ I18N = gr.I18n(
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "hidden"}
 KEPT = 60  # images of a session's history
 
-# A drawn image in a session's state: its file, its settings as infotext, its caption, its seed.
+# A generated image in a session's state: its file, its settings as infotext, its caption, its seed.
 Entry = tuple[str, str, str, int]
 
 
@@ -38,78 +40,81 @@ def sorry(error: Exception, language: str) -> str:
     """The sentence for a visitor; what is not a refusal goes to the log, and nowhere else."""
     if isinstance(error, Refused):
         return error.said(language)
-    logger.error("a visitor's wish failed", exc_info=error)
+    logger.error("a visitor's request failed", exc_info=error)
     return say("failed", language)
 
 
 @dataclass
 class Controls:
-    """The settings of a drawing, as components."""
+    """The settings of a request, as components by their names: `WEB_SETTINGS`, and images, best_of, shape."""
 
-    steps: gr.Slider
-    guidance_scale: gr.Slider
-    scheduler: gr.Dropdown
-    seed: gr.Textbox
-    images: gr.Slider
-    best_of: gr.Slider
-    shape: gr.Dropdown | None = None
-    width: gr.Number | None = None
-    height: gr.Number | None = None
-    strength: gr.Slider | None = None
-
-    @property
-    def names(self) -> list[str]:
-        return [name for name in vars(self) if getattr(self, name) is not None]
+    parts: dict[str, Any]
 
     @property
     def inputs(self) -> list[Any]:
-        return [getattr(self, name) for name in self.names]
+        return list(self.parts.values())
 
-    def wish(self, values: tuple[Any, ...], **more: Any) -> GenerateRequest:
-        """What the components say, as a wish; `values` in the order of `inputs`."""
-        said = dict(zip(self.names, values, strict=True))
-        said["seed"] = request.seed_of(said["seed"])
-        if self.shape is not None:
-            if said["shape"] == "exact":
-                said["shape"] = ""
-            else:
-                said["width"] = said["height"] = 0
-        return replace(GenerateRequest(prompt=""), **(said | more))
+    def said(self, values: Sequence[Any], **more: Any) -> dict[str, Any]:
+        """What the components say, for `read_request`; `values` in the order of `inputs`."""
+        said = dict(zip(self.parts, values, strict=True)) | more
+        if said.get("shape") == "exact":
+            said["shape"] = ""
+        elif "shape" in said:
+            said["width"] = said["height"] = 0
+        return said
 
 
-def controls(studio: DemoService, *, sizes: bool = False, strength: bool = False, several: bool = True) -> Controls:
+def controls(service: DemoService, *, sizes: bool = False, strength: bool = False, several: bool = True) -> Controls:
     """The accordion of settings, closed at first. several: more than one image, and the best of them."""
-    limits = studio.limits
-    shape = width = height = None
+    limits, parts = service.limits, {}
+    defaults = ImageSettings(prompt="-", init_image="-").resolved(service.models.labels[0])
+    left_out = {"prompt", "negative_prompt", "width", "height", *(() if strength else settings_with("needs_image"))}
+    names = [name for name in WEB_SETTINGS if name not in left_out]
     with gr.Accordion(I18N("settings"), open=False):
         with gr.Row(visible=several):
-            images = gr.Slider(1, limits.images, 1, step=1, label=I18N("images"))
-            best_of = gr.Slider(1, limits.images, 1, step=1, label=I18N("best_of"))
+            parts["images"] = gr.Slider(1, limits.images, 1, step=1, label=I18N("images"))
+            parts["best_of"] = gr.Slider(1, limits.images, 1, step=1, label=I18N("best_of"))
         if sizes:
-            shapes = [(I18N("shape_square"), "1:1"), *((each, each) for each in request.SHAPES if each != "1:1")]
+            shapes = [(I18N("shape_square"), "1:1"), *((shape, shape) for shape in SHAPES if shape != "1:1")]
             with gr.Row():
-                shape = gr.Dropdown([*shapes, (I18N("shape_exact"), "exact")], value="1:1", label=I18N("shape"))
-                width = gr.Number(64, precision=0, step=8, label=I18N("width"))
-                height = gr.Number(64, precision=0, step=8, label=I18N("height"))
-        change = gr.Slider(0.05, 1, DEFAULT_STRENGTH, step=0.05, label=I18N("strength")) if strength else None
-        with gr.Row():
-            steps = gr.Slider(1, limits.steps, min(DEFAULT_STEPS, limits.steps), step=1, label=I18N("steps"))
-            guided = default_guidance_scale(studio.models.labels[0])
-            guidance = gr.Slider(0, limits.guidance_scale, guided, step=0.5, label=I18N("guidance_scale"))
-        with gr.Row():
-            own = (I18N("scheduler_own"), "")
-            scheduler = gr.Dropdown(
-                [own, *((name, name) for name in request.OFFERED_SCHEDULERS)], value="", label=I18N("scheduler")
-            )
-            seed = gr.Textbox(label=I18N("seed"), placeholder=I18N("seed_hint"), max_length=25)
+                parts["shape"] = gr.Dropdown(
+                    [*shapes, (I18N("shape_exact"), "exact")], value="1:1", label=I18N("shape")
+                )
+                parts["width"] = gr.Number(64, precision=0, step=8, label=I18N("width"))
+                parts["height"] = gr.Number(64, precision=0, step=8, label=I18N("height"))
+        for first in range(0, len(names), 2):
+            with gr.Row():
+                for name in names[first : first + 2]:
+                    parts[name] = _component(name, getattr(defaults, name), limits)
         dice = gr.Button(I18N("dice"), size="sm")
-        dice.click(lambda: "", None, seed, **PRIVATE)
-    return Controls(steps, guidance, scheduler, seed, images, best_of, shape, width, height, change)
+        dice.click(lambda: "", None, parts["seed"], **PRIVATE)
+    return Controls(parts)
+
+
+def _component(name: str, default: Any, limits: Limits) -> Any:
+    """The component of a setting, by its type, choices and range. default: None where nothing is said at first."""
+    field = ImageSettings.model_fields[name]
+    label = I18N(name) if name in TEXTS else field.description
+    if name == "seed":
+        return gr.Textbox(label=label, placeholder=I18N("seed_hint"), max_length=25)
+    choices = OFFERED_SCHEDULERS if name == "scheduler" else choices_of(field)
+    if choices:
+        own = (I18N("scheduler_own"), "")
+        return gr.Dropdown([own, *((choice, choice) for choice in choices)], value=default or "", label=label)
+    if type_of(field) is str:
+        return gr.Textbox(label=label, max_length=limits.text)
+    if type_of(field) is bool:
+        return gr.Checkbox(label=label)
+    steps = slider_range(name, limits)
+    if steps is None or default is None:
+        return gr.Number(default, precision=0 if type_of(field) is int else None, label=label)
+    least, most, step = steps
+    return gr.Slider(least, most, min(default, most), step=step, label=label)
 
 
 @dataclass
 class Stage:
-    """Where drawing shows: what happens, the image so far, the images."""
+    """Where a request is answered: what happens, the image so far, the images."""
 
     status: gr.HTML
     preview: gr.Image
@@ -141,25 +146,26 @@ def stage() -> Stage:
         download = gr.DownloadButton(I18N("download"), size="sm", interactive=False, elem_classes="download")
     copy.click(None, chosen, None, js="(text) => { window.altdiffusionCopy(text); }", **PRIVATE)
 
-    def choose(event: gr.SelectData, drawn: list[Entry]) -> tuple[str, Any]:
-        number = event.index if isinstance(event.index, int) and 0 <= event.index < len(drawn) else 0
-        if not drawn:
+    def choose(event: gr.SelectData, entries: list[Entry]) -> tuple[str, Any]:
+        if not entries:
             return "", gr.skip()
-        return drawn[number][1], gr.DownloadButton(value=drawn[number][0], interactive=True)
+        index = event.index if isinstance(event.index, int) and 0 <= event.index < len(entries) else 0
+        path, text, _, _ = entries[index]
+        return text, gr.DownloadButton(value=path, interactive=True)
 
     gallery.select(choose, entries, [chosen, download], **PRIVATE)
     return Stage(status, preview, gallery, entries)
 
 
-def entry(shown: Shown, language: str) -> Entry:
-    seed = shown.settings.seed or 0
-    if shown.filtered:
+def entry(image: SavedImage, language: str) -> Entry:
+    seed = image.settings.seed or 0
+    if image.filtered:
         caption = say("filtered", language)
-    elif shown.score is None:
+    elif image.score is None:
         caption = say("caption", language, seed=seed)
     else:
-        caption = say("caption_scored", language, seed=seed, score=f"{shown.score:.3f}")
-    return str(shown.path), to_infotext(shown.settings), caption, seed
+        caption = say("caption_scored", language, seed=seed, score=f"{image.score:.3f}")
+    return str(image.path), to_infotext(image.settings), caption, seed
 
 
 def as_gallery(entries: list[Entry]) -> list[tuple[str, str]]:
@@ -167,42 +173,42 @@ def as_gallery(entries: list[Entry]) -> list[tuple[str, str]]:
 
 
 def follow(
-    studio: DemoService, wish_of: Callable[..., GenerateRequest]
+    service: DemoService, request_of: Callable[..., VisitorRequest]
 ) -> Callable[..., AsyncGenerator[tuple[Any, Any, Any, Any, Any], None]]:
-    """The event that draws: (language, history, *what `wish_of` takes) -> what a stage shows, and the history."""
+    """The event that generates: (language, history, *what `request_of` takes) -> what a stage shows, and the history."""
 
-    async def draw(language: str, history: list[Entry], *values: Any) -> AsyncGenerator[Any, None]:
+    async def generate(language: str, history: list[Entry], *values: Any) -> AsyncGenerator[Any, None]:
         keep = gr.skip()
         hidden = gr.Image(value=None, visible=False)
         try:
-            async with aclosing(studio.draw(await asyncio.to_thread(wish_of, *values))) as updates:
+            async with aclosing(service.generate(await asyncio.to_thread(request_of, *values))) as updates:
                 async for news in updates:
                     if isinstance(news, Finished):
-                        entries = [entry(each, language) for each in news.pictures]
+                        entries = [entry(image, language) for image in news.images]
                         note = say("drawn", language, seconds=f"{news.seconds:.1f}")
-                        if news.pictures[0].score is None:
+                        if news.images[0].score is None:
                             note += ". " + say("no_scores", language)
                         history = [*entries, *history][:KEPT]
                         yield html_parts.line(note), hidden, as_gallery(entries), entries, history
                     else:
-                        sketch = news.sketch if isinstance(news, Drawing) else None
-                        shown = keep if sketch is None else gr.Image(value=sketch, visible=True)
+                        preview = news.preview if isinstance(news, Generating) else None
+                        shown = keep if preview is None else gr.Image(value=preview, visible=True)
                         yield html_parts.status(news, language), shown, keep, keep, keep
         except Exception as error:
             yield html_parts.refusal(sorry(error, language)), hidden, keep, keep, keep
 
-    return draw
+    return generate
 
 
-def cancels(stop: gr.Button, drawing: Any, language: gr.Radio, statuses: list[Any], previews: list[Any]) -> None:
-    """The button ends that drawing. (An event that cancels can't say anything itself: the one after it does.)"""
+def cancels(stop: gr.Button, event: Any, language: gr.Radio, statuses: list[Any], previews: list[Any]) -> None:
+    """The button ends that event. (One that cancels can't say anything itself: the one after it does.)"""
 
-    def told(language: str) -> list[Any]:
+    def say_so(language: str) -> list[Any]:
         hidden = [gr.Image(value=None, visible=False)] * len(previews)
         return [html_parts.line(say("cancelled", language))] * len(statuses) + hidden
 
-    ended = stop.click(None, None, None, cancels=[drawing], **PRIVATE)
-    ended.then(told, language, [*statuses, *previews], **PRIVATE)
+    ended = stop.click(None, None, None, cancels=[event], **PRIVATE)
+    ended.then(say_so, language, [*statuses, *previews], **PRIVATE)
 
 
 def start_and_stop() -> tuple[gr.Button, gr.Button]:
@@ -212,10 +218,10 @@ def start_and_stop() -> tuple[gr.Button, gr.Button]:
     return go, stop
 
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
-def told(work: Callable[[], tuple[str, Result]], language: str, nothing: Any) -> tuple[str, Any]:
+def or_refusal(work: Callable[[], tuple[str, T]], language: str, nothing: Any) -> tuple[str, Any]:
     """What `work` gives, or the sentence that says why not, and `nothing`."""
     try:
         return work()
@@ -223,7 +229,9 @@ def told(work: Callable[[], tuple[str, Result]], language: str, nothing: Any) ->
         return html_parts.refusal(sorry(error, language)), nothing
 
 
-async def told_later(work: Callable[[], Awaitable[tuple[str, Result]]], language: str, nothing: Any) -> tuple[str, Any]:
+async def or_refusal_later(
+    work: Callable[[], Awaitable[tuple[str, T]]], language: str, nothing: Any
+) -> tuple[str, Any]:
     """The same, for work that takes a while."""
     try:
         return await work()

@@ -1,4 +1,4 @@
-"""The tab that draws."""
+"""The tab that generates images from a prompt."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from altdiffusion.web.request import GenerateRequest
+from altdiffusion.web.request import VisitorRequest, read_request
 from altdiffusion.web.service import DemoService
 from altdiffusion.web.tabs.controls import (
     I18N,
@@ -34,37 +34,39 @@ EXAMPLES = [
 
 
 def draw_tab(
-    studio: DemoService, model: gr.Dropdown, language: gr.Radio, history: gr.State
+    service: DemoService, model: gr.Dropdown, language: gr.Radio, history: gr.State
 ) -> tuple[gr.Textbox, gr.Textbox, Controls]:
+    """Its prompt, its negative prompt and its settings: where the settings of an image are sent to."""
     with gr.Row():
         with gr.Column():
             prompt = gr.Textbox(
-                label=I18N("prompt"), placeholder=I18N("prompt_hint"), lines=2, max_length=studio.limits.text,
+                label=I18N("prompt"), placeholder=I18N("prompt_hint"), lines=2, max_length=service.limits.text,
                 autofocus=True, elem_id="prompt",
             )  # fmt: skip
             negative = gr.Textbox(
-                label=I18N("negative_prompt"), placeholder=I18N("negative_hint"), max_length=studio.limits.text
+                label=I18N("negative_prompt"), placeholder=I18N("negative_hint"), max_length=service.limits.text
             )
             go, stop = start_and_stop()
-            gr.Examples([[each] for each in EXAMPLES], prompt, label=I18N("examples"), api_visibility="private")
-            settings = controls(studio, sizes=True)
+            gr.Examples([[example] for example in EXAMPLES], prompt, label=I18N("examples"), api_visibility="private")
+            settings = controls(service, sizes=True)
             again = gr.Button(I18N("again"), size="sm", elem_classes="again")
         with gr.Column():
             shown = stage()
 
-    def wish(model: str, prompt: str, negative: str, *values: Any) -> GenerateRequest:
-        return settings.wish(values, model=model, prompt=prompt, negative_prompt=negative)
+    def request(model: str, prompt: str, negative: str, *values: Any) -> VisitorRequest:
+        said = settings.said(values, model=model, prompt=prompt, negative_prompt=negative)
+        return read_request(said, service.limits)
 
-    drawing = go.click(
-        follow(studio, wish),
+    generating = go.click(
+        follow(service, request),
         [language, history, model, prompt, negative, *settings.inputs],
         [*shown.outputs, history],
         **PRIVATE,
     )
-    cancels(stop, drawing, language, [shown.status], [shown.preview])
-    again.click(_last_seed, shown.entries, settings.seed, **PRIVATE)
+    cancels(stop, generating, language, [shown.status], [shown.preview])
+    again.click(_last_seed, shown.entries, settings.parts["seed"], **PRIVATE)
     return prompt, negative, settings
 
 
-def _last_seed(drawn: list[Entry]) -> str:
-    return str(min(seed for *_, seed in drawn)) if drawn else ""
+def _last_seed(entries: list[Entry]) -> str:
+    return str(min(seed for *_, seed in entries)) if entries else ""
