@@ -12,8 +12,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.errors import InputError
+from altdiffusion.files import local_path
 
 MAX_PIXELS = 64 * 10**6  # an image of 8000 x 8000; more is an accident or an attack
 MAX_SIDE = 4096  # of an image to draw, in pixels

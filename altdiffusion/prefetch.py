@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,19 +12,22 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_threads(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int, window: int
-) -> Iterator[Result]:
-    """`function` of each item, in order, computed in threads while the caller works, at most `window` items ahead."""
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
+def prefetch(
+    function: Callable[[Item], Result], items: Iterable[Item], ahead: int, workers: int | None = None
+) -> Generator[Result, None, None]:
+    """`function` of each item, in order, computed in threads while the caller works.
+
+    ahead: items that are computed or being computed at a time, at least 1. workers: threads; None: one a core, at most 8.
+    What `function` raises is raised here, at its item. Closing the generator cancels what has not begun.
+    """
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        pending: deque[Future[Result]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= window:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # the caller may have stopped halfway
-            for each in waiting:
-                each.cancel()
+                pending.append(pool.submit(function, item))
+                if len(pending) >= ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

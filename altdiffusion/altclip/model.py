@@ -5,7 +5,7 @@
     probabilities = model(**inputs).logits_per_image.softmax(dim=1)
 
 Stock transformers classes, loaded from every layout that was published; what they save is stock again.
-`PromptScorer` (scoring.py) is the quicker and easier way to scores.
+`PromptScorer` (scorer.py) is the quicker and easier way to scores.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from transformers import (
 from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.forward import patch_forward
-from altdiffusion.text_encoder.tokenizer import hub_files, load_any_tokenizer, load_tokenizer
+from altdiffusion.text_encoder.tokenizer import choose_tokenizer, hub_files, load_any_tokenizer
 
 
 class AltCLIP(AltCLIPModel):
@@ -55,19 +55,34 @@ class AltCLIP(AltCLIPModel):
             `save_pretrained` and the trainers wrote.
         dtype: of the weights; None means float32. device_map: as in transformers.
         allow_pickle: read .bin files (with torch's weights_only).
-        variant, use_safetensors: which files of the folder, as in diffusers. hub: revision, token, cache_dir, ...
+        variant, use_safetensors: which files of the folder, as in diffusers. hub_options: revision, token, cache_dir, ...
         Raises InputError for what can't be found or read, for another architecture, and for tensors that are missing
         or left over.
         """
-        folder = altclip_folder(model, hub_files(allow_pickle), **hub_options)
+        folder = altclip_folder(hub.resolve(model, hub_files(allow_pickle), **hub_options))
+        options: dict[str, Any] = {"allow_pickle": allow_pickle, "variant": variant, "use_safetensors": use_safetensors}
+        return cls.from_folder(folder, dtype=dtype, device_map=device_map, **options)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device_map: Any = None,
+        allow_pickle: bool = False,
+        variant: str | None = None,
+        use_safetensors: bool | None = None,
+    ) -> AltCLIP:
+        """Load a full AltCLIP from the folder that `altclip_folder` gives; the rest as in `from_pretrained`."""
         files = tensor_files.weight_files(folder, variant, use_safetensors)
         state = tensor_files.read_files(files, allow_pickle=allow_pickle, dtype=dtype or torch.float32)
-        config, stock = _fitting(state, folder)
-        loaded = super().from_pretrained(
+        config, stock = _to_stock(state, folder)
+        model = super().from_pretrained(
             None, config=config, state_dict=stock, dtype=dtype or torch.float32, device_map=device_map
         )
-        patch_forward(loaded.text_model)
-        return loaded.eval()
+        patch_forward(model.text_model)
+        return model.eval()
 
     def get_text_features(self, *args: Any, **kwargs: Any) -> Tensor:
         """float (texts, projection_dim), not normalised. Takes what AltCLIPModel takes: input_ids, attention_mask, ..."""
@@ -96,12 +111,16 @@ class AltCLIPProcessor(transformers.AltCLIPProcessor):
         tokenizer: str | Path | XLMRobertaTokenizer | None = None,
         **hub_options: Any,
     ) -> AltCLIPProcessor:
-        """Tokenizer and image processor of an AltCLIP; `model` and `hub` as in `AltCLIP.from_pretrained`.
+        """Tokenizer and image processor of an AltCLIP; `model` and `hub_options` as in `AltCLIP.from_pretrained`.
 
         tokenizer: where to take it from instead. Raises InputError where one of the two is missing or damaged.
         """
-        folder = altclip_folder(model, _PROCESSOR_FILES, **hub_options)
-        return cls(load_image_processor(folder), load_tokenizer(tokenizer if tokenizer is not None else folder))
+        return cls.from_folder(altclip_folder(hub.resolve(model, _PROCESSOR_FILES, **hub_options)), tokenizer)
+
+    @classmethod
+    def from_folder(cls, folder: Path, tokenizer: str | Path | XLMRobertaTokenizer | None = None) -> AltCLIPProcessor:
+        """Tokenizer and image processor from the folder that `altclip_folder` gives."""
+        return cls(load_image_processor(folder), choose_tokenizer(tokenizer, folder))
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
         """Tokens and pixels, as in transformers. Texts are cut at 77 tokens unless `truncation` says otherwise."""
@@ -110,13 +129,29 @@ class AltCLIPProcessor(transformers.AltCLIPProcessor):
         return super().__call__(images=images, text=text, **kwargs)
 
 
+def load_with_processor(
+    model: str | Path | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device_map: Any = None,
+    allow_pickle: bool = False,
+    variant: str | None = None,
+    use_safetensors: bool | None = None,
+    **hub_options: Any,
+) -> tuple[AltCLIP, AltCLIPProcessor]:
+    """A full AltCLIP and its processor; arguments as in `AltCLIP.from_pretrained`."""
+    folder = altclip_folder(hub.resolve(model, hub_files(allow_pickle), **hub_options))
+    options: dict[str, Any] = {"allow_pickle": allow_pickle, "variant": variant, "use_safetensors": use_safetensors}
+    loaded = AltCLIP.from_folder(folder, dtype=dtype, device_map=device_map, **options)
+    return loaded, AltCLIPProcessor.from_folder(folder)
+
+
 _PROCESSOR_FILES = ["*.json", "*.model", "tokenizer/*.json", "tokenizer/*.model"]
 EMBEDDED = "altclip"  # the embedded default's folder in mini, where the text encoder's is the text tower alone
 
 
-def altclip_folder(model: str | Path | None, hub_patterns: list[str], **hub_options: Any) -> Path:
-    """The folder of a full AltCLIP. Raises InputError where there is none."""
-    folder = hub.locate(model, hub_patterns, **hub_options)
+def altclip_folder(folder: Path) -> Path:
+    """The folder of a full AltCLIP: this one, or inside mini's. Raises InputError where there is none."""
     if (folder / EMBEDDED).is_dir():
         return folder / EMBEDDED
     if (folder / "model_index.json").is_file():
@@ -129,8 +164,8 @@ def altclip_folder(model: str | Path | None, hub_patterns: list[str], **hub_opti
     return folder
 
 
-def _fitting(state: layouts.State, folder: Path) -> tuple[AltCLIPConfig, dict[str, Tensor]]:
-    """The stock config and state dict of a full AltCLIP in any layout, if its tensors are exactly the ones needed."""
+def _to_stock(state: layouts.State, folder: Path) -> tuple[AltCLIPConfig, dict[str, Tensor]]:
+    """The stock config and state dict of a full AltCLIP in any layout. Raises InputError unless its tensors fit exactly."""
     given = tensor_files.read_json(folder / "config.json")
     settings, stock = layouts.altclip_to_stock(state, tensor_files.read_config(folder))
     vision = given.get("vision_config") or given.get("vision_config_dict") or {}
@@ -171,7 +206,7 @@ def image_features(model: Any, pixel_values: Tensor) -> Tensor:
 
 def load_similarity(model: str | Path) -> tuple[Any, Any, CLIPImageProcessor]:
     """(AltCLIPModel or CLIPModel in float32, tokenizer, image processor)."""
-    folder = altclip_folder(model, HUB_FILES)
+    folder = altclip_folder(hub.resolve(model, HUB_FILES))
     kind = tensor_files.read_config_type(folder)
     if kind not in ("altclip", "clip"):
         raise InputError(f"{model} is of type {kind!r}: expected a full AltCLIP or CLIP, with both towers")

@@ -27,10 +27,10 @@ from torch import Tensor
 from transformers import AltCLIPModel
 
 from altdiffusion.altclip.image_inputs import AnyImage, AnyImages, as_image, as_list
-from altdiffusion.altclip.model import AltCLIP, AltCLIPProcessor
+from altdiffusion.altclip.model import load_with_processor
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
-from altdiffusion.prefetch import in_threads
+from altdiffusion.prefetch import prefetch
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad, tokens
 
 logger = logging.getLogger(__name__)
@@ -86,23 +86,16 @@ class PromptScorer:
         batch_size: int = 32,
         cache_size: int = 10_000,
         workers: int | None = None,
-        **hub: Any,
+        **options: Any,
     ) -> PromptScorer:
         """Load an AltCLIP: None or "mini" (the embedded default), an id on the hub, or a folder in any layout.
 
         dtype: of the weights; None means float32, the exact one. device: None takes the best there is.
-        allow_pickle, hub: as in `AltCLIP.from_pretrained`. The rest: as in `PromptScorer`. Raises InputError.
+        allow_pickle, options: as in `AltCLIP.from_pretrained`. The rest: as in `PromptScorer`. Raises InputError.
         """
         target = choose_device(device)
-        loaded = AltCLIP.from_pretrained(model, dtype=dtype, allow_pickle=allow_pickle, **hub)
-        return cls(
-            loaded,
-            AltCLIPProcessor.from_pretrained(model, **hub),
-            device=target,
-            batch_size=batch_size,
-            cache_size=cache_size,
-            workers=workers,
-        )
+        loaded, processor = load_with_processor(model, dtype=dtype, allow_pickle=allow_pickle, **options)
+        return cls(loaded, processor, device=target, batch_size=batch_size, cache_size=cache_size, workers=workers)
 
     @property
     def logit_scale(self) -> float:
@@ -161,7 +154,7 @@ class PromptScorer:
                     self._images.put(key, row)
                 waiting.clear()
 
-        for index, found in enumerate(in_threads(self._read, given, self._workers, 2 * self.batch_size)):
+        for index, found in enumerate(prefetch(self._read, given, 2 * self.batch_size, self._workers)):
             if isinstance(found, InputError):
                 _report(bad, index, "image", str(found))
                 continue

@@ -88,7 +88,7 @@ def _generate(options: argparse.Namespace) -> None:
 
 def _check_writable(out: Path) -> None:
     """Say before anything is loaded that images could not be written."""
-    from altdiffusion.checkpoints.hub import local_path
+    from altdiffusion.files import local_path
 
     folder = local_path(out.parent if out.suffix.lower() == ".png" else out)
     if folder.exists() and not folder.is_dir():

@@ -27,13 +27,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.data.arrow_tables import ArrowTable
 from altdiffusion.data.image_folder import PictureFolder
 from altdiffusion.data.table import SkipLog, Table
 from altdiffusion.data.tar_shards import TarTable
 from altdiffusion.data.text_lines import LineTable
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.files import local_path
 
 READ = (
     "what is read is .tsv, .txt, .csv, .jsonl, .parquet, .tar, and folders with metadata.jsonl, .csv or .tsv or "

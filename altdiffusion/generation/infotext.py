@@ -20,8 +20,8 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.errors import InputError
+from altdiffusion.files import local_path
 from altdiffusion.generation.settings import Settings
 from altdiffusion.images import opened_image
 

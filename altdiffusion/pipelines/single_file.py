@@ -14,7 +14,7 @@ from transformers import XLMRobertaTokenizer
 from altdiffusion.checkpoints import layouts, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.encoder import build_text_encoder
-from altdiffusion.text_encoder.tokenizer import load_tokenizer
+from altdiffusion.text_encoder.tokenizer import choose_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def load_single_file(
         ),
         "vae": _fill(AutoencoderKL, vae_config, _rename(convert_ldm_vae_checkpoint, vae_state, vae_config), path),
         "text_encoder": text_encoder,
-        "tokenizer": load_tokenizer(tokenizer if tokenizer is not None else path),
+        "tokenizer": choose_tokenizer(tokenizer, path),
         "scheduler": PNDMScheduler(
             beta_start=0.00085,
             beta_end=0.012,

@@ -15,7 +15,7 @@ from transformers import AltCLIPTextConfig, AltCLIPTextModel, XLMRobertaTokenize
 
 from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.text_encoder.forward import patch_forward
-from altdiffusion.text_encoder.tokenizer import hub_files, load_tokenizer
+from altdiffusion.text_encoder.tokenizer import choose_tokenizer, hub_files
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +42,36 @@ def load_text_encoder(
     device_map: as in transformers, e.g. "auto".
     tokenizer: where to take it from if the model has none, as a single file; by default XLM-R's on the hub.
     allow_pickle: read .bin and .ckpt files (with torch's weights_only).
-    variant, use_safetensors: which files of a folder, as in diffusers. hub: revision, token, cache_dir, ...
+    variant, use_safetensors: which files of a folder, as in diffusers. hub_options: revision, token, cache_dir, ...
     Raises InputError for what can't be found or read, and for tensors that are missing or left over.
     """
-    root = hub.locate(model, hub_files(allow_pickle), **hub_options)
+    root = hub.resolve(model, hub_files(allow_pickle), **hub_options)
+    encoder = read_text_encoder(
+        root,
+        dtype=dtype,
+        device_map=device_map,
+        allow_pickle=allow_pickle,
+        variant=variant,
+        use_safetensors=use_safetensors,
+    )
+    return encoder, choose_tokenizer(tokenizer, root, **hub_options)
+
+
+def read_text_encoder(
+    root: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device_map: Any = None,
+    allow_pickle: bool = False,
+    variant: str | None = None,
+    use_safetensors: bool | None = None,
+) -> AltCLIPTextModel:
+    """The text tower alone, from a folder (or its subfolder `text_encoder`) or a file; the rest as `load_text_encoder`."""
     folder = root / "text_encoder" if (root / "text_encoder").is_dir() else root
     files = [root] if root.is_file() else tensor_files.weight_files(folder, variant, use_safetensors)
     state = tensor_files.read_files(files, allow_pickle=allow_pickle, dtype=dtype or torch.float32, wanted=_is_wanted)
     config = {} if root.is_file() else tensor_files.read_config(folder)
-    encoder = build_text_encoder(state, config, what=f"the text encoder of {root}", device_map=device_map)
-    return encoder, load_tokenizer(tokenizer if tokenizer is not None else root, **hub_options)
+    return build_text_encoder(state, config, what=f"the text encoder of {root}", device_map=device_map)
 
 
 def check_text_encoder(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> None:

@@ -30,6 +30,7 @@ from altdiffusion.evaluation.systems.open_clip import load_open_clip
 from altdiffusion.evaluation.systems.r2d2 import is_r2d2, load_r2d2, read_r2d2
 from altdiffusion.evaluation.systems.taiyi import load_taiyi
 from altdiffusion.evaluation.systems.wukong import is_wukong, load_wukong
+from altdiffusion.files import local_path
 
 FAMILIES: dict[str, Callable[[str, Options], System]] = {  # by the prefix that names one
     "clip": load_clip,
@@ -79,7 +80,7 @@ def _family(name: str, options: Options) -> tuple[str, str]:
     if name == hub.MINI:
         return "altclip", name
     first, _ = split_name(name)  # Taiyi's vision tower or a vocabulary may follow
-    path = hub.locate(first, ["config.json", "open_clip_config.json"])
+    path = hub.resolve(first, ["config.json", "open_clip_config.json"])
     if path.is_file():
         state = read_r2d2(path, options.allow_pickle)
         for family, fits in (("wukong", is_wukong), ("r2d2", is_r2d2)):
@@ -103,5 +104,5 @@ def _family(name: str, options: Options) -> tuple[str, str]:
                 "AltCLIPModel, BertForSequenceClassification (Taiyi), or one of open_clip's"
             )
     if (path / "open_clip_config.json").is_file():
-        return "open_clip", f"local-dir:{path}" if hub.local_path(name).is_dir() else f"hf-hub:{name}"
+        return "open_clip", f"local-dir:{path}" if local_path(name).is_dir() else f"hf-hub:{name}"
     raise InputError(f"{name} is no model: expected a folder with config.json or open_clip_config.json")

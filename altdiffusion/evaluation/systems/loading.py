@@ -15,6 +15,7 @@ from transformers import BertTokenizer, CLIPVisionConfig, CLIPVisionModel
 from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.evaluation.systems.dual_encoder import Options
+from altdiffusion.files import local_path
 
 # OpenAI's CLIP, and with it every system here.
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
@@ -24,7 +25,7 @@ VOCABULARY = ["tokenizer.json", "vocab.txt"]  # of BERT, either
 
 def split_name(name: str) -> tuple[str, str | None]:
     """ "FILE+OTHER" -> (FILE, OTHER); a name without, or of something that exists -> (name, None)."""
-    if "+" not in name or hub.local_path(name).exists():
+    if "+" not in name or local_path(name).exists():
         return name, None
     first, _, second = name.rpartition("+")
     return first, second
@@ -33,7 +34,7 @@ def split_name(name: str) -> tuple[str, str | None]:
 def find_folder(name: str, options: Options) -> Path:
     """The folder of a model in transformers' layout. Raises InputError for a file."""
     patterns = ["*.json", "*.txt", "model*.safetensors", *(["pytorch_model*.bin"] if options.allow_pickle else [])]
-    folder = hub.locate(name, patterns)
+    folder = hub.resolve(name, patterns)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no model: expected a folder with config.json, weights, tokenizer")
     return folder
@@ -119,7 +120,7 @@ def load_vocabulary(checkpoint: Path, named: str | None, rows: int) -> BertToken
             f"{checkpoint} carries no tokenizer: put bert-base-chinese's vocab.txt ({rows} lines) beside it, "
             f"or name it: {checkpoint.name}+VOCABULARY"
         )
-    root = checkpoint.parent / "vocab.txt" if named is None else hub.locate(named, VOCABULARY)
+    root = checkpoint.parent / "vocab.txt" if named is None else hub.resolve(named, VOCABULARY)
     if root.is_dir():
         tokenizer = load_tokenizer(BertTokenizer, root, VOCABULARY, rows)
     else:

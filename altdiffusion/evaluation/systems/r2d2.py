@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers import BertConfig, BertModel
 
-from altdiffusion.checkpoints import hub, tensor_files
+from altdiffusion.checkpoints import tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder, Options
 from altdiffusion.evaluation.systems.loading import (
@@ -32,6 +32,7 @@ from altdiffusion.evaluation.systems.loading import (
     split_name,
     squashed_pixels,
 )
+from altdiffusion.files import local_path
 
 CONTEXT = 64  # tokens
 NOTE = "dual encoder alone; the printed figures may include re-ranking of the top 128"
@@ -56,7 +57,7 @@ def load_r2d2(name: str, options: Options) -> DualEncoder:
     tokens; images are scaled to a square without a crop, bicubic.
     """
     file_name, vocabulary = split_name(name)
-    path = hub.local_path(file_name)
+    path = local_path(file_name)
     what = f"the R2D2 in {path}"
     state = dual_encoder_part(read_r2d2(path, options.allow_pickle), what)
     vision = build_vision(part(state, "visual_encoder."), what, options)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, layer_norm
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from altdiffusion.checkpoints import hub, layouts, tensor_files
+from altdiffusion.checkpoints import layouts, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.dual_encoder import Options, in_batches
 from altdiffusion.evaluation.systems.loading import (
@@ -34,6 +34,7 @@ from altdiffusion.evaluation.systems.loading import (
     part,
     split_name,
 )
+from altdiffusion.files import local_path
 
 _OWN = ("proj", "text_projection", "reduction.norm.weight", "reduction.norm.bias", "reduction.attention_maps.0.weight",
         "reduction.attention_maps.1.weight", "reduction.feat_conv.weight")  # fmt: skip
@@ -140,7 +141,7 @@ def load_wukong(name: str, options: Options) -> Wukong:
     32 tokens that the checkpoint has positions for.
     """
     file_name, vocabulary = split_name(name)
-    path = hub.local_path(file_name)
+    path = local_path(file_name)
     state = to_stock(tensor_files.read_tensors(path, allow_pickle=options.allow_pickle), f"the Wukong in {path}")
     rows = len(state["text." + _TEXT_SHAPES[0]])
     return Wukong(state, load_vocabulary(path, vocabulary, rows), f"the Wukong in {path}", options)
