@@ -97,9 +97,9 @@ def test_info_reports_versions_device_and_attention():
         (["generate", "a", "--model", "BAAI/AltDiffusion-m9"], "can't be reached"),
         (["generate", "a", "--scheduler", "magic"], "euler-a"),
         (["generate", "a", "--device", "cuda:99"], "this machine has"),
-        (["generate", "a", "--init-image", "nowhere.png"], "no such picture"),
+        (["generate", "a", "--init-image", "nowhere.png"], "no such image"),
         (["convert", "./nowhere", "out"], "unknown model"),
-        (["info", "nowhere.png"], "no such picture"),
+        (["info", "nowhere.png"], "no such image"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(words, line, capsys, monkeypatch, tmp_path):

@@ -593,7 +593,7 @@ def test_a_truncated_picture_is_refused(tmp_path, decode, form):
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_what_is_no_picture_is_refused(decode, content):
-    with pytest.raises(BadImage, match="no picture"):
+    with pytest.raises(BadImage, match="no image"):
         decode(content)
 
 

@@ -133,7 +133,7 @@ def test_schedulers_by_the_web_uis_and_diffusers_names(name):
         ("a", {"init_image": "no.png", "strength": 0.0}, "strength 0.0"),
         ("a", {"init_image": "no.png", "strength": 1.5}, "strength 1.5"),
         ("a", {"init_image": "no.png", "strength": 0.01}, "no step to draw"),
-        ("a", {"init_image": "no.png"}, "no such picture"),
+        ("a", {"init_image": "no.png"}, "no such image"),
         ("a", {"scheduler": "magic"}, "ddim, ddpm, pndm"),
         ("a", {"device": "cuda:7"}, "this machine has"),
         ("a", {"device": "toaster"}, "this machine has"),
