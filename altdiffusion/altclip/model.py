@@ -189,7 +189,7 @@ HUB_FILES = [*hub_files(allow_pickle=False), "*.txt"]
 def load_image_processor(folder: Path) -> CLIPImageProcessor:
     """How the vision tower in a folder wants its images. Raises InputError where the folder doesn't say."""
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        raise InputError(f"no preprocessor_config.json in {folder}: it says how the vision tower wants its pictures")
+        raise InputError(f"no preprocessor_config.json in {folder}: it says how the vision tower wants its images")
     processor: CLIPImageProcessor = CLIPImageProcessor.from_pretrained(folder)
     return processor
 

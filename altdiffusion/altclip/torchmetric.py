@@ -4,7 +4,7 @@
     metric.update(images, texts)
     metric.compute()                                                  # 0 to 100
 
-    CLIPScore(model_name_or_path=altclip_for_clip_score("mini"))      # the same figures out of torchmetrics' own class
+    CLIPScore(model_name_or_path=altclip_for_clip_score("mini"))      # the same by torchmetrics' own class
 
 Wants `pip install altdiffusion[metrics]`.
 """

@@ -12,8 +12,8 @@ from typing import Any
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.files import local_path
 
-MINI = "mini"  # the name of the embedded default
-SD_MINI = "sd-mini"  # and of the Stable Diffusion it came from, which reads English alone: what a bridge is shown on
+MINI = "mini"  # the embedded default
+SD_MINI = "sd-mini"  # the Stable Diffusion it came from, which reads English alone; bridges are shown on it
 EMBEDDED = (MINI, SD_MINI)
 PUBLISHED = ("BAAI/AltDiffusion", "BAAI/AltDiffusion-m9", "BAAI/AltDiffusion-m18")
 HUB_OPTIONS = (
@@ -22,7 +22,7 @@ HUB_OPTIONS = (
     "cache_dir",
     "local_files_only",
     "force_download",
-)  # keywords that say what to download
+)  # keywords of ours that its client takes
 XLM_R = "FacebookAI/xlm-roberta-large"  # the tokenizer of every AltDiffusion, for files that come without one
 _FILE_ENDINGS = {".safetensors", ".ckpt", ".bin", ".pt", ".pth"}
 

@@ -27,10 +27,10 @@ def load_lora_into_text_encoder(
     metadata: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> None:
-    """Apply the text half of a LoRA if it was made for AltCLIP's tower; leave CLIP's out, and say so.
+    """Apply the text half of a LoRA if it was made for AltCLIP's tower; one for CLIP's is left out, with a warning.
 
-    Takes the arguments of diffusers' function of this name, which it replaces for AltCLIP's encoder, with a bridge or
-    without, and for the place that XL's first encoder left empty.
+    Replaces diffusers' method of this name, and takes its arguments: for AltCLIP's encoder, with a bridge or without,
+    and where XL's first encoder was removed.
     """
     if not isinstance(text_encoder, AltCLIPTextModel | BridgedTextEncoder | None):
         StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder(

@@ -41,13 +41,13 @@ def convert(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is there already: pick a new folder")
     path = _fetch(source, allow_pickle)
-    is_pipeline, stored = _look(path, allow_pickle)
+    is_pipeline, stored = _inspect(path, allow_pickle)
     options: dict[str, Any] = {"allow_pickle": allow_pickle, "tokenizer": tokenizer, "dtype": dtype or stored}
     if is_pipeline:
         pipeline = AltDiffusionPipeline.from_path(path, str(source), ema=ema, **options)
         if not isinstance(pipeline.text_encoder, AltCLIPTextModel):
-            found = type(pipeline.text_encoder).__name__
-            raise InputError(f"{source} reads prompts with {found}, not AltCLIP: nothing to convert")
+            kind = type(pipeline.text_encoder).__name__
+            raise InputError(f"{source} reads prompts with {kind}, not AltCLIP: nothing to convert")
     else:
         encoder = read_text_encoder(path, dtype=dtype or stored, allow_pickle=allow_pickle)
         own_tokenizer = choose_tokenizer(tokenizer, path)
@@ -76,7 +76,7 @@ def _fetch(source: str | Path, allow_pickle: bool) -> Path:
     return hub.resolve(source, hub_files(allow_pickle))
 
 
-def _look(path: Path, allow_pickle: bool) -> tuple[bool, torch.dtype]:
+def _inspect(path: Path, allow_pickle: bool) -> tuple[bool, torch.dtype]:
     """Whether this is a whole pipeline, and the dtype that its weights are stored in."""
     if path.is_file():
         state = tensor_files.read_tensors(path, allow_pickle=allow_pickle)
@@ -91,7 +91,7 @@ def _dtype(state: dict[str, torch.Tensor]) -> torch.dtype:
 
 
 def forget_paths(folder: Path) -> None:
-    """Take `_name_or_path` out of what was saved: it is a path of the machine that converted."""
+    """Remove `_name_or_path` from saved JSON files: it is a path on the machine that converted."""
     for file in folder.rglob("*.json"):
         content = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:

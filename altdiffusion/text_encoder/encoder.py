@@ -78,7 +78,7 @@ def check_text_encoder(folder: Path, variant: str | None = None, use_safetensors
     """Raise InputError unless a folder holds every tensor of the encoder, and no other. Nothing is loaded, only mapped."""
     files = tensor_files.weight_files(folder, variant, use_safetensors)
     state = tensor_files.read_files(files, allow_pickle=use_safetensors is not True)
-    _fitting(state, tensor_files.read_config(folder), f"the text encoder in {folder}")
+    _to_stock(state, tensor_files.read_config(folder), f"the text encoder in {folder}")
 
 
 def _is_wanted(key: str) -> bool:
@@ -90,7 +90,7 @@ def build_text_encoder(
     state: layouts.State, config: dict[str, Any] | None = None, *, what: str, device_map: Any = None
 ) -> AltCLIPTextModel:
     """The encoder of a state dict in any layout, in the state's dtype. config: its config.json. what: its name in errors."""
-    stock_config, stock = _fitting(state, config, what)
+    stock_config, stock = _to_stock(state, config, what)
     dtype = stock["transformation.weight"].dtype
     encoder = AltCLIPTextModel.from_pretrained(
         None, config=stock_config, state_dict=stock, dtype=dtype, device_map=device_map
@@ -98,10 +98,10 @@ def build_text_encoder(
     return patch_forward(encoder.eval())
 
 
-def _fitting(
+def _to_stock(
     state: layouts.State, config: dict[str, Any] | None, what: str
 ) -> tuple[AltCLIPTextConfig, dict[str, Tensor]]:
-    """The stock config and state dict of a text encoder in any layout, if its tensors are exactly the ones needed."""
+    """The stock config and state dict of a text encoder in any layout. Raises InputError unless its tensors fit exactly."""
     settings, stock = layouts.to_stock(layouts.text_encoder_part(state), config)
     stock_config = AltCLIPTextConfig(**settings)
     with torch.device("meta"):
