@@ -1,4 +1,4 @@
-"""Small checkpoints in every layout, made once; no network, ever."""
+"""Small checkpoints in every layout, made once a run; no network, ever."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+# A worker has a core, so its models have a thread: several threads that wait for a busy core spin, six times as slow.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import shutil
 import signal
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from helpers import layouts, tiny
 from helpers.forks import Forks
 
@@ -22,15 +26,28 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """published(kind, weights): a folder as BAAI published it. Read it, never write into it."""
-    root = tmp_path_factory.mktemp("published")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """made_once(name, make): the folder that `make` fills, once for all workers of a run. Read it, never write into it."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        folder, half_made = root / name, root / f"{name}.part"
+        with FileLock(root / f"{name}.lock"):
+            if not folder.exists():
+                make(half_made)
+                half_made.rename(folder)
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def published(made_once: Callable[..., Path]) -> Callable[..., Path]:
+    """published(kind, weights): a folder as BAAI published it."""
 
     def make(kind: str = "m9", weights: str = "safetensors") -> Path:
-        folder = root / f"{kind}-{weights}"
-        if not folder.exists():
-            layouts.save_published(folder, kind, weights)
-        return folder
+        return made_once(f"{kind}-{weights}", lambda folder: layouts.save_published(folder, kind, weights))
 
     return make
 
@@ -47,15 +64,18 @@ def _deterministic() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with clip, student, xlm-r, pairs.tsv and images, see tiny.py. Read it, never write into it."""
-    root = tmp_path_factory.mktemp("tiny")
-    tiny.save_clip(root / "clip")
-    tiny.save_student(root / "student")
-    tiny.save_roberta(root / "xlm-r")
-    tiny.save_pairs(root / "pairs.tsv")
-    tiny.save_pictures(root / "pictures")
-    return root
+def tiny_models(made_once: Callable[..., Path]) -> Path:
+    """A folder with clip, student, xlm-r, pairs.tsv and pictures, see tiny.py."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        tiny.save_clip(folder / "clip")
+        tiny.save_student(folder / "student")
+        tiny.save_roberta(folder / "xlm-r")
+        tiny.save_pairs(folder / "pairs.tsv")
+        tiny.save_pictures(folder / "pictures")
+
+    return made_once("tiny", make)
 
 
 @pytest.fixture(scope="session")

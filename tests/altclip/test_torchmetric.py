@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from helpers.metric_process import one_process
 from helpers.small_altclip import save_small
 from PIL import Image
 
@@ -84,15 +84,6 @@ def test_states_of_two_metrics_add_up(scorer, images, expected):
     first.merge_state(second)
     assert first.compute().item() == pytest.approx(expected.mean().item(), abs=1e-4)
     assert int(first.pairs) == 5
-
-
-def one_process(rank, folder, results):
-    dist.init_process_group("gloo", init_method=f"file://{results}/meeting", rank=rank, world_size=2)
-    images, texts = torch.load(f"{results}/pairs.pt")
-    metric = AltCLIPScore(folder)
-    metric.update(images[rank::2], texts[rank::2])
-    torch.save(metric.compute(), f"{results}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 def test_two_processes_give_the_figure_of_one(folder, scorer, images, expected, tmp_path):

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 
 from altdiffusion import AltDiffusionPipeline, InputError, choose_attention
 from altdiffusion.speed.attention import report_attention
@@ -61,6 +63,19 @@ def test_xformers_without_a_gpu_is_one_clear_line(pipe):
 def test_unknown_method_lists_the_known(pipe):
     with pytest.raises(InputError, match="auto, xformers, sdpa, sliced"):
         choose_attention(pipe, "magic")
+
+
+@pytest.mark.parametrize("kernel", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
+def test_each_of_pytorchs_kernels_gives_the_images_of_plain_attention_on_a_cpu(pipe, kernel):
+    for model in (pipe.unet, pipe.vae):
+        model.set_attn_processor(AttnProcessor())
+    expected = draw(pipe)
+    choose_attention(pipe, "sdpa")
+    with sdpa_kernel(kernel), profile(activities=[ProfilerActivity.CPU]) as ran:
+        found = draw(pipe)
+    assert abs(found - expected).max() < 1e-4
+    operator = {SDPBackend.MATH: "attention_math", SDPBackend.FLASH_ATTENTION: "flash_attention_for_cpu"}[kernel]
+    assert any(operator in event.key for event in ran.key_averages())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
