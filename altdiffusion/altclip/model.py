@@ -28,7 +28,7 @@ from transformers import (
 from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.forward import patch_forward
-from altdiffusion.text_encoder.tokenizer import choose_tokenizer, hub_files, load_any_tokenizer
+from altdiffusion.text_encoder.tokenizer import choose_tokenizer, hub_files, load_any_tokenizer, read_tokenizer
 
 
 class AltCLIP(AltCLIPModel):
@@ -60,27 +60,17 @@ class AltCLIP(AltCLIPModel):
         or left over.
         """
         folder = altclip_folder(hub.resolve(model, hub_files(allow_pickle), **hub_options))
-        options: dict[str, Any] = {"allow_pickle": allow_pickle, "variant": variant, "use_safetensors": use_safetensors}
-        return cls.from_folder(folder, dtype=dtype, device_map=device_map, **options)
+        files: dict[str, Any] = {"allow_pickle": allow_pickle, "variant": variant, "use_safetensors": use_safetensors}
+        return cls.from_folder(folder, dtype, device_map, **files)
 
     @classmethod
     def from_folder(
-        cls,
-        folder: Path,
-        *,
-        dtype: torch.dtype | None = None,
-        device_map: Any = None,
-        allow_pickle: bool = False,
-        variant: str | None = None,
-        use_safetensors: bool | None = None,
+        cls, folder: Path, dtype: torch.dtype | None = None, device_map: Any = None, **options: Any
     ) -> AltCLIP:
-        """Load a full AltCLIP from the folder that `altclip_folder` gives; the rest as in `from_pretrained`."""
-        files = tensor_files.weight_files(folder, variant, use_safetensors)
-        state = tensor_files.read_files(files, allow_pickle=allow_pickle, dtype=dtype or torch.float32)
-        config, stock = _to_stock(state, folder)
-        model = super().from_pretrained(
-            None, config=config, state_dict=stock, dtype=dtype or torch.float32, device_map=device_map
-        )
+        """Load a full AltCLIP from the folder that `altclip_folder` gives. options: of `tensor_files.read_weights`."""
+        dtype = dtype or torch.float32
+        config, stock = _to_stock(tensor_files.read_weights(folder, dtype=dtype, **options), folder)
+        model = super().from_pretrained(None, config=config, state_dict=stock, dtype=dtype, device_map=device_map)
         patch_forward(model.text_model)
         return model.eval()
 
@@ -115,11 +105,7 @@ class AltCLIPProcessor(transformers.AltCLIPProcessor):
 
         tokenizer: where to take it from instead. Raises InputError where one of the two is missing or damaged.
         """
-        return cls.from_folder(altclip_folder(hub.resolve(model, _PROCESSOR_FILES, **hub_options)), tokenizer)
-
-    @classmethod
-    def from_folder(cls, folder: Path, tokenizer: str | Path | XLMRobertaTokenizer | None = None) -> AltCLIPProcessor:
-        """Tokenizer and image processor from the folder that `altclip_folder` gives."""
+        folder = altclip_folder(hub.resolve(model, _PROCESSOR_FILES, **hub_options))
         return cls(load_image_processor(folder), choose_tokenizer(tokenizer, folder))
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
@@ -141,9 +127,9 @@ def load_with_processor(
 ) -> tuple[AltCLIP, AltCLIPProcessor]:
     """A full AltCLIP and its processor; arguments as in `AltCLIP.from_pretrained`."""
     folder = altclip_folder(hub.resolve(model, hub_files(allow_pickle), **hub_options))
-    options: dict[str, Any] = {"allow_pickle": allow_pickle, "variant": variant, "use_safetensors": use_safetensors}
-    loaded = AltCLIP.from_folder(folder, dtype=dtype, device_map=device_map, **options)
-    return loaded, AltCLIPProcessor.from_folder(folder)
+    files: dict[str, Any] = {"allow_pickle": allow_pickle, "variant": variant, "use_safetensors": use_safetensors}
+    loaded = AltCLIP.from_folder(folder, dtype, device_map, **files)
+    return loaded, AltCLIPProcessor(load_image_processor(folder), read_tokenizer(folder))
 
 
 _PROCESSOR_FILES = ["*.json", "*.model", "tokenizer/*.json", "tokenizer/*.model"]

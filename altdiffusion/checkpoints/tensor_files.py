@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -170,17 +170,13 @@ def read_config_type(folder: Path) -> str:
     return str(read_json(path).get("model_type", "")) if path.is_file() else ""
 
 
-def read_files(
-    files: Sequence[Path],
-    *,
-    allow_pickle: bool = False,
-    dtype: torch.dtype | None = None,
-    wanted: Callable[[str], bool] = lambda key: True,
+def read_weights(
+    path: Path, variant: str | None = None, use_safetensors: bool | None = None, **options: Any
 ) -> dict[str, Tensor]:
-    """The tensors of several files together, see `read_tensors`."""
+    """The tensors of a file, or of the weight files of a folder together. options: of `read_tensors`."""
     state: dict[str, Tensor] = {}
-    for file in files:
-        state |= read_tensors(file, allow_pickle=allow_pickle, dtype=dtype, wanted=wanted)
+    for file in [path] if path.is_file() else weight_files(path, variant, use_safetensors):
+        state |= read_tensors(file, **options)
     return state
 
 

@@ -125,24 +125,14 @@ class AltDiffusionMixin(DiffusionPipeline):
         return pipeline
 
     @classmethod
-    def _from_file(cls, path: Path, **kwargs: Any) -> Self:
+    def _from_file(cls, path: Path, *, ema: bool, allow_pickle: bool, tokenizer: Any, **kwargs: Any) -> Self:
         """A pipeline from a single file; components that are passed take the place of the file's."""
         given = {name: kwargs.pop(name) for name in inspect.signature(cls.__init__).parameters if name in kwargs}
-        known = {
-            "ema",
-            "allow_pickle",
-            "dtype",
-            "torch_dtype",
-            "use_safetensors",
-            "low_cpu_mem_usage",
-            *hub.HUB_OPTIONS,
-        }
+        known = {"dtype", "torch_dtype", "use_safetensors", "low_cpu_mem_usage", *hub.HUB_OPTIONS}
         if unknown := sorted(set(kwargs) - known):
             raise InputError(f"{unknown[0]}= can't be used with a single file: convert it to a folder first")
-        tokenizer = given.pop("tokenizer", None)
-        options = {name: kwargs[name] for name in ("ema", "allow_pickle")}
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        parts = load_single_file(path, dtype=dtype, tokenizer=tokenizer, **options)
+        parts = load_single_file(path, dtype=dtype, tokenizer=tokenizer, ema=ema, allow_pickle=allow_pickle)
         pipeline = cls(**({"requires_safety_checker": False} | parts | given))
         pipeline.register_to_config(_name_or_path=str(path))
         return pipeline
@@ -217,18 +207,12 @@ def _as_input_error(name: str | Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        pickle.UnpicklingError,
-        safetensors.SafetensorError,
-    ) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{name} can't be loaded: {first_line(error)}") from error
+
+
+_UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, EOFError,
+               pickle.UnpicklingError, safetensors.SafetensorError)  # fmt: skip
 
 
 def _check_index(folder: Path, name: str, ema: bool) -> None:

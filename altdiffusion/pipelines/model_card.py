@@ -36,15 +36,10 @@ whoever loads or passes on these weights
 Loads in {library}:
 
 """
-_BRIDGED = """\
-    from altdiffusion import AltDiffusionPipeline
-
-    pipe = AltDiffusionPipeline.from_pretrained("THIS FOLDER")
-"""
 _PIPELINE = """\
-    from diffusers import StableDiffusionPipeline
+    from {library} import {pipeline}
 
-    pipe = StableDiffusionPipeline.from_pretrained("THIS FOLDER")
+    pipe = {pipeline}.from_pretrained("THIS FOLDER")
 """
 _TEXT_ENCODER = """\
     from transformers import AltCLIPTextModel, AutoTokenizer
@@ -70,6 +65,11 @@ def write_model_card(folder: Path, model: Any, source: str | None = None) -> Non
         pipeline_tag="text-to-image",
         language=languages or None,
     )
+    usage = _TEXT_ENCODER
+    if bridged:
+        usage = _PIPELINE.format(library="altdiffusion", pipeline="AltDiffusionPipeline")
+    elif is_pipeline:
+        usage = _PIPELINE.format(library="diffusers", pipeline="StableDiffusionPipeline")
     card = _CARD.format(
         data=data,
         kind="pipeline" if is_pipeline else "text encoder",
@@ -79,4 +79,4 @@ def write_model_card(folder: Path, model: Any, source: str | None = None) -> Non
         encoder=f"{'altdiffusion' if bridged else 'transformers'}.{type(encoder).__name__}",
         library="altdiffusion" if bridged else "plain diffusers and transformers",
     )
-    write_text(folder / "README.md", card + (_BRIDGED if bridged else _PIPELINE if is_pipeline else _TEXT_ENCODER))
+    write_text(folder / "README.md", card + usage)

@@ -46,38 +46,24 @@ def load_text_encoder(
     Raises InputError for what can't be found or read, and for tensors that are missing or left over.
     """
     root = hub.resolve(model, hub_files(allow_pickle), **hub_options)
-    encoder = read_text_encoder(
-        root,
-        dtype=dtype,
-        device_map=device_map,
-        allow_pickle=allow_pickle,
-        variant=variant,
-        use_safetensors=use_safetensors,
-    )
+    files: dict[str, Any] = {"allow_pickle": allow_pickle, "variant": variant, "use_safetensors": use_safetensors}
+    encoder = read_text_encoder(root, dtype, device_map, **files)
     return encoder, choose_tokenizer(tokenizer, root, **hub_options)
 
 
 def read_text_encoder(
-    root: Path,
-    *,
-    dtype: torch.dtype | None = None,
-    device_map: Any = None,
-    allow_pickle: bool = False,
-    variant: str | None = None,
-    use_safetensors: bool | None = None,
+    root: Path, dtype: torch.dtype | None = None, device_map: Any = None, **options: Any
 ) -> AltCLIPTextModel:
-    """The text tower alone, from a folder (or its subfolder `text_encoder`) or a file; the rest as `load_text_encoder`."""
+    """The text tower in a folder (or its subfolder `text_encoder`) or a file. options: of `tensor_files.read_weights`."""
     folder = root / "text_encoder" if (root / "text_encoder").is_dir() else root
-    files = [root] if root.is_file() else tensor_files.weight_files(folder, variant, use_safetensors)
-    state = tensor_files.read_files(files, allow_pickle=allow_pickle, dtype=dtype or torch.float32, wanted=_is_wanted)
-    config = {} if root.is_file() else tensor_files.read_config(folder)
+    state = tensor_files.read_weights(folder, dtype=dtype or torch.float32, wanted=_is_wanted, **options)
+    config = tensor_files.read_config(folder)
     return build_text_encoder(state, config, what=f"the text encoder of {root}", device_map=device_map)
 
 
 def check_text_encoder(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> None:
     """Raise InputError unless a folder holds every tensor of the encoder, and no other. Nothing is loaded, only mapped."""
-    files = tensor_files.weight_files(folder, variant, use_safetensors)
-    state = tensor_files.read_files(files, allow_pickle=use_safetensors is not True)
+    state = tensor_files.read_weights(folder, variant, use_safetensors, allow_pickle=use_safetensors is not True)
     _to_stock(state, tensor_files.read_config(folder), f"the text encoder in {folder}")
 
 

@@ -98,7 +98,7 @@ def _from_roberta(folder: Path, width: int) -> AltCLIPTextModel:
     config = AltCLIPTextConfig(**{**settings, "project_dim": width})
     config.use_attention_mask = True  # tells Stable Diffusion pipelines to pass the mask
     student = AltCLIPTextModel(config)
-    state = tensor_files.read_files(tensor_files.weight_files(folder), dtype=torch.float32)
+    state = tensor_files.read_weights(folder, dtype=torch.float32)
     prefix = "" if WORD_EMBEDDINGS in state else "roberta."
     renamed = {
         (prefix + name).replace("encoder.layer.", "encoder.layers."): tensor
