@@ -116,19 +116,12 @@ class AltCLIPProcessor(transformers.AltCLIPProcessor):
 
 
 def load_with_processor(
-    model: str | Path | None = None,
-    *,
-    dtype: torch.dtype | None = None,
-    device_map: Any = None,
-    allow_pickle: bool = False,
-    variant: str | None = None,
-    use_safetensors: bool | None = None,
-    **hub_options: Any,
+    model: str | Path | None, *, dtype: torch.dtype | None = None, allow_pickle: bool = False, **kwargs: Any
 ) -> tuple[AltCLIP, AltCLIPProcessor]:
     """A full AltCLIP and its processor; arguments as in `AltCLIP.from_pretrained`."""
-    folder = altclip_folder(hub.resolve(model, hub_files(allow_pickle), **hub_options))
-    files: dict[str, Any] = {"allow_pickle": allow_pickle, "variant": variant, "use_safetensors": use_safetensors}
-    loaded = AltCLIP.from_folder(folder, dtype, device_map, **files)
+    files = {name: kwargs.pop(name) for name in ("device_map", "variant", "use_safetensors") if name in kwargs}
+    folder = altclip_folder(hub.resolve(model, hub_files(allow_pickle), **kwargs))
+    loaded = AltCLIP.from_folder(folder, dtype, allow_pickle=allow_pickle, **files)
     return loaded, AltCLIPProcessor(load_image_processor(folder), read_tokenizer(folder))
 
 

@@ -35,11 +35,11 @@ whoever loads or passes on these weights
 
 Loads in {library}:
 
-"""
+{usage}"""
 _PIPELINE = """\
-    from {library} import {pipeline}
+    from {} import {}
 
-    pipe = {pipeline}.from_pretrained("THIS FOLDER")
+    pipe = {}.from_pretrained("THIS FOLDER")
 """
 _TEXT_ENCODER = """\
     from transformers import AltCLIPTextModel, AutoTokenizer
@@ -53,30 +53,23 @@ def write_model_card(folder: Path, model: Any, source: str | None = None) -> Non
     """Write README.md beside a saved pipeline or text encoder. source: where it came from; None: as the model says."""
     encoder = getattr(model, "text_encoder", model)
     bridged, config = isinstance(encoder, BridgedTextEncoder), encoder.config
-    # a CLIP's, where nothing was swapped, have no other width than its hidden states
-    width = config.bridge_config.output_width if bridged else getattr(config, "project_dim", config.hidden_size)
     origin = source or getattr(model, "name_or_path", None) or "unknown"
     name = re.sub(r"\.(ckpt|safetensors|bin)$", "", Path(origin).name)
+    licence = "apache-2.0" if name in ("mini", "sd-mini") else "creativeml-openrail-m"
     languages = LANGUAGES.get(name, "").split()
     is_pipeline = (folder / "model_index.json").exists()
-    data = ModelCardData(
-        license="apache-2.0" if name in ("mini", "sd-mini") else "creativeml-openrail-m",
-        library_name="diffusers",
-        pipeline_tag="text-to-image",
-        language=languages or None,
-    )
-    usage = _TEXT_ENCODER
-    if bridged:
-        usage = _PIPELINE.format(library="altdiffusion", pipeline="AltDiffusionPipeline")
-    elif is_pipeline:
-        usage = _PIPELINE.format(library="diffusers", pipeline="StableDiffusionPipeline")
+    classes = ("altdiffusion", "AltDiffusionPipeline") if bridged else ("diffusers", "StableDiffusionPipeline")
     card = _CARD.format(
-        data=data,
+        data=ModelCardData(
+            license=licence, library_name="diffusers", pipeline_tag="text-to-image", language=languages or None
+        ),
         kind="pipeline" if is_pipeline else "text encoder",
         source=Path(origin).name if Path(origin).exists() else origin,
         languages=", ".join(languages) or _UNKNOWN,
-        width=width,
+        # a CLIP's, where nothing was swapped, have no other width than its hidden states
+        width=config.bridge_config.output_width if bridged else getattr(config, "project_dim", config.hidden_size),
         encoder=f"{'altdiffusion' if bridged else 'transformers'}.{type(encoder).__name__}",
         library="altdiffusion" if bridged else "plain diffusers and transformers",
+        usage=_PIPELINE.format(*classes, classes[1]) if bridged or is_pipeline else _TEXT_ENCODER,
     )
-    write_text(folder / "README.md", card + usage)
+    write_text(folder / "README.md", card)

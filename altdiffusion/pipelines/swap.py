@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,13 @@ def swap_text_encoder(
     if not isinstance(pipe, AltDiffusionMixin):  # on this instance alone: its class stays stock
         pipe.load_lora_into_text_encoder = adapters.load_lora_into_text_encoder
         if hasattr(type(pipe), "load_textual_inversion"):
-            pipe.load_textual_inversion = _CheckedTextualInversion(pipe, encoder)
+            pipe.load_textual_inversion = partial(_load_textual_inversion, pipe, encoder)
     return pipe
 
 
-class _CheckedTextualInversion:
+def _load_textual_inversion(
+    pipe: Any, encoder: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
+) -> None:
     """A pipeline's own `load_textual_inversion`, behind a check that the embeddings fit the encoder."""
-
-    def __init__(self, pipe: Any, encoder: AltCLIPTextModel | BridgedTextEncoder) -> None:
-        self.pipe, self.encoder = pipe, encoder
-
-    def __call__(self, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> None:
-        adapters.check_textual_inversion(pretrained_model_name_or_path, self.encoder, **kwargs)
-        type(self.pipe).load_textual_inversion(self.pipe, pretrained_model_name_or_path, *args, **kwargs)
+    adapters.check_textual_inversion(pretrained_model_name_or_path, encoder, **kwargs)
+    type(pipe).load_textual_inversion(pipe, pretrained_model_name_or_path, *args, **kwargs)
