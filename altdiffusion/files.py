@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or not there: written aside, then renamed."""
+"""Paths from names; files and folders that are whole or not there, as they are written aside, then renamed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from altdiffusion.errors import InputError, first_line
+
+
+def local_path(name: str | Path) -> Path:
+    """The path that a name stands for, `~` expanded. Raises InputError for what no file system could hold."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, no permission to look
+        raise InputError(f"{str(name)[:80]!r} can't be a file or folder here: {first_line(error)}") from None
+    return path
 
 
 def write_bytes(path: Path, content: bytes) -> None:

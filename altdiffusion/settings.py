@@ -25,8 +25,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from typing_extensions import Self
 
-from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.errors import InputError
+from altdiffusion.files import local_path
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,13 +1,16 @@
 """Images of every kind come out upright and RGB; what is none is refused in one line."""
 
 import struct
+import warnings
 import zlib
 
 import pytest
 from PIL import Image
 
 from altdiffusion import InputError
-from altdiffusion.images import fit, open_image
+from altdiffusion.altclip.image_inputs import as_image
+from altdiffusion.images import TooManyPixels, decode_image, fit, image_file, open_image, read_image
+from altdiffusion.prefetch import prefetch
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "I;16", "LA", "RGBA"])
@@ -77,7 +80,7 @@ def test_truncated_picture_is_one_clear_line(tmp_path):
 
 def test_missing_file_and_folder(tmp_path):
     for path in (tmp_path / "no.png", tmp_path):
-        with pytest.raises(InputError, match="no such picture"):
+        with pytest.raises(InputError, match="no such image"):
             open_image(path)
 
 
@@ -93,3 +96,38 @@ def test_missing_file_and_folder(tmp_path):
 )
 def test_fit_keeps_area_and_proportions(size, native, expected):
     assert fit(Image.new("RGB", size), native).size == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "pixel", "rgb", "grey"),
+    [
+        ("RGBA", (200, 0, 0, 0), (255, 255, 255), 60),
+        ("LA", (80, 0), (255, 255, 255), 80),
+        ("I;16", 32768, (127, 127, 127), 127),
+        ("F", 0.5, (128, 128, 128), 128),
+        ("L", 7, (7, 7, 7), 7),
+    ],
+)
+def test_paths_and_data_sets_and_memory_are_read_alike(tmp_path, kind, pixel, rgb, grey):
+    path = tmp_path / ("x.tif" if kind == "F" else "x.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new(kind, (8, 4), pixel).save(path, exif=exif)
+    images = [open_image(path), read_image(path), decode_image(image_file(path)), as_image(path)]
+    images += [as_image(Image.open(path))]
+    assert {(image.mode, image.size, image.getpixel((0, 0))) for image in images} == {("RGB", (4, 8), rgb)}
+    assert open_image(path, "L").getpixel((0, 0)) == read_image(path, "L").getpixel((0, 0)) == grey
+
+
+def test_more_pixels_than_a_reader_allows_are_told_apart_from_damage(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    assert read_image(tmp_path / "x.png", max_pixels=64).size == (8, 8)
+    with pytest.raises(TooManyPixels, match="more than 63 pixels"):
+        read_image(tmp_path / "x.png", max_pixels=63)
+
+
+def test_reading_in_threads_leaves_the_filters_of_warnings_alone(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    before = list(warnings.filters)
+    list(prefetch(read_image, [tmp_path / "x.png"] * 200, ahead=50, workers=8))
+    assert warnings.filters == before

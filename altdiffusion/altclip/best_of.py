@@ -1,4 +1,4 @@
-"""Best of N: draw several images of a prompt, let AltCLIP say which fits it best."""
+"""Best of N: generate several images of a prompt, let AltCLIP say which fits it best."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
 
-# The AltCLIP that belongs to a published AltDiffusion; mini's judges what mini and SD-mini draw.
+# The AltCLIP that belongs to a published AltDiffusion; mini's also to SD-mini.
 _SCORERS = {name: name.replace("AltDiffusion", "AltCLIP") for name in hub.PUBLISHED}
 _SCORERS |= {hub.MINI: hub.MINI, hub.SD_MINI: hub.MINI}
 
@@ -41,17 +41,17 @@ def load_scorer(scorer: str | Path | PromptScorer | None, model: str, device: An
         raise InputError(
             f"no scorer is known for {model}: name an AltCLIP, such as BAAI/AltCLIP-m9 (--scorer M, scorer=M)"
         )
-    return _loaded(name, str(device))
+    return _load_scorer(name, str(device))
 
 
 @functools.lru_cache(maxsize=1)  # one call scores many batches
-def _loaded(name: str, device: str) -> PromptScorer:
+def _load_scorer(name: str, device: str) -> PromptScorer:
     return PromptScorer.from_pretrained(name, device=device)
 
 
 def rank(scorer: PromptScorer, images: Sequence[Any], prompt: str, filtered: Sequence[bool]) -> list[tuple[int, float]]:
     """(index, score) of one prompt's images, best first; what the safety checker blackened comes last."""
-    return sorted(scorer.rank(images, prompt), key=lambda found: bool(filtered[found[0]]))
+    return sorted(scorer.rank(images, prompt), key=lambda pair: bool(filtered[pair[0]]))
 
 
 def with_best_of(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,26 +70,26 @@ def with_best_of(call: Callable[..., Any]) -> Callable[..., Any]:
             return call(self, *args, **kwargs)
         given = signature.bind(self, *args, **kwargs).arguments
         arguments = {name: value for name, value in given.items() if name not in ("self", "kwargs")}
-        return _draw_ranked(self, call, best_of, scorer, arguments | given.get("kwargs", {}))
+        return _generate_ranked(self, call, best_of, scorer, arguments | given.get("kwargs", {}))
 
-    wrapped.__doc__ = (call.__doc__ or "") + _MORE
-    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ("best_of", "scorer")]
-    known = list(signature.parameters.values())
-    at = next((i for i, each in enumerate(known) if each.kind is inspect.Parameter.VAR_KEYWORD), len(known))
-    wrapped.__dict__["__signature__"] = signature.replace(parameters=[*known[:at], *more, *known[at:]])
+    wrapped.__doc__ = (call.__doc__ or "") + _DOCUMENTATION
+    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ("best_of", "scorer")]
+    parameters = list(signature.parameters.values())
+    end = next((i for i, known in enumerate(parameters) if known.kind is known.VAR_KEYWORD), len(parameters))
+    wrapped.__dict__["__signature__"] = signature.replace(parameters=[*parameters[:end], *added, *parameters[end:]])
     return wrapped
 
 
-_MORE = """
+_DOCUMENTATION = """
         And besides, in altdiffusion:
 
-            best_of: draw so many pictures of each prompt; a `RankedOutput` has them best first, with their `scores`.
+            best_of: generate so many images of each prompt; a `RankedOutput` has them best first, with their `scores`.
             scorer: the AltCLIP that compares them, a `PromptScorer` or its model; by default the one that belongs to
                 this model, where that is known. Raises InputError.
 """
 
 
-def _draw_ranked(
+def _generate_ranked(
     pipe: Any,
     call: Callable[..., Any],
     best_of: int,
@@ -98,29 +98,29 @@ def _draw_ranked(
 ) -> Any:
     prompts = arguments.get("prompt")
     if prompts is None:
-        raise InputError("best_of compares pictures with the prompt's words: pass prompt, not prompt_embeds")
+        raise InputError("best_of compares images with the prompt's words: pass prompt, not prompt_embeds")
     if isinstance(best_of, bool) or not isinstance(best_of, int) or best_of < 1:
-        raise InputError(f"best_of={best_of!r}: expected a number of pictures, at least 1")
+        raise InputError(f"best_of={best_of!r}: expected a number of images, at least 1")
     if arguments.get("num_images_per_prompt", 1) not in (None, 1):
-        raise InputError("best_of and num_images_per_prompt both say how many pictures to draw: pass one of them")
+        raise InputError("best_of and num_images_per_prompt both say how many images to generate: pass one of them")
     if arguments.get("output_type", "pil") == "latent":
-        raise InputError('best_of compares pictures, output_type="latent" gives none: expected "pil", "np" or "pt"')
+        raise InputError('best_of compares images, output_type="latent" gives none: expected "pil", "np" or "pt"')
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    judge = load_scorer(scorer, str(pipe.name_or_path), pipe.device)
+    loaded = load_scorer(scorer, str(pipe.name_or_path), pipe.device)
     as_dict = arguments.pop("return_dict", True)
     arguments["num_images_per_prompt"] = best_of
     output = call(pipe, **arguments)
     flags = list(output.nsfw_content_detected or [False] * len(output.images))
     order: list[int] = []
     scores: list[float] = []
-    for number, prompt in enumerate(prompts):
-        first, last = number * best_of, (number + 1) * best_of
-        for index, score in rank(judge, output.images[first:last], prompt, flags[first:last]):
+    for prompt_index, prompt in enumerate(prompts):
+        first, last = prompt_index * best_of, (prompt_index + 1) * best_of
+        for index, score in rank(loaded, output.images[first:last], prompt, flags[first:last]):
             order.append(first + index)
             scores.append(score)
-    whole = isinstance(output.images, np.ndarray | torch.Tensor)
+    is_array = isinstance(output.images, np.ndarray | torch.Tensor)
     ranked = RankedOutput(
-        images=output.images[order] if whole else [output.images[index] for index in order],
+        images=output.images[order] if is_array else [output.images[index] for index in order],
         nsfw_content_detected=None if output.nsfw_content_detected is None else [flags[index] for index in order],
         scores=scores,
     )

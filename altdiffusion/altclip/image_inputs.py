@@ -1,4 +1,4 @@
-"""Whatever people hold an image in, to the one form that is scored: PIL, RGB, upright."""
+"""Images in any form that people hold them in, turned into the one that is scored: PIL, RGB, upright."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.images import as_rgb, open_image
+from altdiffusion.images import BadImage, as_rgb, open_image, upright
 
 AnyImage: TypeAlias = "str | Path | Image.Image | npt.NDArray[Any] | Tensor"
 AnyImages: TypeAlias = "AnyImage | Iterable[AnyImage]"  # one, several, or arrays with a first dimension of images
@@ -41,27 +41,28 @@ def as_image(image: AnyImage) -> Image.Image:
     """
     try:
         if isinstance(image, str | Path):
-            picture = open_image(image)
+            result = open_image(image)
         elif isinstance(image, Image.Image):
-            picture = as_rgb(ImageOps.exif_transpose(image))
+            result = upright(image)
         elif isinstance(image, Tensor):
-            values = image.detach().cpu()
-            picture = _from_array(
-                values.float().numpy() if values.is_floating_point() else values.numpy(), channels_first=True
-            )
+            values = image.detach().cpu()  # numpy knows no bfloat16
+            array = values.float().numpy() if values.is_floating_point() else values.numpy()
+            result = _from_array(array, channels_first=True)
         elif isinstance(image, np.ndarray):
-            picture = _from_array(image, channels_first=False)
+            result = _from_array(image, channels_first=False)
         else:
             raise InputError(f"got a {type(image).__name__}, {_EXPECTED}")
     except (InputError, MemoryError):
         raise
+    except BadImage as error:
+        raise InputError(str(error)) from None
     except Exception as error:  # on damaged files, decoders raise whatever they stumble over
-        raise InputError(f"can't be read as a picture ({first_line(error)})") from error
-    if min(picture.size) < 1 or max(picture.size) > MAX_RATIO * min(picture.size):
+        raise InputError(f"can't be read as an image ({first_line(error)})") from error
+    if min(result.size) < 1 or max(result.size) > MAX_RATIO * min(result.size):
         raise InputError(
-            f"{picture.width} x {picture.height} pixels: expected at most {MAX_RATIO} times wider or higher than the other side"
+            f"{result.width} x {result.height} pixels: expected at most {MAX_RATIO} times wider or higher than the other side"
         )
-    return picture
+    return result
 
 
 _EXPECTED = "expected a path, a PIL image, an array (height, width, channels) or a tensor (channels, height, width)"

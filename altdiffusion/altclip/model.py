@@ -5,7 +5,7 @@
     probabilities = model(**inputs).logits_per_image.softmax(dim=1)
 
 Stock transformers classes, loaded from every layout that was published; what they save is stock again.
-`PromptScorer` (scoring.py) is the quicker and easier way to scores.
+`PromptScorer` (scorer.py) is the quicker and easier way to scores.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from transformers import (
 from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.forward import patch_forward
-from altdiffusion.text_encoder.tokenizer import hub_files, load_any_tokenizer, load_tokenizer
+from altdiffusion.text_encoder.tokenizer import choose_tokenizer, hub_files, load_any_tokenizer, read_tokenizer
 
 
 class AltCLIP(AltCLIPModel):
@@ -55,19 +55,24 @@ class AltCLIP(AltCLIPModel):
             `save_pretrained` and the trainers wrote.
         dtype: of the weights; None means float32. device_map: as in transformers.
         allow_pickle: read .bin files (with torch's weights_only).
-        variant, use_safetensors: which files of the folder, as in diffusers. hub: revision, token, cache_dir, ...
+        variant, use_safetensors: which files of the folder, as in diffusers. hub_options: revision, token, cache_dir, ...
         Raises InputError for what can't be found or read, for another architecture, and for tensors that are missing
         or left over.
         """
-        folder = altclip_folder(model, hub_files(allow_pickle), **hub_options)
-        files = tensor_files.weight_files(folder, variant, use_safetensors)
-        state = tensor_files.read_files(files, allow_pickle=allow_pickle, dtype=dtype or torch.float32)
-        config, stock = _fitting(state, folder)
-        loaded = super().from_pretrained(
-            None, config=config, state_dict=stock, dtype=dtype or torch.float32, device_map=device_map
-        )
-        patch_forward(loaded.text_model)
-        return loaded.eval()
+        folder = altclip_folder(hub.resolve(model, hub_files(allow_pickle), **hub_options))
+        files: dict[str, Any] = {"allow_pickle": allow_pickle, "variant": variant, "use_safetensors": use_safetensors}
+        return cls.from_folder(folder, dtype, device_map, **files)
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, dtype: torch.dtype | None = None, device_map: Any = None, **options: Any
+    ) -> AltCLIP:
+        """Load a full AltCLIP from the folder that `altclip_folder` gives. options: of `tensor_files.read_weights`."""
+        dtype = dtype or torch.float32
+        config, stock = _to_stock(tensor_files.read_weights(folder, dtype=dtype, **options), folder)
+        model = super().from_pretrained(None, config=config, state_dict=stock, dtype=dtype, device_map=device_map)
+        patch_forward(model.text_model)
+        return model.eval()
 
     def get_text_features(self, *args: Any, **kwargs: Any) -> Tensor:
         """float (texts, projection_dim), not normalised. Takes what AltCLIPModel takes: input_ids, attention_mask, ..."""
@@ -96,12 +101,12 @@ class AltCLIPProcessor(transformers.AltCLIPProcessor):
         tokenizer: str | Path | XLMRobertaTokenizer | None = None,
         **hub_options: Any,
     ) -> AltCLIPProcessor:
-        """Tokenizer and image processor of an AltCLIP; `model` and `hub` as in `AltCLIP.from_pretrained`.
+        """Tokenizer and image processor of an AltCLIP; `model` and `hub_options` as in `AltCLIP.from_pretrained`.
 
         tokenizer: where to take it from instead. Raises InputError where one of the two is missing or damaged.
         """
-        folder = altclip_folder(model, _PROCESSOR_FILES, **hub_options)
-        return cls(load_image_processor(folder), load_tokenizer(tokenizer if tokenizer is not None else folder))
+        folder = altclip_folder(hub.resolve(model, _PROCESSOR_FILES, **hub_options))
+        return cls(load_image_processor(folder), choose_tokenizer(tokenizer, folder))
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
         """Tokens and pixels, as in transformers. Texts are cut at 77 tokens unless `truncation` says otherwise."""
@@ -110,13 +115,22 @@ class AltCLIPProcessor(transformers.AltCLIPProcessor):
         return super().__call__(images=images, text=text, **kwargs)
 
 
+def load_with_processor(
+    model: str | Path | None, *, dtype: torch.dtype | None = None, allow_pickle: bool = False, **kwargs: Any
+) -> tuple[AltCLIP, AltCLIPProcessor]:
+    """A full AltCLIP and its processor; arguments as in `AltCLIP.from_pretrained`."""
+    files = {name: kwargs.pop(name) for name in ("device_map", "variant", "use_safetensors") if name in kwargs}
+    folder = altclip_folder(hub.resolve(model, hub_files(allow_pickle), **kwargs))
+    loaded = AltCLIP.from_folder(folder, dtype, allow_pickle=allow_pickle, **files)
+    return loaded, AltCLIPProcessor(load_image_processor(folder), read_tokenizer(folder))
+
+
 _PROCESSOR_FILES = ["*.json", "*.model", "tokenizer/*.json", "tokenizer/*.model"]
 EMBEDDED = "altclip"  # the embedded default's folder in mini, where the text encoder's is the text tower alone
 
 
-def altclip_folder(model: str | Path | None, hub_patterns: list[str], **hub_options: Any) -> Path:
-    """The folder of a full AltCLIP. Raises InputError where there is none."""
-    folder = hub.locate(model, hub_patterns, **hub_options)
+def altclip_folder(folder: Path) -> Path:
+    """The folder of a full AltCLIP: this one, or inside mini's. Raises InputError where there is none."""
     if (folder / EMBEDDED).is_dir():
         return folder / EMBEDDED
     if (folder / "model_index.json").is_file():
@@ -129,8 +143,8 @@ def altclip_folder(model: str | Path | None, hub_patterns: list[str], **hub_opti
     return folder
 
 
-def _fitting(state: layouts.State, folder: Path) -> tuple[AltCLIPConfig, dict[str, Tensor]]:
-    """The stock config and state dict of a full AltCLIP in any layout, if its tensors are exactly the ones needed."""
+def _to_stock(state: layouts.State, folder: Path) -> tuple[AltCLIPConfig, dict[str, Tensor]]:
+    """The stock config and state dict of a full AltCLIP in any layout. Raises InputError unless its tensors fit exactly."""
     given = tensor_files.read_json(folder / "config.json")
     settings, stock = layouts.altclip_to_stock(state, tensor_files.read_config(folder))
     vision = given.get("vision_config") or given.get("vision_config_dict") or {}
@@ -154,7 +168,7 @@ HUB_FILES = [*hub_files(allow_pickle=False), "*.txt"]
 def load_image_processor(folder: Path) -> CLIPImageProcessor:
     """How the vision tower in a folder wants its images. Raises InputError where the folder doesn't say."""
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        raise InputError(f"no preprocessor_config.json in {folder}: it says how the vision tower wants its pictures")
+        raise InputError(f"no preprocessor_config.json in {folder}: it says how the vision tower wants its images")
     processor: CLIPImageProcessor = CLIPImageProcessor.from_pretrained(folder)
     return processor
 
@@ -171,7 +185,7 @@ def image_features(model: Any, pixel_values: Tensor) -> Tensor:
 
 def load_similarity(model: str | Path) -> tuple[Any, Any, CLIPImageProcessor]:
     """(AltCLIPModel or CLIPModel in float32, tokenizer, image processor)."""
-    folder = altclip_folder(model, HUB_FILES)
+    folder = altclip_folder(hub.resolve(model, HUB_FILES))
     kind = tensor_files.read_config_type(folder)
     if kind not in ("altclip", "clip"):
         raise InputError(f"{model} is of type {kind!r}: expected a full AltCLIP or CLIP, with both towers")

@@ -5,8 +5,7 @@
     scorer.rank(images, "一只猫")                              # [(index, score)], best first
 
 Exact: equal to AltCLIPModel on texts padded to 77, within 1e-5 in float32. The speed comes from texts sorted by length
-and never padded beyond the longest of their batch, from images decoded while the model computes, and from what is
-remembered.
+and never padded beyond the longest of their batch, from images decoded while the model computes, and from cached features.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from torch import Tensor
 from transformers import AltCLIPModel
 
 from altdiffusion.altclip.image_inputs import AnyImage, AnyImages, as_image, as_list
-from altdiffusion.altclip.model import AltCLIP, AltCLIPProcessor
+from altdiffusion.altclip.model import load_with_processor
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
 from altdiffusion.prefetch import prefetch
@@ -44,9 +43,9 @@ class PromptScorer:
     Prompts: a string or several. What goes beyond 77 tokens is not read, and a warning says so; an empty one raises
     InputError, as it asks for nothing.
 
-    Features are remembered: of a text by its words, of an image by its pixels, of a file by its path, size and time of
-    change; the `cache_size` last used of each kind. Who changes the model's weights calls `forget`.
-    Safe to use from several threads. A copy (pickle, deepcopy) starts with nothing remembered.
+    Features are cached: of a text by its words, of an image by its pixels, of a file by its path, size and time of
+    change; the `cache_size` last used of each kind. Call `forget` after changing the model's weights.
+    Safe to use from several threads. A copy (pickle, deepcopy) starts with empty caches.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class PromptScorer:
         """
         model, processor: loaded ones, transformers' or ours. device: None leaves the model where it is.
         batch_size: images computed at once; and as many texts as come to the work of `batch_size` texts of 77 tokens.
-        cache_size: texts, and images, remembered (3 KB each for AltCLIP); 0: none.
+        cache_size: texts, and images, whose features are cached (3 KB each for AltCLIP); 0: none.
         workers: threads that decode; None: one a core, at most 8.
         """
         if batch_size < 1 or cache_size < 0 or (workers is not None and workers < 1):
@@ -73,7 +72,7 @@ class PromptScorer:
         self.processor = processor
         self.batch_size = batch_size
         self._workers = workers or min(8, os.cpu_count() or 1)
-        self._texts, self._images = _Remembered(cache_size), _Remembered(cache_size)
+        self._texts, self._images = _FeatureCache(cache_size), _FeatureCache(cache_size)
 
     @classmethod
     def from_pretrained(
@@ -86,23 +85,16 @@ class PromptScorer:
         batch_size: int = 32,
         cache_size: int = 10_000,
         workers: int | None = None,
-        **hub: Any,
+        **options: Any,
     ) -> PromptScorer:
         """Load an AltCLIP: None or "mini" (the embedded default), an id on the hub, or a folder in any layout.
 
         dtype: of the weights; None means float32, the exact one. device: None takes the best there is.
-        allow_pickle, hub: as in `AltCLIP.from_pretrained`. The rest: as in `PromptScorer`. Raises InputError.
+        allow_pickle, options: as in `AltCLIP.from_pretrained`. The rest: as in `PromptScorer`. Raises InputError.
         """
         target = choose_device(device)
-        loaded = AltCLIP.from_pretrained(model, dtype=dtype, allow_pickle=allow_pickle, **hub)
-        return cls(
-            loaded,
-            AltCLIPProcessor.from_pretrained(model, **hub),
-            device=target,
-            batch_size=batch_size,
-            cache_size=cache_size,
-            workers=workers,
-        )
+        loaded, processor = load_with_processor(model, dtype=dtype, allow_pickle=allow_pickle, **options)
+        return cls(loaded, processor, device=target, batch_size=batch_size, cache_size=cache_size, workers=workers)
 
     @property
     def logit_scale(self) -> float:
@@ -122,22 +114,20 @@ class PromptScorer:
         """[(index of the image, its score)], best first; equal scores in the order given. bad: as in `score`, left out."""
         if not isinstance(prompt, str):
             raise InputError(f"got a {type(prompt).__name__} to rank by, expected one prompt; `score` takes several")
-        scores = self.score(images, prompt, bad)[:, 0].tolist()
-        return sorted(
-            ((i, score) for i, score in enumerate(scores) if not math.isnan(score)), key=lambda each: -each[1]
-        )
+        scores = enumerate(self.score(images, prompt, bad)[:, 0].tolist())
+        return sorted((pair for pair in scores if not math.isnan(pair[1])), key=lambda pair: -pair[1])
 
     def text_features(self, texts: str | Iterable[str], bad: dict[int, str] | None = None) -> Tensor:
         """Unit vectors, float32 (texts, projection_dim) on the CPU. bad: as in `score`, for empty texts."""
-        given = [texts] if isinstance(texts, str) else list(texts)
+        texts = [texts] if isinstance(texts, str) else list(texts)
         rows: dict[str, Tensor] = {}
         missing: dict[str, None] = {}  # as a set, but in order
         usable = []
-        for index, text in enumerate(given):
+        for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(f"text {index} is a {type(text).__name__}, expected a string")
             if not text.strip():
-                _report(bad, index, "text", "is empty, expected words that a picture can fit")
+                _report(bad, index, "text", "is empty, expected words that an image can fit")
                 continue
             usable.append(index)
             if (row := self._texts.get(text)) is not None:
@@ -145,55 +135,55 @@ class PromptScorer:
             else:
                 missing[text] = None
         rows |= self._encode_texts(list(missing))
-        return self._table(len(given), {index: rows[given[index]] for index in usable})
+        return self._table(len(texts), {index: rows[texts[index]] for index in usable})
 
     def image_features(self, images: AnyImages, bad: dict[int, str] | None = None) -> Tensor:
         """Unit vectors, float32 (images, projection_dim) on the CPU. bad: as in `score`."""
-        given = as_list(images)
+        images = as_list(images)
         rows: dict[int, Tensor] = {}
-        waiting: list[tuple[int, Hashable, Tensor]] = []
+        batch: list[tuple[int, Hashable, Tensor]] = []
 
-        def compute() -> None:
-            if waiting:
-                pixels = torch.stack([each[2] for each in waiting]).to(self.model.device, self.model.dtype)
-                for (index, key, _), row in zip(waiting, self._encode_pixels(pixels), strict=True):
+        def encode_batch() -> None:
+            if batch:
+                pixels = torch.stack([pixels for _, _, pixels in batch]).to(self.model.device, self.model.dtype)
+                for (index, key, _), row in zip(batch, self._encode_pixels(pixels), strict=True):
                     rows[index] = row
                     self._images.put(key, row)
-                waiting.clear()
+                batch.clear()
 
-        for index, found in enumerate(prefetch(self._read, given, 2 * self.batch_size, self._workers)):
-            if isinstance(found, InputError):
-                _report(bad, index, "image", str(found))
+        for index, read in enumerate(prefetch(self._read, images, 2 * self.batch_size, self._workers)):
+            if isinstance(read, InputError):
+                _report(bad, index, "image", str(read))
                 continue
-            key, known, pixels = found
-            if known is not None:
-                rows[index] = known
+            key, cached, pixels = read
+            if cached is not None:
+                rows[index] = cached
                 continue
-            waiting.append((index, key, pixels))
-            if len(waiting) == self.batch_size:
-                compute()
-        compute()
-        return self._table(len(given), rows)
+            batch.append((index, key, pixels))
+            if len(batch) == self.batch_size:
+                encode_batch()
+        encode_batch()
+        return self._table(len(images), rows)
 
     def forget(self) -> None:
-        """Compute everything anew from now on: for a model whose weights have changed."""
+        """Empty the caches: for a model whose weights have changed."""
         self._texts.clear()
         self._images.clear()
 
     def _read(self, image: AnyImage) -> tuple[Hashable, Tensor | None, Any] | InputError:
-        """(key, features if they are known, else None and the pixels for the model); runs in threads."""
+        """(key, cached features or None, if None the pixels for the model); runs in threads."""
         try:
-            picture, key = None, _file_key(image) if isinstance(image, str | Path) else None
+            decoded, key = None, _file_key(image) if isinstance(image, str | Path) else None
             if key is None:
-                picture = as_image(image)
-                key = (picture.size, hashlib.blake2b(picture.tobytes(), digest_size=16).digest())
-            if (known := self._images.get(key)) is not None:
-                return key, known, None
-            if picture is None:
-                picture = as_image(image)
+                decoded = as_image(image)
+                key = (decoded.size, hashlib.blake2b(decoded.tobytes(), digest_size=16).digest())
+            if (cached := self._images.get(key)) is not None:
+                return key, cached, None
+            if decoded is None:
+                decoded = as_image(image)
         except InputError as error:
             return error
-        return key, None, self.processor.image_processor(picture, return_tensors="pt")["pixel_values"][0]
+        return key, None, self.processor.image_processor(decoded, return_tensors="pt")["pixel_values"][0]
 
     @torch.no_grad()
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
@@ -211,15 +201,16 @@ class PromptScorer:
                 len(full), len(texts), MAX_TOKENS, full[0][:40],
             )  # fmt: skip
         for batch in by_length([len(row) for row in ids], self.batch_size * MAX_TOKENS):
-            padded, mask = pad([ids[number] for number in batch], tokenizer.pad_token_id)
+            padded, mask = pad([ids[index] for index in batch], tokenizer.pad_token_id)
             device = self.model.device
             pooled = self.model.text_model(input_ids=padded.to(device), attention_mask=mask.to(device)).pooler_output
-            for number, row in zip(batch, _unit(self.model.text_projection(pooled)), strict=True):
-                rows[texts[number]] = row
-                self._texts.put(texts[number], row)
+            for index, row in zip(batch, _unit(self.model.text_projection(pooled)), strict=True):
+                rows[texts[index]] = row
+                self._texts.put(texts[index], row)
         return rows
 
     def _table(self, count: int, rows: dict[int, Tensor]) -> Tensor:
+        """(count, projection_dim), NaN where there is no row."""
         table = torch.full((count, self.model.config.projection_dim), float("nan"))
         for index, row in rows.items():
             table[index] = row
@@ -227,12 +218,12 @@ class PromptScorer:
 
 
 def by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Numbers of texts in batches of at most `budget` tokens, padding counted, or of one text; the longest come first.
+    """Indices of texts in batches of at most `budget` tokens, padding counted, or of one text; the longest come first.
 
     Sorted, so that next to nothing is padded; by tokens, so that a batch of short texts is worth its start. Texts that
     would be padded by a quarter are left to the next batch, once a quarter of the budget is filled.
     """
-    order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     start = 0
     while start < len(order):
         longest = lengths[order[start]]
@@ -254,12 +245,13 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def _file_key(path: str | Path) -> Hashable:
-    """What a file's content is known by; None where it can't be looked at, which `as_image` then explains."""
+    """What identifies a file's content; None where it can't be looked at, which `as_image` then explains."""
     try:
-        stat = os.stat(Path(path).expanduser())
+        file = Path(path).expanduser()
+        stat = file.stat()
     except (OSError, RuntimeError, ValueError):
         return None
-    return os.path.abspath(Path(path).expanduser()), stat.st_size, stat.st_mtime_ns
+    return os.path.abspath(file), stat.st_size, stat.st_mtime_ns
 
 
 def _report(bad: dict[int, str] | None, index: int, kind: str, defect: str) -> None:
@@ -268,8 +260,8 @@ def _report(bad: dict[int, str] | None, index: int, kind: str, defect: str) -> N
     bad[index] = defect
 
 
-class _Remembered:
-    """The features last used, at most `limit`, by key. Copies start empty."""
+class _FeatureCache:
+    """The features last used, at most `limit`, by key. Safe to use from several threads. Copies start empty."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._lock = limit, threading.Lock()

@@ -4,7 +4,7 @@
     metric.update(images, texts)
     metric.compute()                                                  # 0 to 100
 
-    CLIPScore(model_name_or_path=altclip_for_clip_score("mini"))      # the same figures out of torchmetrics' own class
+    CLIPScore(model_name_or_path=altclip_for_clip_score("mini"))      # the same by torchmetrics' own class
 
 Wants `pip install altdiffusion[metrics]`.
 """
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from altdiffusion.altclip.image_inputs import AnyImages
-from altdiffusion.altclip.model import AltCLIP, AltCLIPProcessor
+from altdiffusion.altclip.model import AltCLIP, AltCLIPProcessor, load_with_processor
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.errors import InputError
 
@@ -75,10 +75,4 @@ def altclip_for_clip_score(
 
     model, kwargs: as in `AltCLIP.from_pretrained`. It is loaded when torchmetrics asks for it.
     """
-    for_model = {"dtype", "device_map", "allow_pickle", "variant", "use_safetensors"}
-
-    def load() -> tuple[AltCLIP, AltCLIPProcessor]:
-        hub = {name: value for name, value in kwargs.items() if name not in for_model}
-        return AltCLIP.from_pretrained(model, **kwargs), AltCLIPProcessor.from_pretrained(model, **hub)
-
-    return load
+    return lambda: load_with_processor(model, **kwargs)

@@ -1,7 +1,7 @@
-"""Zero-shot classification: which of some labels an image shows, each label said in several ways.
+"""Zero-shot classification: which of several labels fits an image, each label put into several sentences.
 
-found = classify(scorer, images, ["猫", "狗"], templates=["一张{}的照片", "一幅{}的画"])
-found.labels, found.probabilities
+result = classify(scorer, images, ["猫", "狗"], templates=["一张{}的照片", "一幅{}的画"])
+result.labels, result.probabilities
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from altdiffusion.altclip.image_inputs import AnyImages
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.errors import InputError
 
-_PLACES = ("{}", "{c}")  # as CLIP's and as CLIP_benchmark's templates leave room for the label
+_PLACEHOLDERS = ("{}", "{c}")  # where CLIP's and CLIP_benchmark's templates have the label
 _TEXTS_AT_ONCE = 4096
 
 
@@ -57,38 +57,36 @@ def classify(
     """
     classes = ensemble(scorer, labels, templates)
     logits = scorer.logit_scale * (scorer.image_features(images, bad) @ classes.T)
-    unreadable = logits.isnan().any(1).tolist()
-    best = logits.argmax(1).tolist()
-    return Classification(
-        [None if not_seen else labels[i] for i, not_seen in zip(best, unreadable, strict=True)], logits
-    )
+    unusable = logits.isnan().any(1).tolist()
+    best = [None if nan else labels[i] for i, nan in zip(logits.argmax(1).tolist(), unusable, strict=True)]
+    return Classification(best, logits)
 
 
 def ensemble(scorer: TextFeatures, labels: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
     """Unit vectors, float32 (labels, projection_dim): of each label, the mean over the templates of unit text features.
 
     labels: equal ones are allowed, as ImageNet has two kinds of "crane". templates: "{}" or "{c}" stands for the label.
-    Source: CLIP, arXiv 2103.00020, section 3.1.4. Raises InputError for no labels, no templates, or no place in one.
+    Source: CLIP, arXiv 2103.00020, section 3.1.4. Raises InputError for no labels, no templates, or a template without either.
     """
     if isinstance(labels, str) or isinstance(templates, str) or not labels or not templates:
         raise InputError(f"labels {labels!r:.80}, templates {templates!r:.80}: expected a list of at least one of each")
-    for number, label in enumerate(labels):
+    for index, label in enumerate(labels):
         if not label.strip():
-            raise InputError(f"label {number} is empty, expected a name")
+            raise InputError(f"label {index} is empty, expected a name")
     for template in templates:
-        if not any(place in template for place in _PLACES):
+        if not any(placeholder in template for placeholder in _PLACEHOLDERS):
             raise InputError(f"the template {template!r} has no place for the label: expected '{{}}' or '{{c}}' in it")
     at_once = max(1, _TEXTS_AT_ONCE // len(templates))
     classes = []
     for start in range(0, len(labels), at_once):
-        some = labels[start : start + at_once]
-        features = scorer.text_features([fill(template, label) for label in some for template in templates])
-        classes.append(F.normalize(features.view(len(some), len(templates), -1).mean(1), dim=-1))
+        chunk = labels[start : start + at_once]
+        features = scorer.text_features([fill(template, label) for label in chunk for template in templates])
+        classes.append(F.normalize(features.view(len(chunk), len(templates), -1).mean(1), dim=-1))
     return torch.cat(classes)
 
 
 def fill(template: str, label: str) -> str:
     """The template with the label in its place."""
-    for place in _PLACES:
-        template = template.replace(place, label)
+    for placeholder in _PLACEHOLDERS:
+        template = template.replace(placeholder, label)
     return template

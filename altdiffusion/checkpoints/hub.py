@@ -1,18 +1,30 @@
-"""Where a model is: the embedded default, a folder, a single file, or a repository of the Hugging Face hub."""
+"""Where a model is: the embedded default, a folder, a single file, or a repository of the Hugging Face hub.
+
+Names are resolved once, where they come in: public functions call `resolve`, and what they call takes a Path.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.files import local_path
 
-MINI = "mini"  # the name of the embedded default
-SD_MINI = "sd-mini"  # and of the Stable Diffusion it came from, which reads English alone: what a bridge is shown on
+MINI = "mini"  # the embedded default
+SD_MINI = "sd-mini"  # the Stable Diffusion it came from, which reads English alone; bridges are shown on it
+EMBEDDED = (MINI, SD_MINI)
 PUBLISHED = ("BAAI/AltDiffusion", "BAAI/AltDiffusion-m9", "BAAI/AltDiffusion-m18")
-_FILE_ENDINGS = {".safetensors", ".ckpt", ".bin", ".pt", ".pth"}
+HUB_OPTIONS = (
+    "revision",
+    "token",
+    "cache_dir",
+    "local_files_only",
+    "force_download",
+)  # keywords of ours that its client takes
 XLM_R = "FacebookAI/xlm-roberta-large"  # the tokenizer of every AltDiffusion, for files that come without one
+_FILE_ENDINGS = {".safetensors", ".ckpt", ".bin", ".pt", ".pth"}
 
 
 def mini_folder() -> Path:
@@ -25,44 +37,39 @@ def sd_mini_folder() -> Path:
     return mini_folder() / "sd-mini"
 
 
-def local_path(name: str | Path) -> Path:
-    """The path that a name stands for, `~` expanded. Raises InputError for what no file system could hold."""
-    try:
-        path = Path(name).expanduser()
-        path.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, no permission to look
-        raise InputError(f"{str(name)[:80]!r} can't be a file or folder here: {first_line(error)}") from None
-    return path
+def is_local(name: str | Path) -> bool:
+    """Whether a model is on this machine: an embedded one, or a path that exists. Raises InputError for no possible path."""
+    return name in EMBEDDED or local_path(name).exists()
 
 
-def locate(model: str | Path | None, hub_patterns: list[str] | None = None, **hub: Any) -> Path:
-    """The local path of a model: a folder or a file.
+def resolve(name: str | Path | None, files: Sequence[str] | None = None, **hub_options: Any) -> Path:
+    """The folder or file that a model's name stands for.
 
-    model: None or "mini", "sd-mini", a path, a training's output_dir among them, or "owner/name" on the hub.
-    hub_patterns: the files to download, None for all.
-    hub: revision, token, cache_dir, local_files_only... of `huggingface_hub`.
-    Raises InputError for what is neither here nor there.
+    name: None or "mini", "sd-mini", a path (a training's output_dir stands for its model), or "owner/name" on the hub.
+    files: patterns of what to download from the hub; None: all.
+    hub_options: revision, token, cache_dir, local_files_only... of `huggingface_hub`.
+    Raises InputError for what is neither here nor on the hub.
     """
-    if model is None or model == MINI:
+    if name is None or name == MINI:
         return mini_folder()
-    if model == SD_MINI:
+    if name == SD_MINI:
         return sd_mini_folder()
-    path = local_path(model)
+    path = local_path(name)
     if path.exists():
         return result_of_training(path)
-    name = str(model)
-    if not is_hub_id(name):
+    if not is_hub_id(str(name)):
         raise InputError(
-            f"unknown model {name!r}: expected a folder or file that exists, an id on the hub such as "
+            f"unknown model {str(name)!r}: expected a folder or file that exists, an id on the hub such as "
             f"{PUBLISHED[1]!r}, or {MINI!r}, the embedded default"
         )
     from huggingface_hub import snapshot_download
 
-    return Path(on_hub(name, lambda name: snapshot_download(name, allow_patterns=hub_patterns, **hub)))
+    patterns = None if files is None else list(files)
+    return Path(on_hub(str(name), lambda name: snapshot_download(name, allow_patterns=patterns, **hub_options)))
 
 
 def result_of_training(path: Path) -> Path:
-    """The trained model, if the path is a training's output_dir; any other path as it is. Raises InputError without a model."""
+    """The trained model of a training's output_dir; any other path as it is. Raises InputError where none was saved yet."""
     if not all((path / name).is_file() for name in ("settings.json", "log.jsonl")):
         return path
     if not (path / "model").is_dir():
@@ -101,6 +108,3 @@ def on_hub(name: str, download: Callable[[str], Any]) -> Any:
             f"{name!r} can't be downloaded: {first_line(error)} "
             "(if it holds .bin files alone: --allow-pickle, allow_pickle=True)"
         ) from None
-
-
-HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")

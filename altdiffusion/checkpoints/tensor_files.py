@@ -1,7 +1,7 @@
 """Tensors from files: safetensors, and pickles where the user allows them. Nothing is copied that can be mapped.
 
 A file that holds the wanted dtype is mapped into memory, so that loading costs no second copy. Otherwise it is
-converted piece by piece, and mapped anew every 64 MB, which lets go of the pages that were read.
+converted 64 MB at a time, and mapped anew after each, which frees the pages that were read.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -70,24 +70,24 @@ def read_tensors(
     if dtype is None or all(tensor.dtype == dtype or not tensor.is_floating_point() for tensor in state.values()):
         return state
     if path.suffix in PICKLES and not zipfile.is_zipfile(path):  # an old pickle can't be mapped, so read it once
-        return {key: tensor.to(_converted(tensor, dtype)) for key, tensor in state.items()}
-    kept = {key: torch.empty_like(tensor, dtype=_converted(tensor, dtype)) for key, tensor in state.items()}
-    pieces = [(key, rows) for key, tensor in state.items() for rows in _pieces(tensor)]
+        return {key: tensor.to(_target_dtype(tensor, dtype)) for key, tensor in state.items()}
+    kept = {key: torch.empty_like(tensor, dtype=_target_dtype(tensor, dtype)) for key, tensor in state.items()}
+    unread = [(key, rows) for key, tensor in state.items() for rows in _row_slices(tensor)]
     del state
-    while pieces:
+    while unread:
         mapped, budget = _map(path, allow_pickle), _MAPPED_AT_ONCE
-        while pieces and budget > 0:
-            key, rows = pieces.pop()
+        while unread and budget > 0:
+            key, rows = unread.pop()
             kept[key][rows] = mapped[key][rows]
             budget -= mapped[key][rows].nbytes
     return kept
 
 
-def _converted(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+def _target_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype if tensor.is_floating_point() else tensor.dtype
 
 
-def _pieces(tensor: Tensor) -> Iterator[slice | EllipsisType]:
+def _row_slices(tensor: Tensor) -> Iterator[slice | EllipsisType]:
     """Slices of rows that are small enough to be mapped at once: the embedding table alone may be half of the weights."""
     if tensor.dim() == 0:
         yield ...
@@ -98,6 +98,7 @@ def _pieces(tensor: Tensor) -> Iterator[slice | EllipsisType]:
 
 
 def _map(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
+    """All tensors of a file, mapped where the format allows it."""
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     if path.suffix == ".safetensors":
@@ -118,10 +119,11 @@ def _map(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
         raise InputError(f"{path} holds more than tensors and is not opened ({reason}), or it is damaged") from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({first_line(error)}): download it again") from None
-    return _flat(loaded, path)
+    return _flatten(loaded, path)
 
 
-def _flat(loaded: Any, path: Path) -> dict[str, Tensor]:
+def _flatten(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of what a pickle held, by name, see `read_tensors`."""
     if not isinstance(loaded, Mapping):
         raise InputError(f"{path} holds a {type(loaded).__name__}, expected a state dict")
     nested, ema = loaded.get("state_dict", loaded), loaded.get("state_dict_ema") or {}
@@ -168,22 +170,18 @@ def read_config_type(folder: Path) -> str:
     return str(read_json(path).get("model_type", "")) if path.is_file() else ""
 
 
-def read_files(
-    files: Sequence[Path],
-    *,
-    allow_pickle: bool = False,
-    dtype: torch.dtype | None = None,
-    wanted: Callable[[str], bool] = lambda key: True,
+def read_weights(
+    path: Path, variant: str | None = None, use_safetensors: bool | None = None, **options: Any
 ) -> dict[str, Tensor]:
-    """The tensors of several files together, see `read_tensors`."""
+    """The tensors of a file, or of the weight files of a folder together. options: of `read_tensors`."""
     state: dict[str, Tensor] = {}
-    for file in files:
-        state |= read_tensors(file, allow_pickle=allow_pickle, dtype=dtype, wanted=wanted)
+    for file in [path] if path.is_file() else weight_files(path, variant, use_safetensors):
+        state |= read_tensors(file, **options)
     return state
 
 
 def load_strict(model_class: Any, folder: Path, **kwargs: Any) -> Any:
-    """`model_class.from_pretrained(folder)` in float32, or InputError that names tensors it would have drawn at random.
+    """`model_class.from_pretrained(folder)` in float32; raises InputError where it would fill tensors at random.
 
     For classes of diffusers and of transformers. kwargs: dtype, variant, use_safetensors, ...
     """

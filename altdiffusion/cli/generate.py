@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from altdiffusion.checkpoints.hub import MINI, local_path
+from altdiffusion.checkpoints.hub import MINI
 from altdiffusion.cli.flags import command, only
 from altdiffusion.cli.options import device_setting
 from altdiffusion.cli.terminal import hide_loading, print_json, print_line, say, with_progress
 from altdiffusion.errors import InputError
+from altdiffusion.files import local_path
 from altdiffusion.generation.settings import MAX_SEED, ImageSettings, settings_with
 from altdiffusion.settings import read_settings, setting
 

@@ -6,12 +6,12 @@ import csv
 import sys
 from pathlib import Path
 
-from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.cli.flags import command
 from altdiffusion.cli.options import ExactSettings, JsonSettings
 from altdiffusion.cli.sources import check_image, check_some
 from altdiffusion.cli.terminal import hide_loading, print_json, print_table, say
 from altdiffusion.errors import InputError
+from altdiffusion.files import local_path
 from altdiffusion.images import ENDINGS, image_files
 from altdiffusion.settings import setting
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
+from altdiffusion.files import local_path
 from altdiffusion.settings import Settings, about_of, flag_of
 
 
@@ -39,8 +40,8 @@ def check_some(names: Iterable[str], check: Callable[[str], None]) -> None:
 
 def check_model(name: str) -> None:
     """Raise InputError for what is neither here nor an id on the hub."""
-    if hub.local_path(name).exists() or not hub.is_hub_id(name):
-        hub.locate(name)
+    if local_path(name).exists() or not hub.is_hub_id(name):
+        hub.resolve(name)
 
 
 def check_system(name: str) -> None:
@@ -51,19 +52,19 @@ def check_system(name: str) -> None:
 
 def check_lora(name: str) -> None:
     """Raise InputError for what is neither here nor an id on the hub."""
-    if not hub.local_path(name).exists() and not hub.is_hub_id(name):
+    if not local_path(name).exists() and not hub.is_hub_id(name):
         raise InputError(f"no such LoRA: {name}: expected a file, a folder or an id on the hub")
 
 
 def check_image(name: str) -> None:
     """Raise InputError where no file is."""
-    if not hub.local_path(name).is_file():
+    if not local_path(name).is_file():
         raise InputError(f"no such image: {name}")
 
 
 def check_path(name: str) -> None:
     """Raise InputError where neither file nor folder is."""
-    if not hub.local_path(name).exists():
+    if not local_path(name).exists():
         raise InputError(f"there is no {name}")
 
 

@@ -27,13 +27,13 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.data.arrow_tables import ArrowTable
 from altdiffusion.data.image_folder import ImageFolder
 from altdiffusion.data.table import SkipLog, Table
 from altdiffusion.data.tar_shards import TarTable
 from altdiffusion.data.text_lines import LineTable
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.files import local_path
 
 MAX_NAMES = 100_000  # that the braces of one name may stand for
 FORMATS = (

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from altdiffusion import files
 from altdiffusion.altclip.best_of import load_scorer
 from altdiffusion.altclip.scorer import PromptScorer
-from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.data.open_tables import open_tables
 from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import InputError
+from altdiffusion.files import local_path
 from altdiffusion.generation.generate import generate
 from altdiffusion.generation.infotext import open_info
 from altdiffusion.generation.load import load_pipeline

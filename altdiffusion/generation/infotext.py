@@ -19,8 +19,8 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.errors import InputError
+from altdiffusion.files import local_path
 from altdiffusion.generation.settings import ImageSettings, settings_with
 from altdiffusion.images import opened_image
 from altdiffusion.settings import about_of, as_flag, type_of

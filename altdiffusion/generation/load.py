@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from altdiffusion.checkpoints import hub
 from altdiffusion.devices import DTYPES, choose_device, choose_dtype
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.files import local_path
 from altdiffusion.pipelines.alt_diffusion import (
     AltDiffusionImg2ImgPipeline,
     AltDiffusionInpaintPipeline,
@@ -65,7 +66,7 @@ def load_pipeline(
         swap_text_encoder(pipe, text_encoder, bridge=bridge, allow_pickle=allow_pickle)
     if lora is not None:
         try:
-            path = hub.local_path(lora)
+            path = local_path(lora)
             source = hub.result_of_training(path) if path.exists() else lora
             pipe.load_lora_weights(str(source), use_safetensors=None if allow_pickle else True)
         except ImportError as error:

@@ -18,31 +18,16 @@ logger = logging.getLogger(__name__)
 
 
 def load_lora_into_text_encoder(
-    state_dict: dict[str, Tensor],
-    network_alphas: Any,
-    text_encoder: Any,
-    prefix: str | None = None,
-    adapter_name: str | None = None,
-    lora_scale: float = 1.0,
-    metadata: dict[str, Any] | None = None,
-    **kwargs: Any,
+    state_dict: dict[str, Tensor], network_alphas: Any, text_encoder: Any, prefix: str | None = None, **kwargs: Any
 ) -> None:
-    """Apply the text half of a LoRA if it was made for AltCLIP's tower; leave CLIP's out, and say so.
+    """Apply the text half of a LoRA if it was made for AltCLIP's tower; one for CLIP's is left out, with a warning.
 
-    Takes the arguments of diffusers' function of this name, which it replaces for AltCLIP's encoder, with a bridge or
-    without, and for the place that XL's first encoder left empty.
+    Replaces diffusers' method of this name, and takes its arguments: for AltCLIP's encoder, with a bridge or without,
+    and where XL's first encoder was removed. kwargs: adapter_name, lora_scale, metadata, ...
     """
     if not isinstance(text_encoder, AltCLIPTextModel | BridgedTextEncoder | None):
-        StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder(
-            state_dict,
-            network_alphas,
-            text_encoder,
-            prefix=prefix,
-            adapter_name=adapter_name,
-            lora_scale=lora_scale,
-            metadata=metadata,
-            **kwargs,
-        )
+        load_stock = StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder
+        load_stock(state_dict, network_alphas, text_encoder, prefix=prefix, **kwargs)
         return
     start = (prefix or "text_encoder") + "."
     half = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
@@ -61,7 +46,8 @@ def load_lora_into_text_encoder(
     if ours and text_encoder is not None:
         from peft import LoraConfig
 
-        settings = {key.removeprefix(start): value for key, value in (metadata or {}).items() if key.startswith(start)}
+        metadata = kwargs.get("metadata") or {}
+        settings = {key.removeprefix(start): value for key, value in metadata.items() if key.startswith(start)}
         ranks = {key: value.shape[1] for key, value in ours.items() if key.endswith("lora_B.weight")}
         if not settings:  # without them, as diffusers does: alpha is the rank
             rank = next(iter(ranks.values()))
@@ -69,11 +55,11 @@ def load_lora_into_text_encoder(
             settings["rank_pattern"] = {key.removesuffix(".lora_B.weight"): rank for key, rank in ranks.items()}
         settings["target_modules"] = [key.removesuffix(".lora_B.weight") for key in ranks]
         text_encoder.load_adapter(
-            adapter_name=adapter_name or get_adapter_name(text_encoder),
+            adapter_name=kwargs.get("adapter_name") or get_adapter_name(text_encoder),
             adapter_state_dict=ours,
             peft_config=LoraConfig(**settings),
         )
-        scale_lora_layers(text_encoder, weight=lora_scale)
+        scale_lora_layers(text_encoder, weight=kwargs.get("lora_scale", 1.0))
 
 
 def check_textual_inversion(sources: Any, text_encoder: Any, /, **kwargs: Any) -> None:

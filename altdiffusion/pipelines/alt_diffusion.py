@@ -1,7 +1,6 @@
-"""AltDiffusion's pipelines, and swapping its text encoder into any Stable Diffusion pipeline.
+"""AltDiffusion's pipelines: diffusers' own, which load every published layout and save as the stock class.
 
-The pipelines are diffusers' own in every respect; what they add is loading every published layout, and saving
-as the stock class, so that plain diffusers loads the result.
+What they save, plain diffusers loads.
 """
 
 from __future__ import annotations
@@ -9,6 +8,8 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +28,6 @@ from transformers import AltCLIPTextModel
 
 from altdiffusion.altclip.best_of import with_best_of
 from altdiffusion.checkpoints import hub, tensor_files
-from altdiffusion.checkpoints.hub import HUB_OPTIONS
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.files import write_text
 from altdiffusion.pipelines import adapters, legacy_import
@@ -38,7 +38,7 @@ from altdiffusion.speed.optimize import optimize
 from altdiffusion.text_encoder.bridge import BridgedTextEncoder
 from altdiffusion.text_encoder.encoder import check_text_encoder
 from altdiffusion.text_encoder.forward import patch_forward
-from altdiffusion.text_encoder.tokenizer import load_tokenizer
+from altdiffusion.text_encoder.tokenizer import choose_tokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -70,70 +70,72 @@ class AltDiffusionMixin(DiffusionPipeline):
         kwargs: as in diffusers: dtype (by default float32), variant, device_map, revision, safety_checker=None, any component ...
         Raises InputError: unknown model, missing or left-over tensors (named), damaged files, pickles not allowed.
         """
+        if low_memory and kwargs.get("device_map") is not None:
+            raise InputError("low_memory and device_map both say where the weights go: pass one of them")
+        name = hub.MINI if pretrained_model_name_or_path is None else pretrained_model_name_or_path
+        options: dict[str, Any] = {"allow_pickle": allow_pickle, "ema": ema, **kwargs}
+        with _as_input_error(name):
+            path = cls.fetch(name, **options)
+        pipeline = cls.from_path(path, str(name), tokenizer=tokenizer, **options)
         if low_memory:
-            if kwargs.get("device_map") is not None:
-                raise InputError("low_memory and device_map both say where the weights go: pass one of them")
-            options = {"allow_pickle": allow_pickle, "ema": ema, "tokenizer": tokenizer}
-            pipeline = cls.from_pretrained(pretrained_model_name_or_path, **options, **kwargs)
             save_memory(pipeline, stream=low_memory == "stream")
-            return pipeline
-        model = hub.MINI if pretrained_model_name_or_path is None else pretrained_model_name_or_path
-        try:
-            if model not in _EMBEDDED and hub.local_path(model).is_file():
-                path = hub.local_path(model)
+        return pipeline
+
+    @classmethod
+    def fetch(cls, name: str | Path, *, allow_pickle: bool = False, ema: bool = False, **kwargs: Any) -> Path:
+        """The folder or file of a pipeline; from the hub, the files that it loads are downloaded. Arguments as above.
+
+        Raises InputError for a name that is unknown, or on the hub something else than a pipeline.
+        """
+        hub_options = {option: kwargs[option] for option in hub.HUB_OPTIONS if option in kwargs}
+        path = hub.resolve(name, ["model_index.json", "config.json"], **hub_options)
+        if not hub.is_local(name):
+            _check_index(path, str(name), ema)  # before gigabytes are downloaded
+            options = {"use_safetensors": None if allow_pickle else True} | hub_options
+            options |= {option: kwargs[option] for option in ("use_safetensors", "variant") if option in kwargs}
+            path = Path(hub.on_hub(str(name), lambda name: cls.download(name, **options)))
+        return path
+
+    @classmethod
+    def from_path(
+        cls,
+        path: Path,
+        name: str,
+        *,
+        allow_pickle: bool = False,
+        ema: bool = False,
+        tokenizer: Any = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load the folder or file that `fetch` gave. name: what errors and `name_or_path` call it; the rest as above."""
+        with _as_input_error(name):
+            if path.is_file():
                 return cls._from_file(path, ema=ema, allow_pickle=allow_pickle, tokenizer=tokenizer, **kwargs)
-            if ema:
-                raise InputError("ema=True is for single files; a folder holds one set of weights")
+            _check_index(path, name, ema)
+            if not allow_pickle:
+                for part in sorted(part for part in path.iterdir() if part.is_dir() and part.name not in kwargs):
+                    tensor_files.refuse_pickles(part)
             kwargs.setdefault("use_safetensors", None if allow_pickle else True)
             if kwargs.get("dtype", kwargs.get("torch_dtype")) is None:
                 kwargs["dtype"] = torch.float32  # the libraries would each take the stored one, or not
-            folder = cls._folder(model, allow_pickle, kwargs)
-            kwargs = _load_checked(folder, tokenizer, kwargs)
-            pipeline = super().from_pretrained(str(folder), **kwargs)
-        except InputError:
-            raise
-        except _UNREADABLE as error:
-            raise InputError(f"{model} can't be loaded: {first_line(error)}") from error
-        pipeline.register_to_config(_name_or_path=str(model))
+            pipeline = super().from_pretrained(str(path), **_load_checked(path, tokenizer, kwargs))
+        pipeline.register_to_config(_name_or_path=name)
         if isinstance(pipeline.text_encoder, AltCLIPTextModel):
             patch_forward(pipeline.text_encoder)
         return pipeline
 
     @classmethod
-    def _from_file(cls, path: Path, **kwargs: Any) -> Self:
+    def _from_file(cls, path: Path, *, ema: bool, allow_pickle: bool, tokenizer: Any, **kwargs: Any) -> Self:
         """A pipeline from a single file; components that are passed take the place of the file's."""
         given = {name: kwargs.pop(name) for name in inspect.signature(cls.__init__).parameters if name in kwargs}
-        known = {"ema", "allow_pickle", "dtype", "torch_dtype", "use_safetensors", "low_cpu_mem_usage", *HUB_OPTIONS}
+        known = {"dtype", "torch_dtype", "use_safetensors", "low_cpu_mem_usage", *hub.HUB_OPTIONS}
         if unknown := sorted(set(kwargs) - known):
             raise InputError(f"{unknown[0]}= can't be used with a single file: convert it to a folder first")
-        tokenizer = given.pop("tokenizer", None)
-        options = {name: kwargs[name] for name in ("ema", "allow_pickle")}
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        parts = load_single_file(path, dtype=dtype, tokenizer=tokenizer, **options)
+        parts = load_single_file(path, dtype=dtype, tokenizer=tokenizer, ema=ema, allow_pickle=allow_pickle)
         pipeline = cls(**({"requires_safety_checker": False} | parts | given))
         pipeline.register_to_config(_name_or_path=str(path))
         return pipeline
-
-    @classmethod
-    def _folder(cls, model: str | Path, allow_pickle: bool, kwargs: dict[str, Any]) -> Path:
-        """Where the pipeline's folder is, downloaded if need be; says early what can't be loaded."""
-        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-        folder = hub.locate(model, ["model_index.json", "config.json"], **hub_options)
-        if not (folder / "model_index.json").is_file():
-            advice = "its text encoder alone goes into a pipeline by swap_text_encoder(pipe, model)"
-            found = "AltCLIP or a text encoder" if (folder / "config.json").is_file() else "no model"
-            raise InputError(f"no model_index.json in {folder}: this is {found}, not a pipeline; {advice}")
-        index = tensor_files.read_json(folder / "model_index.json")
-        if "text_encoder_2" in index:
-            kind = index.get("_class_name")
-            raise InputError(f"{model} is a {kind}: load it with diffusers' {kind}, after `import altdiffusion`")
-        if model not in _EMBEDDED and not hub.local_path(model).exists():
-            hub_options |= {name: kwargs[name] for name in ("use_safetensors", "variant") if name in kwargs}
-            folder = Path(hub.on_hub(str(model), lambda name: cls.download(name, **hub_options)))
-        if not allow_pickle:
-            for part in sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in kwargs):
-                tensor_files.refuse_pickles(part)
-        return folder
 
     @classmethod
     def from_single_file(cls, path: str | Path, **kwargs: Any) -> Self:
@@ -198,25 +200,39 @@ auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusion
 auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusionInpaintPipeline
 
 
-_EMBEDDED = (hub.MINI, hub.SD_MINI)
+@contextmanager
+def _as_input_error(name: str | Path) -> Iterator[None]:
+    """What the libraries raise for files that are damaged, or not what they seem, becomes one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except _UNREADABLE as error:
+        raise InputError(f"{name} can't be loaded: {first_line(error)}") from error
 
 
-# What the libraries raise for files that are damaged or not what they seem.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    pickle.UnpicklingError,
-    safetensors.SafetensorError,
-)
+_UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, EOFError,
+               pickle.UnpicklingError, safetensors.SafetensorError)  # fmt: skip
+
+
+def _check_index(folder: Path, name: str, ema: bool) -> None:
+    """Raise InputError unless a folder holds a pipeline with one text encoder."""
+    if ema:
+        raise InputError("ema=True is for single files; a folder holds one set of weights")
+    if not (folder / "model_index.json").is_file():
+        content = "AltCLIP or a text encoder" if (folder / "config.json").is_file() else "no model"
+        raise InputError(
+            f"no model_index.json in {folder}: this is {content}, not a pipeline; "
+            "its text encoder alone goes into a pipeline by swap_text_encoder(pipe, model)"
+        )
+    index = tensor_files.read_json(folder / "model_index.json")
+    if "text_encoder_2" in index:
+        kind = index.get("_class_name")
+        raise InputError(f"{name} is a {kind}: load it with diffusers' {kind}, after `import altdiffusion`")
 
 
 def _load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Check and load what diffusers and transformers would not: where tensors are missing they draw random ones.
+    """Check and load the parts whose missing tensors diffusers and transformers would fill at random.
 
     Returns `kwargs` with the parts that were loaded. With a device_map or a quantization_config UNet and VAE are left
     to diffusers, which places or quantizes them while it loads.
@@ -228,7 +244,7 @@ def _load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[
         part = folder / "text_encoder"
         check_text_encoder(part, variant if any(part.glob(f"*.{variant}.*")) else None, use_safetensors)
     if "tokenizer" not in passed and (tokenizer is not None or reader in (*_ALTCLIP, "BridgedTextEncoder")):
-        passed["tokenizer"] = load_tokenizer(folder if tokenizer is None else tokenizer)
+        passed["tokenizer"] = choose_tokenizer(tokenizer, folder)
     if passed.get("device_map") is not None or passed.get("quantization_config") is not None:
         return passed
     dtype = passed.get("dtype", passed.get("torch_dtype"))

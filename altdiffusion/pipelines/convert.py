@@ -14,10 +14,11 @@ from altdiffusion import files
 from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.checkpoints.layouts import is_single_file
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.files import local_path
 from altdiffusion.pipelines.alt_diffusion import AltDiffusionPipeline
 from altdiffusion.pipelines.model_card import write_model_card
-from altdiffusion.text_encoder.encoder import load_text_encoder
-from altdiffusion.text_encoder.tokenizer import hub_files
+from altdiffusion.text_encoder.encoder import read_text_encoder
+from altdiffusion.text_encoder.tokenizer import choose_tokenizer, hub_files
 
 
 def convert(
@@ -36,19 +37,20 @@ def convert(
     that the weights are stored in. The folder is there whole or not at all.
     Raises InputError for a source that can't be read and for a destination that is taken or can't be written.
     """
-    target = hub.local_path(destination)
+    target = local_path(destination)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is there already: pick a new folder")
     path = _fetch(source, allow_pickle)
-    is_pipeline, stored = _look(path, allow_pickle)
+    is_pipeline, stored = _inspect(path, allow_pickle)
     options: dict[str, Any] = {"allow_pickle": allow_pickle, "tokenizer": tokenizer, "dtype": dtype or stored}
     if is_pipeline:
-        pipeline = AltDiffusionPipeline.from_pretrained(path, ema=ema, **options)
+        pipeline = AltDiffusionPipeline.from_path(path, str(source), ema=ema, **options)
         if not isinstance(pipeline.text_encoder, AltCLIPTextModel):
-            found = type(pipeline.text_encoder).__name__
-            raise InputError(f"{source} reads prompts with {found}, not AltCLIP: nothing to convert")
+            kind = type(pipeline.text_encoder).__name__
+            raise InputError(f"{source} reads prompts with {kind}, not AltCLIP: nothing to convert")
     else:
-        encoder, its_tokenizer = load_text_encoder(path, **options)
+        encoder = read_text_encoder(path, dtype=dtype or stored, allow_pickle=allow_pickle)
+        own_tokenizer = choose_tokenizer(tokenizer, path)
     try:
         with files.new_folder(target) as folder:
             if is_pipeline:
@@ -56,7 +58,7 @@ def convert(
                 write_model_card(folder, pipeline, str(source))
             else:
                 encoder.save_pretrained(folder / "text_encoder")
-                its_tokenizer.save_pretrained(folder / "tokenizer")
+                own_tokenizer.save_pretrained(folder / "tokenizer")
                 write_model_card(folder, encoder, str(source))
             forget_paths(folder)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
@@ -65,16 +67,16 @@ def convert(
 
 
 def _fetch(source: str | Path, allow_pickle: bool) -> Path:
-    """The source's local path, downloaded if it is on the hub."""
-    if source == hub.MINI or hub.local_path(source).exists():
-        return hub.locate(source)
-    if (hub.locate(source, ["model_index.json", "config.json"]) / "model_index.json").is_file():
-        kinds = None if allow_pickle else True
-        return Path(hub.on_hub(str(source), lambda name: AltDiffusionPipeline.download(name, use_safetensors=kinds)))
-    return hub.locate(source, hub_files(allow_pickle))
+    """The source's local path; from the hub, the files of a pipeline or of a text encoder are downloaded."""
+    root = hub.resolve(source, ["model_index.json", "config.json"])
+    if hub.is_local(source):
+        return root
+    if (root / "model_index.json").is_file():
+        return AltDiffusionPipeline.fetch(source, allow_pickle=allow_pickle)
+    return hub.resolve(source, hub_files(allow_pickle))
 
 
-def _look(path: Path, allow_pickle: bool) -> tuple[bool, torch.dtype]:
+def _inspect(path: Path, allow_pickle: bool) -> tuple[bool, torch.dtype]:
     """Whether this is a whole pipeline, and the dtype that its weights are stored in."""
     if path.is_file():
         state = tensor_files.read_tensors(path, allow_pickle=allow_pickle)
@@ -89,7 +91,7 @@ def _dtype(state: dict[str, torch.Tensor]) -> torch.dtype:
 
 
 def forget_paths(folder: Path) -> None:
-    """Take `_name_or_path` out of what was saved: it is a path of the machine that converted."""
+    """Remove `_name_or_path` from saved JSON files: it is a path on the machine that converted."""
     for file in folder.rglob("*.json"):
         content = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:

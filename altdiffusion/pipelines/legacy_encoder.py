@@ -34,9 +34,9 @@ class RobertaSeriesModelWithTransformation(AltCLIPTextModel):
         """Takes the arguments of transformers' method. As there, pickles are read unless use_safetensors is True."""
         hub_options = {"revision": revision, "token": token, "cache_dir": cache_dir}
         patterns = [f"{subfolder}/*" if subfolder else "*"]
-        folder = hub.locate(pretrained_model_name_or_path, patterns, **hub_options) / subfolder
-        files = tensor_files.weight_files(folder, variant, use_safetensors)
-        state = tensor_files.read_files(files, allow_pickle=True, dtype=dtype or torch_dtype or torch.float32)
+        folder = hub.resolve(pretrained_model_name_or_path, patterns, **hub_options) / subfolder
+        dtype = dtype or torch_dtype or torch.float32
+        state = tensor_files.read_weights(folder, variant, use_safetensors, allow_pickle=True, dtype=dtype)
         return build_text_encoder(
             state, tensor_files.read_config(folder), what=f"the text encoder in {folder}", device_map=device_map
         )

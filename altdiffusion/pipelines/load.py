@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,22 +20,19 @@ def load_diffusion(model: str, text_encoder: str | None = None) -> Any:
     text_encoder: an AltCLIP to swap in. Raises InputError for what can't be found, or where the widths differ, and for
     UNets that take more than an image and a text.
     """
-    root = hub.locate(model, ["model_index.json"])
+    root = AltDiffusionPipeline.fetch(model)
     index = tensor_files.read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
     plain = (index.get("text_encoder") or [None])[-1] == "CLIPTextModel" and "text_encoder_2" not in index
     if plain and model != hub.SD_MINI:
-        if not hub.local_path(model).exists():
-            download: Any = StableDiffusionPipeline.download  # of the files that are loaded alone
-            root = Path(hub.on_hub(model, lambda name: download(name, use_safetensors=True)))
         checked = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
         parts = {name: tensor_files.load_strict(kind, root / name) for name, kind in checked.items()}
         pipe: Any = StableDiffusionPipeline.from_pretrained(str(root), dtype=torch.float32, **parts)
     else:
-        pipe = AltDiffusionPipeline.from_pretrained(model)
+        pipe = AltDiffusionPipeline.from_path(root, model)
     takes, gives = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
     if takes != gives:
         raise InputError(
             f"the UNet of {model} takes {takes} channels where the VAE gives {gives}, as inpainting's does: "
-            "expected one that draws from text alone"
+            "expected one that generates from text alone"
         )
     return swap_text_encoder(pipe, text_encoder) if text_encoder is not None else pipe

@@ -14,7 +14,7 @@ from transformers import XLMRobertaTokenizer
 from altdiffusion.checkpoints import layouts, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.encoder import build_text_encoder
-from altdiffusion.text_encoder.tokenizer import load_tokenizer
+from altdiffusion.text_encoder.tokenizer import choose_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -56,14 +56,16 @@ def load_single_file(
         raise InputError(
             f"{path}: the UNet attends to states of width {unet_config['cross_attention_dim']}, the encoder's are {width}"
         )
-    logger.warning("%s has no safety checker: pictures are not filtered", path.name)
+    logger.warning("%s has no safety checker: images are not filtered", path.name)
     return {
-        "unet": _fill(
-            UNet2DConditionModel, unet_config, _rename(convert_ldm_unet_checkpoint, unet_state, unet_config), path
+        "unet": _build(
+            UNet2DConditionModel, unet_config, _to_diffusers(convert_ldm_unet_checkpoint, unet_state, unet_config), path
         ),
-        "vae": _fill(AutoencoderKL, vae_config, _rename(convert_ldm_vae_checkpoint, vae_state, vae_config), path),
+        "vae": _build(
+            AutoencoderKL, vae_config, _to_diffusers(convert_ldm_vae_checkpoint, vae_state, vae_config), path
+        ),
         "text_encoder": text_encoder,
-        "tokenizer": load_tokenizer(tokenizer if tokenizer is not None else path),
+        "tokenizer": choose_tokenizer(tokenizer, path),
         "scheduler": PNDMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -76,14 +78,14 @@ def load_single_file(
     }
 
 
-def _rename(convert: Any, state: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _to_diffusers(convert: Any, state: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[str, torch.Tensor]:
     try:
         return convert(state, config)
     except (KeyError, IndexError) as error:
         raise InputError(f"incomplete checkpoint: missing {error}") from None
 
 
-def _fill(model_class: Any, config: dict[str, Any], state: dict[str, torch.Tensor], path: Path) -> Any:
+def _build(model_class: Any, config: dict[str, Any], state: dict[str, torch.Tensor], path: Path) -> Any:
     with torch.device("meta"):
         model = model_class(**config)
     layouts.check_names(state, model.state_dict(), f"the {model_class.__name__} of {path}")

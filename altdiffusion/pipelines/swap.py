@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def swap_text_encoder(
 ) -> DiffusionPipeline:
     """Replace the text encoder and tokenizer of a Stable Diffusion pipeline by AltCLIP's, in place.
 
-    Without a bridge the UNet should be one that was trained for this encoder, as AltDiffusion's are: another one draws
+    Without a bridge the UNet should be one that was trained for this encoder, as AltDiffusion's are: others generate
     nothing sensible. With one, any UNet of Stable Diffusion 1.x, 2.x or XL that was trained with CLIP will do.
     pipe: any diffusers pipeline with CLIP's text encoder and a UNet. The new encoder takes the old one's device and the
         UNet's dtype. XL's two encoders become one, `text_encoder_2`, which reads `prompt`; `prompt_2` is not read.
@@ -36,11 +37,11 @@ def swap_text_encoder(
     """
     unet: Any = getattr(pipe, "unet", None)
     wanted = getattr(getattr(unet, "config", None), "cross_attention_dim", None)
-    there = hasattr(pipe, "text_encoder")
-    xl = there and hasattr(pipe, "text_encoder_2") and "text_encoder" in pipe._optional_components
+    has_first, has_second = hasattr(pipe, "text_encoder"), hasattr(pipe, "text_encoder_2")
+    xl = has_first and has_second and "text_encoder" in pipe._optional_components
     old: Any = getattr(pipe, "text_encoder_2" if xl else "text_encoder", None)
     clip = CLIPTextModelWithProjection if xl else CLIPTextModel
-    fits = xl or (there and not hasattr(pipe, "text_encoder_2"))
+    fits = xl or (has_first and not has_second)
     if wanted is None or not fits or not isinstance(old, clip | AltCLIPTextModel | BridgedTextEncoder | None):
         raise InputError(
             f"{type(pipe).__name__} is not a Stable Diffusion 1.x, 2.x or XL pipeline: expected one CLIP text encoder, "
@@ -81,16 +82,13 @@ def swap_text_encoder(
     if not isinstance(pipe, AltDiffusionMixin):  # on this instance alone: its class stays stock
         pipe.load_lora_into_text_encoder = adapters.load_lora_into_text_encoder
         if hasattr(type(pipe), "load_textual_inversion"):
-            pipe.load_textual_inversion = _Checked(pipe, encoder)
+            pipe.load_textual_inversion = partial(_load_textual_inversion, pipe, encoder)
     return pipe
 
 
-class _Checked:
+def _load_textual_inversion(
+    pipe: Any, encoder: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
+) -> None:
     """A pipeline's own `load_textual_inversion`, behind a check that the embeddings fit the encoder."""
-
-    def __init__(self, pipe: Any, encoder: AltCLIPTextModel | BridgedTextEncoder) -> None:
-        self.pipe, self.encoder = pipe, encoder
-
-    def __call__(self, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> None:
-        adapters.check_textual_inversion(pretrained_model_name_or_path, self.encoder, **kwargs)
-        type(self.pipe).load_textual_inversion(self.pipe, pretrained_model_name_or_path, *args, **kwargs)
+    adapters.check_textual_inversion(pretrained_model_name_or_path, encoder, **kwargs)
+    type(pipe).load_textual_inversion(pipe, pretrained_model_name_or_path, *args, **kwargs)

@@ -287,7 +287,7 @@ def load_bridge(source: str | Path | Bridge, dtype: torch.dtype, **hub_options: 
     if source == hub.MINI:
         folder = hub.mini_folder() / "bridge"
     else:
-        folder = hub.locate(source, ["config.json", "model.safetensors"], **hub_options)
+        folder = hub.resolve(source, ["config.json", "model.safetensors"], **hub_options)
     if not (folder / "config.json").is_file():
         raise InputError(f"no bridge in {folder}: expected a folder with config.json and model.safetensors")
     kind = tensor_files.read_json(folder / "config.json").get("model_type")

@@ -15,7 +15,7 @@ from transformers import AltCLIPTextConfig, AltCLIPTextModel, XLMRobertaTokenize
 
 from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.text_encoder.forward import patch_forward
-from altdiffusion.text_encoder.tokenizer import hub_files, load_tokenizer
+from altdiffusion.text_encoder.tokenizer import choose_tokenizer, hub_files
 
 logger = logging.getLogger(__name__)
 
@@ -42,23 +42,29 @@ def load_text_encoder(
     device_map: as in transformers, e.g. "auto".
     tokenizer: where to take it from if the model, a single file say, has none; by default XLM-R's on the hub.
     allow_pickle: read .bin and .ckpt files (with torch's weights_only).
-    variant, use_safetensors: which files of a folder, as in diffusers. hub: revision, token, cache_dir, ...
+    variant, use_safetensors: which files of a folder, as in diffusers. hub_options: revision, token, cache_dir, ...
     Raises InputError for what can't be found or read, and for tensors that are missing or left over.
     """
-    root = hub.locate(model, hub_files(allow_pickle), **hub_options)
+    root = hub.resolve(model, hub_files(allow_pickle), **hub_options)
+    files: dict[str, Any] = {"allow_pickle": allow_pickle, "variant": variant, "use_safetensors": use_safetensors}
+    encoder = read_text_encoder(root, dtype, device_map, **files)
+    return encoder, choose_tokenizer(tokenizer, root, **hub_options)
+
+
+def read_text_encoder(
+    root: Path, dtype: torch.dtype | None = None, device_map: Any = None, **options: Any
+) -> AltCLIPTextModel:
+    """The text tower in a folder (or its subfolder `text_encoder`) or a file. options: of `tensor_files.read_weights`."""
     folder = root / "text_encoder" if (root / "text_encoder").is_dir() else root
-    files = [root] if root.is_file() else tensor_files.weight_files(folder, variant, use_safetensors)
-    state = tensor_files.read_files(files, allow_pickle=allow_pickle, dtype=dtype or torch.float32, wanted=_may_be_text)
-    config = {} if root.is_file() else tensor_files.read_config(folder)
-    encoder = build_text_encoder(state, config, what=f"the text encoder of {root}", device_map=device_map)
-    return encoder, load_tokenizer(tokenizer if tokenizer is not None else root, **hub_options)
+    state = tensor_files.read_weights(folder, dtype=dtype or torch.float32, wanted=_may_be_text, **options)
+    config = tensor_files.read_config(folder)
+    return build_text_encoder(state, config, what=f"the text encoder of {root}", device_map=device_map)
 
 
 def check_text_encoder(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> None:
-    """Raise InputError unless a folder holds every tensor of the encoder and no other. Files are mapped, not loaded."""
-    files = tensor_files.weight_files(folder, variant, use_safetensors)
-    state = tensor_files.read_files(files, allow_pickle=use_safetensors is not True)
-    _checked(state, tensor_files.read_config(folder), f"the text encoder in {folder}")
+    """Raise InputError unless a folder holds every tensor of the encoder, and no other. Nothing is loaded, only mapped."""
+    state = tensor_files.read_weights(folder, variant, use_safetensors, allow_pickle=use_safetensors is not True)
+    _to_stock(state, tensor_files.read_config(folder), f"the text encoder in {folder}")
 
 
 def _may_be_text(key: str) -> bool:
@@ -69,11 +75,8 @@ def _may_be_text(key: str) -> bool:
 def build_text_encoder(
     state: layouts.State, config: dict[str, Any] | None = None, *, what: str, device_map: Any = None
 ) -> AltCLIPTextModel:
-    """The encoder from a state dict in any layout, in its dtype.
-
-    config: its config.json. what: its name in errors. Raises InputError for tensors that are missing or left over.
-    """
-    stock_config, stock = _checked(state, config, what)
+    """The encoder of a state dict in any layout, in the state's dtype. config: its config.json. what: its name in errors."""
+    stock_config, stock = _to_stock(state, config, what)
     dtype = stock["transformation.weight"].dtype
     encoder = AltCLIPTextModel.from_pretrained(
         None, config=stock_config, state_dict=stock, dtype=dtype, device_map=device_map
@@ -81,10 +84,10 @@ def build_text_encoder(
     return patch_forward(encoder.eval())
 
 
-def _checked(
+def _to_stock(
     state: layouts.State, config: dict[str, Any] | None, what: str
 ) -> tuple[AltCLIPTextConfig, dict[str, Tensor]]:
-    """(config, state dict) in transformers' layout. Raises InputError unless the tensors are exactly those needed."""
+    """The stock config and state dict of a text encoder in any layout. Raises InputError unless its tensors fit exactly."""
     settings, stock = layouts.to_stock(layouts.text_encoder_part(state), config)
     stock_config = AltCLIPTextConfig(**settings)
     with torch.device("meta"):

@@ -30,30 +30,51 @@ _TOKENIZER_FILES = ["*.json", "*.model", "tokenizer/*.json", "tokenizer/*.model"
 
 
 def load_tokenizer(source: str | Path | XLMRobertaTokenizer, **hub_options: Any) -> XLMRobertaTokenizer:
-    """XLM-R's tokenizer, cutting at 77 tokens, from a folder (or its subfolder `tokenizer`) or an id on the hub.
+    """XLM-R's tokenizer, cutting at 77 tokens, by the name of its model, or one that is loaded already."""
+    if isinstance(source, str | Path):
+        return read_tokenizer(hub.resolve(source, _TOKENIZER_FILES, **hub_options), **hub_options)
+    source.model_max_length = MAX_TOKENS
+    return source
+
+
+def read_tokenizer(root: Path, **hub_options: Any) -> XLMRobertaTokenizer:
+    """XLM-R's tokenizer, cutting at 77 tokens, from a folder or its subfolder `tokenizer`.
 
     A single file carries no tokenizer: then the one that all AltDiffusion models use is taken from the hub.
+    Raises InputError where there is none, or it is damaged.
     """
-    if isinstance(source, str | Path):
-        root = hub.locate(source, _TOKENIZER_FILES, **hub_options)
-        if root.is_file():
-            logger.warning("%s carries no tokenizer: taking %s", root.name, hub.XLM_R)
-            try:
-                root = hub.locate(hub.XLM_R, _TOKENIZER_FILES, **hub_options)
-            except InputError as error:
-                raise InputError(
-                    f"{root} is a single file and carries no tokenizer: pass tokenizer= (--tokenizer), a folder with "
-                    f"XLM-R's 'tokenizer.json' or 'sentencepiece.bpe.model' ({error})"
-                ) from None
-        folder = root / "tokenizer" if (root / "tokenizer").is_dir() else root
-        if not any((folder / name).is_file() for name in ("tokenizer.json", "sentencepiece.bpe.model")):
-            raise InputError(f"no tokenizer in {folder}: expected tokenizer.json or sentencepiece.bpe.model")
+    if root.is_file():
+        logger.warning("%s carries no tokenizer: taking %s", root.name, hub.XLM_R)
         try:
-            tokenizer = XLMRobertaTokenizer.from_pretrained(folder)
-        except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
-            raise InputError(f"the tokenizer in {folder} can't be read: {first_line(error)}") from None
-    else:
-        tokenizer = source
+            root = hub.resolve(hub.XLM_R, _TOKENIZER_FILES, **hub_options)
+        except InputError as error:
+            raise InputError(
+                f"{root} is a single file and carries no tokenizer: pass tokenizer= (--tokenizer), a folder with "
+                f"XLM-R's 'tokenizer.json' or 'sentencepiece.bpe.model' ({error})"
+            ) from None
+    folder = root / "tokenizer" if (root / "tokenizer").is_dir() else root
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "sentencepiece.bpe.model")):
+        raise InputError(f"no tokenizer in {folder}: expected tokenizer.json or sentencepiece.bpe.model")
+    return _read(XLMRobertaTokenizer, folder)
+
+
+def choose_tokenizer(
+    given: str | Path | XLMRobertaTokenizer | None, root: Path, **hub_options: Any
+) -> XLMRobertaTokenizer:
+    """The tokenizer that the user names or has loaded; None: the model's own, in `root`."""
+    return read_tokenizer(root, **hub_options) if given is None else load_tokenizer(given, **hub_options)
+
+
+def load_any_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder, of whatever class, cutting at 77 tokens. Raises InputError."""
+    return _read(AutoTokenizer, folder)
+
+
+def _read(tokenizer_class: Any, folder: Path) -> Any:
+    try:
+        tokenizer = tokenizer_class.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
+        raise InputError(f"the tokenizer in {folder} can't be read: {first_line(error)}") from None
     tokenizer.model_max_length = MAX_TOKENS
     return tokenizer
 
@@ -79,13 +100,3 @@ def pad(ids: Sequence[Sequence[int]], padding: int, length: int | None = None) -
     rows = [[*row, *[padding] * (length - len(row))] for row in ids]
     mask = [[1] * len(row) + [0] * (length - len(row)) for row in ids]
     return torch.tensor(rows), torch.tensor(mask)
-
-
-def load_any_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a folder, cutting at 77 tokens."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise InputError(f"the tokenizer in {folder} can't be read: {first_line(error)}") from None
-    tokenizer.model_max_length = MAX_TOKENS
-    return tokenizer

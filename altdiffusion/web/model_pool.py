@@ -13,6 +13,7 @@ from altdiffusion.altclip import best_of
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
+from altdiffusion.files import local_path
 from altdiffusion.generation.load import load_pipeline
 from altdiffusion.web.translations import Refused
 
@@ -29,7 +30,7 @@ class Models:
     def __init__(self, names: Sequence[str], *, scorer: str | None = None, **options: Any) -> None:
         self._names: dict[str, str] = {}
         for name in names:
-            label = name if _is_public(name) else hub.local_path(name).resolve().name
+            label = name if _is_public(name) else local_path(name).resolve().name
             while label in self._names:
                 label += "'"
             self._names[label] = name
@@ -87,7 +88,7 @@ class Models:
 
 
 def _is_public(name: str) -> bool:
-    return name in (hub.MINI, hub.SD_MINI) or not hub.local_path(name).exists()
+    return name in (hub.MINI, hub.SD_MINI) or not local_path(name).exists()
 
 
 def offered() -> list[str]:

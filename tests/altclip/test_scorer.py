@@ -173,9 +173,9 @@ def test_files_and_open_pictures_are_seen_alike(scorer, tmp_path):
 
 
 BAD = {
-    "missing.png": "no such picture",
-    "": "no such picture",
-    "text.png": "no picture that can be read",
+    "missing.png": "no such image",
+    "": "no such image",
+    "text.png": "no image that can be read",
     "truncated.png": "is it whole",
     "line.png": "wider or higher",
 }

@@ -63,7 +63,7 @@ def test_bad_picture_has_no_label(scorer, images):
     assert found.labels[1] is None
     assert found.probabilities[1].isnan().all()
     assert [found.labels[0], found.labels[2]] == classify(scorer, images[:2], LABELS).labels
-    with pytest.raises(InputError, match="image 1: no such picture"):
+    with pytest.raises(InputError, match="image 1: no such image"):
         classify(scorer, [images[0], "nowhere.png"], LABELS)
 
 

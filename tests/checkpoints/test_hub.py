@@ -1,21 +1,45 @@
 """Where models are looked for."""
 
 import pytest
+import torch
+from helpers.bridges import small_bridge
 
-from altdiffusion import InputError
-from altdiffusion.checkpoints.hub import locate, mini_folder
+from altdiffusion import AltDiffusionPipeline, InputError, PromptScorer, swap_text_encoder
+from altdiffusion.checkpoints import hub
+from altdiffusion.checkpoints.hub import is_local, mini_folder, resolve
+from altdiffusion.text_encoder.bridge import load_bridge
 
 
 def test_the_output_dir_of_a_training_stands_for_its_model(tmp_path):
     for name in ("settings.json", "log.jsonl"):
         (tmp_path / name).touch()
     with pytest.raises(InputError, match="holds a training that has not ended: go on with --resume"):
-        locate(tmp_path)
+        resolve(tmp_path)
     (tmp_path / "model").mkdir()
-    assert locate(tmp_path) == locate(tmp_path / "model") == tmp_path / "model"
+    assert resolve(tmp_path) == resolve(tmp_path / "model") == tmp_path / "model"
 
 
 def test_any_other_folder_stands_for_itself(tmp_path):
     (tmp_path / "model").mkdir()
-    assert locate(tmp_path) == tmp_path
-    assert locate(None) == locate("mini") == mini_folder()
+    assert resolve(tmp_path) == tmp_path
+    assert resolve(None) == resolve("mini") == mini_folder()
+
+
+def test_what_is_local(tmp_path):
+    assert is_local("mini")
+    assert is_local("sd-mini")
+    assert is_local(tmp_path)
+    assert not is_local("owner/name")
+
+
+def test_every_name_is_resolved_once(published, tmp_path, monkeypatch):
+    small_bridge().save_pretrained(tmp_path / "bridge")
+    names = []
+    monkeypatch.setattr(
+        hub, "resolve", lambda name, *args, **kwargs: names.append(name) or resolve(name, *args, **kwargs)
+    )
+    pipe = AltDiffusionPipeline.from_pretrained(published("m9"))
+    swap_text_encoder(pipe, published("bilingual"))
+    load_bridge(tmp_path / "bridge", torch.float32)
+    PromptScorer.from_pretrained("mini")
+    assert names == [published("m9"), published("bilingual"), tmp_path / "bridge", "mini"]

@@ -100,11 +100,11 @@ def test_bad_images_are_listed_and_the_rest_is_done(tmp_path):
     results = run(data, Fake(), Fake(), max_skipped=0.1)
     for result in results:
         assert [(problem.where, problem.reason) for problem in result.problems] == [
-            (str(bad), "no picture that can be read: expected JPEG, PNG, WebP or the like")
+            (str(bad), "no image that can be read: expected JPEG, PNG, WebP or the like")
         ]
         assert (result.images, result.captions) == (COUNT - 1, 2 * COUNT - 2)
         assert result.metrics.text_to_image[0] == pytest.approx(21 / 22 * 100)  # image 3's wrong caption is gone
-    with pytest.raises(InputError, match=r"1 of 12 records .*no picture.*--max-skipped"):
+    with pytest.raises(InputError, match=r"1 of 12 records .*no image.*--max-skipped"):
         run(data)
 
 

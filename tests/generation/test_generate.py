@@ -115,7 +115,7 @@ def test_a_loaded_pipeline_serves_pictures_and_masks_too(pipe):
         ("a", {"init_image": "no.png", "strength": 0.0}, "strength: expected above 0, at most 1, got 0"),
         ("a", {"init_image": "no.png", "strength": 1.5}, "strength: expected above 0, at most 1, got 1.5"),
         ("a", {"init_image": "no.png", "strength": 0.01}, "no step"),
-        ("a", {"init_image": "no.png"}, "no such picture"),
+        ("a", {"init_image": "no.png"}, "no such image"),
         ("a", {"scheduler": "magic"}, "ddim, ddpm, pndm"),
         ("a", {"device": "cuda:7"}, "this machine has"),
         ("a", {"device": "toaster"}, "this machine has"),

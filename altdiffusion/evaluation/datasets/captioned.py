@@ -14,7 +14,6 @@ from pathlib import Path
 
 from torch import Tensor, tensor
 
-from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.data.table import BadRecord, Skip, SkipLog, texts
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.evaluation.datasets.caption_formats import (
@@ -27,6 +26,7 @@ from altdiffusion.evaluation.datasets.caption_formats import (
     recognise,
 )
 from altdiffusion.evaluation.datasets.image_stores import Base64Images, ImageFolder, stem
+from altdiffusion.files import local_path
 from altdiffusion.images import ImageSource
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from altdiffusion.checkpoints.hub import local_path
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.files import local_path
 from altdiffusion.images import ENDINGS, BadImage, ImageSource, image_file
 
 CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

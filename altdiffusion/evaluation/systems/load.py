@@ -32,6 +32,7 @@ from altdiffusion.evaluation.systems.r2d2 import is_r2d2, load_r2d2, read_r2d2
 from altdiffusion.evaluation.systems.taiyi import load_taiyi
 from altdiffusion.evaluation.systems.vocabulary import split_name
 from altdiffusion.evaluation.systems.wukong import is_wukong, load_wukong
+from altdiffusion.files import local_path
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _recognise(name: str, options: Options) -> tuple[str, str]:
     if name == hub.MINI:
         return "altclip", name
     model, _ = split_name(name)  # Taiyi's vision tower or a vocabulary may follow
-    path = hub.locate(model, ["config.json", "open_clip_config.json"])
+    path = hub.resolve(model, ["config.json", "open_clip_config.json"])
     if path.is_file():
         return _owner(path, read_r2d2(path, options.allow_pickle)), name
     if (path / EMBEDDED).is_dir():
@@ -108,7 +109,7 @@ def _recognise(name: str, options: Options) -> tuple[str, str]:
                 "open_clip's"
             )
     if (path / "open_clip_config.json").is_file():
-        return "open_clip", f"local-dir:{path}" if hub.local_path(name).is_dir() else f"hf-hub:{name}"
+        return "open_clip", f"local-dir:{path}" if local_path(name).is_dir() else f"hf-hub:{name}"
     raise InputError(f"{name} is no model: expected a folder with config.json or open_clip_config.json")
 
 

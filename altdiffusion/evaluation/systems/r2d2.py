@@ -20,13 +20,14 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers import BertConfig, BertModel
 
-from altdiffusion.checkpoints import hub, tensor_files
+from altdiffusion.checkpoints import tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
 from altdiffusion.evaluation.systems.pixels import squashed_pixels
 from altdiffusion.evaluation.systems.vocabulary import load_vocabulary, split_name
 from altdiffusion.evaluation.systems.weights import build_model, build_vision, count_layers, without_prefix
+from altdiffusion.files import local_path
 
 CONTEXT = 64  # tokens
 NOTE = "dual encoder alone; the printed figures may include re-ranking of the top 128"
@@ -51,7 +52,7 @@ def load_r2d2(name: str, options: Options) -> DualEncoder:
     tokens; images are scaled to a square without a crop, bicubic.
     """
     file_name, vocabulary = split_name(name)
-    path = hub.local_path(file_name)
+    path = local_path(file_name)
     what = f"the R2D2 in {path}"
     state = dual_encoder_part(read_r2d2(path, options.allow_pickle), what)
     vision = build_vision(without_prefix(state, "visual_encoder."), what, options)

@@ -10,13 +10,14 @@ from transformers import BertTokenizer
 
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.files import local_path
 
 VOCABULARY = ["tokenizer.json", "vocab.txt"]  # of BERT, either
 
 
 def split_name(name: str) -> tuple[str, str | None]:
     """ "FILE+OTHER" -> (FILE, OTHER); a name without, or of something that exists -> (name, None)."""
-    if "+" not in name or hub.local_path(name).exists():
+    if "+" not in name or local_path(name).exists():
         return name, None
     first, _, second = name.rpartition("+")
     return first, second
@@ -48,7 +49,7 @@ def load_vocabulary(checkpoint: Path, named: str | None, rows: int) -> BertToken
             f"{checkpoint} carries no tokenizer: put bert-base-chinese's vocab.txt ({rows} lines) beside it, "
             f"or name it: {checkpoint.name}+VOCABULARY"
         )
-    root = checkpoint.parent / "vocab.txt" if named is None else hub.locate(named, VOCABULARY)
+    root = checkpoint.parent / "vocab.txt" if named is None else hub.resolve(named, VOCABULARY)
     if root.is_dir():
         tokenizer = load_tokenizer(BertTokenizer, root, VOCABULARY, rows)
     else:

@@ -18,7 +18,7 @@ from altdiffusion.evaluation.systems.base import Options
 def find_folder(name: str, options: Options) -> Path:
     """The folder of a model in transformers' layout. Raises InputError for a file."""
     patterns = ["*.json", "*.txt", "model*.safetensors", *(["pytorch_model*.bin"] if options.allow_pickle else [])]
-    folder = hub.locate(name, patterns)
+    folder = hub.resolve(name, patterns)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no model: expected a folder with config.json, weights, tokenizer")
     return folder

@@ -22,13 +22,14 @@ from torch import Tensor
 from torch.nn.functional import conv1d, layer_norm
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from altdiffusion.checkpoints import hub, layouts, tensor_files
+from altdiffusion.checkpoints import layouts, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.dual_encoder import in_batches
 from altdiffusion.evaluation.systems.pixels import cropped_pixels
 from altdiffusion.evaluation.systems.vocabulary import load_vocabulary, split_name
 from altdiffusion.evaluation.systems.weights import build_model, build_vision, count_layers, without_prefix
+from altdiffusion.files import local_path
 
 _OWN = ("proj", "text_projection", "reduction.norm.weight", "reduction.norm.bias", "reduction.attention_maps.0.weight",
         "reduction.attention_maps.1.weight", "reduction.feat_conv.weight")  # fmt: skip
@@ -135,7 +136,7 @@ def load_wukong(name: str, options: Options) -> Wukong:
     32 tokens that the checkpoint has positions for.
     """
     file_name, vocabulary = split_name(name)
-    path = hub.local_path(file_name)
+    path = local_path(file_name)
     state = to_stock(tensor_files.read_tensors(path, allow_pickle=options.allow_pickle), f"the Wukong in {path}")
     rows = len(state["text." + _TEXT_SHAPES[0]])
     return Wukong(state, load_vocabulary(path, vocabulary, rows), f"the Wukong in {path}", options)

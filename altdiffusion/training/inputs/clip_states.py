@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from altdiffusion.checkpoints import hub, tensor_files
+from altdiffusion.checkpoints import tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, load_any_tokenizer, pad
+
+# What is downloaded of a Stable Diffusion whose text encoders and UNet are wanted: each weight once, in full precision.
+STABLE_DIFFUSION_FILES = [
+    *("model_index.json", "text_encoder*/*.json", "tokenizer*/*", "unet/*.json", "scheduler/*.json"),
+    *("text_encoder*/model.safetensors", "text_encoder*/model-*.safetensors"),
+    *("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model-*.safetensors"),
+]
 
 
 class ClipStates:
@@ -22,15 +30,16 @@ class ClipStates:
     Raises InputError where there is no CLIP.
     """
 
-    def __init__(self, model: str, device: torch.device, dtype: torch.dtype) -> None:
-        root = hub.locate(model, ["model_index.json", "text_encoder*/*", "tokenizer*/*", "unet/*", "scheduler/*"])
+    def __init__(self, root: Path, device: torch.device, dtype: torch.dtype) -> None:
+        """root: of a Stable Diffusion in diffusers' layout. Raises InputError."""
         if not (root / "text_encoder").is_dir():
             raise InputError(f"no text_encoder/ in {root}: expected a Stable Diffusion in diffusers' layout")
         kind = tensor_files.read_config_type(root / "text_encoder")
         if kind != "clip_text_model":
             raise InputError(
-                f"the text encoder of {model} is {kind!r}: a bridge leads to CLIP's, so expected one trained with it"
+                f"the text encoder of {root} is {kind!r}: a bridge leads to CLIP's, so expected one trained with it"
             )
+        self.root = root
         towers = [tensor_files.load_strict(CLIPTextModel, root / "text_encoder")]
         tokenizers = [load_any_tokenizer(root / "tokenizer")]
         if (root / "text_encoder_2").is_dir():

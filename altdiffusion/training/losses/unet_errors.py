@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from altdiffusion.checkpoints import hub, tensor_files
+from altdiffusion.checkpoints import tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.training.inputs.sampling import normal_noise
 from altdiffusion.training.loop import Batch
@@ -20,9 +21,9 @@ from altdiffusion.training.models.unet import CROSS_ATTENTION_KV
 NOISIEST = 0.7
 
 
-def load_unet(model: str, dtype: torch.dtype) -> Any:
-    """The frozen UNet of a Stable Diffusion. Raises InputError."""
-    unet = tensor_files.load_strict(UNet2DConditionModel, hub.locate(model) / "unet", dtype=dtype)
+def load_unet(root: Path, dtype: torch.dtype) -> Any:
+    """The frozen UNet of a Stable Diffusion in diffusers' layout. Raises InputError."""
+    unet = tensor_files.load_strict(UNet2DConditionModel, root / "unet", dtype=dtype)
     return unet.requires_grad_(False)
 
 
@@ -49,19 +50,17 @@ class PredictionError:
     Raises InputError for UNets that take more than an image and a text, or predict something else, and without a scheduler.
     """
 
-    def __init__(self, model: str, unet: Any, device: torch.device) -> None:
+    def __init__(self, root: Path, unet: Any, device: torch.device) -> None:
         takes, gives = unet.config.in_channels, unet.config.out_channels
         if takes != gives:
             raise InputError(
-                f"--prediction-weight: the UNet of {model} takes {takes} channels and gives {gives}, as inpainting's does: "
+                f"--prediction-weight: the UNet of {root} takes {takes} channels and gives {gives}, as inpainting's does: "
                 "expected one that generates from text alone"
             )
-        scheduler = DDPMScheduler.from_config(
-            tensor_files.read_json(hub.locate(model) / "scheduler" / "scheduler_config.json")
-        )
+        scheduler = DDPMScheduler.from_config(tensor_files.read_json(root / "scheduler" / "scheduler_config.json"))
         kind = scheduler.config.prediction_type
         if kind not in ("epsilon", "v_prediction"):
-            raise InputError(f"the scheduler of {model} predicts {kind!r}: expected epsilon or v_prediction")
+            raise InputError(f"the scheduler of {root} predicts {kind!r}: expected epsilon or v_prediction")
         self._unet = unet.to(device, memory_format=torch.channels_last)
         # clean latents = (noisy - sigma noise) / alpha = alpha noisy - sigma velocity
         kept = scheduler.alphas_cumprod.to(device)

@@ -22,8 +22,8 @@ from altdiffusion.altclip.model import HUB_FILES
 from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.checkpoints.layouts import WORD_EMBEDDINGS
 from altdiffusion.errors import InputError
-from altdiffusion.text_encoder.encoder import load_text_encoder
-from altdiffusion.text_encoder.tokenizer import load_any_tokenizer, load_tokenizer
+from altdiffusion.text_encoder.encoder import read_text_encoder
+from altdiffusion.text_encoder.tokenizer import load_any_tokenizer, read_tokenizer
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Teacher:
 
 def load_teacher(model: str | Path) -> Teacher:
     """A CLIP text tower from a CLIP folder, a text encoder's folder, a Stable Diffusion folder, or the hub."""
-    root = hub.locate(model, HUB_FILES)
+    root = hub.resolve(model, HUB_FILES)
     whole_pipeline = (root / "model_index.json").is_file()
     folder = root / "text_encoder" if whole_pipeline else root
     kind = tensor_files.read_config_type(folder)
@@ -71,11 +71,11 @@ def load_student(model: str | Path, width: int) -> tuple[AltCLIPTextModel, Any]:
 
     width: of what it is to give, the teacher's. Raises InputError where a tower that exists gives another one.
     """
-    root = hub.locate(model, HUB_FILES)
+    root = hub.resolve(model, HUB_FILES)
     if root.is_dir() and tensor_files.read_config_type(root) in ("xlm-roberta", "roberta", "camembert"):
-        student, tokenizer = _from_roberta(root, width), load_tokenizer(root)
+        student = _from_roberta(root, width)
     else:
-        student, tokenizer = load_text_encoder(root, dtype=torch.float32)
+        student = read_text_encoder(root)
     if student.config.project_dim != width:
         raise InputError(
             f"the student {model} gives vectors of width {student.config.project_dim}, the teacher's have {width}: "
@@ -87,7 +87,7 @@ def load_student(model: str | Path, width: int) -> tuple[AltCLIPTextModel, Any]:
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
     student.config.update({"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
-    return student, tokenizer
+    return student, read_tokenizer(root)
 
 
 def _from_roberta(folder: Path, width: int) -> AltCLIPTextModel:
@@ -98,7 +98,7 @@ def _from_roberta(folder: Path, width: int) -> AltCLIPTextModel:
     config = AltCLIPTextConfig(**{**settings, "project_dim": width})
     config.use_attention_mask = True  # tells Stable Diffusion pipelines to pass the mask
     student = AltCLIPTextModel(config)
-    state = tensor_files.read_files(tensor_files.weight_files(folder), dtype=torch.float32)
+    state = tensor_files.read_weights(folder, dtype=torch.float32)
     prefix = "" if WORD_EMBEDDINGS in state else "roberta."
     renamed = {
         (prefix + name).replace("encoder.layer.", "encoder.layers."): tensor

@@ -32,7 +32,7 @@ def train_autoencoder(settings: AutoencoderSettings) -> None:
     """
     accelerator = start(settings)
     torch.manual_seed(settings.seed)
-    vae = tensor_files.load_strict(AutoencoderKL, hub.locate(Path(settings.model)))
+    vae = tensor_files.load_strict(AutoencoderKL, hub.resolve(Path(settings.model)))
     if settings.gradient_checkpointing:
         vae.enable_gradient_checkpointing()
     size = vae.config.sample_size

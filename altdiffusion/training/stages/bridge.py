@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
 from altdiffusion.metrics import recall_at_k
 from altdiffusion.text_encoder.bridge import Bridge, BridgeConfig, load_bridge
 from altdiffusion.text_encoder.encoder import load_text_encoder
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, tokens
-from altdiffusion.training.inputs.clip_states import ClipStates, altclip_states, stack_states
+from altdiffusion.training.inputs.clip_states import STABLE_DIFFUSION_FILES, ClipStates, altclip_states, stack_states
 from altdiffusion.training.inputs.feature_cache import TextCache, checksum
 from altdiffusion.training.inputs.parallel_text import Pair, ParallelText
 from altdiffusion.training.inputs.sampling import LengthBatches, micro_batch
@@ -41,7 +42,7 @@ def train_bridge(settings: BridgeSettings) -> None:
     accelerator = start(settings)
     encoder, tokenizer = load_text_encoder(settings.text_encoder, dtype=frozen_dtype(settings))
     encoder.requires_grad_(False).to(accelerator.device)
-    clip = ClipStates(settings.model, accelerator.device, frozen_dtype(settings))
+    clip = ClipStates(hub.resolve(settings.model, STABLE_DIFFUSION_FILES), accelerator.device, frozen_dtype(settings))
     model = _begin(settings, encoder, clip)
 
     def read_text(paths: Sequence[str], empty: float) -> ParallelText:
@@ -112,13 +113,13 @@ class Translation(nn.Module):
         self._metric: Tensor | None = None
         self.prediction_error: PredictionError | None = None
         if settings.cross_attention_weight or settings.prediction_weight:
-            unet = load_unet(settings.model, frozen_dtype(settings))
+            unet = load_unet(clip.root, frozen_dtype(settings))
             if settings.cross_attention_weight:
                 self._metric = cross_attention_metric(unet).to(device)
             if settings.prediction_weight:
                 if settings.gradient_checkpointing:
                     unet.train().enable_gradient_checkpointing()
-                self.prediction_error = PredictionError(settings.model, unet, device)
+                self.prediction_error = PredictionError(clip.root, unet, device)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         if "states" in batch:

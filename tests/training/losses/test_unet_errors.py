@@ -16,10 +16,10 @@ from altdiffusion.training.losses.unet_errors import NOISIEST, PredictionError, 
 CPU = torch.device("cpu")
 
 
-def saved(folder: Path, unet: Any, prediction_type: str = "epsilon") -> str:
+def saved(folder: Path, unet: Any, prediction_type: str = "epsilon") -> Path:
     unet.save_pretrained(folder / "unet")
     diffusers.DDIMScheduler(prediction_type=prediction_type, clip_sample=False).save_pretrained(folder / "scheduler")
-    return str(folder)
+    return folder
 
 
 def states(seed: int, width: int = 16, batch: int = 3) -> torch.Tensor:
@@ -115,4 +115,4 @@ def test_a_scheduler_that_predicts_the_picture_is_refused(tmp_path):
 def test_a_model_without_a_scheduler_is_refused(tmp_path):
     layouts.small_unet(16).save_pretrained(tmp_path / "unet")
     with pytest.raises(InputError, match=r"scheduler_config\.json can't be read"):
-        PredictionError(str(tmp_path), load_unet(str(tmp_path), torch.float32), CPU)
+        PredictionError(tmp_path, load_unet(tmp_path, torch.float32), CPU)

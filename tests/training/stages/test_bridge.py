@@ -85,7 +85,7 @@ def losses(folder: Path) -> list[float]:
 def test_the_target_is_what_the_pipeline_gives_its_unet(sd1, tokenizer):
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(sd1)
     expected = pipe.encode_prompt("a red apple", "cpu", 1, False)[0]
-    given = ClipStates(str(sd1), torch.device("cpu"), torch.float32).joined([tokenizer("a red apple")["input_ids"]])
+    given = ClipStates(sd1, torch.device("cpu"), torch.float32).joined([tokenizer("a red apple")["input_ids"]])
     torch.testing.assert_close(given, expected)
 
 
@@ -98,7 +98,7 @@ def test_the_target_of_xl_is_what_its_pipeline_gives_its_unet(tmp_path, tokenize
     for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
         getattr(pipe, name).save_pretrained(tmp_path / name)
     states, _, pooled, _ = pipe.encode_prompt("a big tree", device="cpu", do_classifier_free_guidance=False)
-    clip = ClipStates(str(tmp_path), torch.device("cpu"), torch.float32)
+    clip = ClipStates(tmp_path, torch.device("cpu"), torch.float32)
     given = clip.joined([tokenizer("a big tree")["input_ids"]])
     assert (clip.width, clip.pooled_width) == (32, 12)
     torch.testing.assert_close(given[:, :77], states)
