@@ -46,8 +46,8 @@ def add_endpoints(service: DemoService) -> None:
         """Change an image by a prompt; with a mask (white where it is generated anew, as large as the image) that part
         alone. strength: how much, above 0, to 1. The rest, and what it gives, as in /draw."""
         start = await _opened(image, service)
-        hole = None if mask is None else await _opened(mask, service, "L")
-        return await _generated(service, read_request(said, service.limits, start, hole))
+        covered = None if mask is None else await _opened(mask, service, "L")
+        return await _generated(service, read_request(said, service.limits, start, covered))
 
     async def compare(
         left_prompt: str, right_prompt: str, left_model: str, right_model: str, **common: Any
