@@ -12,5 +12,5 @@ from altdiffusion.images import fit, open_image
 prompt, source, path, *model = sys.argv[1:]
 pipe = AltDiffusionImg2ImgPipeline.from_pretrained(*model)
 native = pipe.unet.config.sample_size * pipe.vae_scale_factor
-picture = fit(open_image(source), native)
-pipe(prompt, image=picture, strength=0.8, num_inference_steps=25).images[0].save(Path(path))
+image = fit(open_image(source), native)
+pipe(prompt, image=image, strength=0.8, num_inference_steps=25).images[0].save(Path(path))

@@ -34,8 +34,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120, metavar="S", help="(default: 120)")
     parser.add_argument("--max-queue", type=int, default=10, metavar="N", help="that may wait (default: 10)")
     parser.add_argument("--requests", type=int, default=500, metavar="N", help="for the memory (default: 500; 0: skip)")
-    parser.add_argument("--steps", type=int, default=15, metavar="N", help="of each picture (default: 15)")
-    parser.add_argument("--cancel", type=float, default=0.1, metavar="X", help="share that cancels (default: 0.1)")
+    parser.add_argument("--steps", type=int, default=15, metavar="N", help="of each image (default: 15)")
+    parser.add_argument("--cancel", type=float, default=0.1, metavar="X", help="fraction that cancels (default: 0.1)")
     parser.add_argument("--model", default="mini", metavar="M", help="(default: mini)")
     parser.add_argument("--port", type=int, default=7999, metavar="N", help="(default: 7999)")
     options = parser.parse_args()
@@ -64,8 +64,8 @@ async def load(url: str, pid: int, options: argparse.Namespace) -> int:
         draw = next(each["id"] for each in config["dependencies"] if each["api_name"] == "draw")
         visitor = Visitor(http, draw, options.steps)
         first = time.monotonic()
-        assert await visitor.draw() == "picture"
-        print(f"the first picture, with loading: {time.monotonic() - first:.1f} s")
+        assert await visitor.draw() == "image"
+        print(f"the first image, with loading: {time.monotonic() - first:.1f} s")
         kept = [
             await together(visitor),
             await crowd(visitor, options, url),
@@ -96,7 +96,7 @@ class Visitor:
         cancel = {"session_hash": session, "fn_index": self.function, "event_id": event}
         await self.http.post("/cancel", json=cancel)
         outcome = await listening
-        return outcome if outcome in ("picture", "full") else "cancelled"
+        return outcome if outcome in ("image", "full") else "cancelled"
 
     async def _listen(self, session: str) -> str:
         async with self.http.stream("GET", "/queue/data", params={"session_hash": session}) as stream:
@@ -107,7 +107,7 @@ class Visitor:
                 if message["msg"] == "process_completed":
                     output = message.get("output") or {}
                     if message["success"] and output.get("data"):
-                        return "picture"
+                        return "image"
                     text = str(output.get("error"))
                     return "full" if "full" in text else text
                 if message["msg"] == "close_stream":
@@ -119,14 +119,12 @@ async def together(visitor: Visitor, count: int = 8) -> bool:
     """Eight who wait together, beside eight one after the other."""
     started = time.monotonic()
     for _ in range(count):
-        assert await visitor.draw() == "picture"
+        assert await visitor.draw() == "image"
     alone = time.monotonic() - started
     started = time.monotonic()
-    assert await asyncio.gather(*(visitor.draw() for _ in range(count))) == ["picture"] * count
+    assert await asyncio.gather(*(visitor.draw() for _ in range(count))) == ["image"] * count
     both = time.monotonic() - started
-    print(
-        f"{count} pictures one by one: {alone:.1f} s, waiting together: {both:.1f} s, {alone / both:.2f} times as fast"
-    )
+    print(f"{count} images one by one: {alone:.1f} s, waiting together: {both:.1f} s, {alone / both:.2f} times as fast")
     return alone / both >= 1.5
 
 
@@ -145,23 +143,23 @@ async def crowd(visitor: Visitor, options: argparse.Namespace, url: str) -> bool
             except httpx.HTTPError as error:
                 outcome = type(error).__name__
             outcomes[outcome] += 1
-            if outcome == "picture":
+            if outcome == "image":
                 waits.append(time.monotonic() - asked)
             elif outcome == "full":
                 await asyncio.sleep(random.uniform(0.5, 2))
 
     await asyncio.gather(*(visit() for _ in range(options.visitors)))
-    lost = {outcome: count for outcome, count in outcomes.items() if outcome not in ("picture", "full", "cancelled")}
+    lost = {outcome: count for outcome, count in outcomes.items() if outcome not in ("image", "full", "cancelled")}
     waits.sort()
     print(f"{options.visitors} visitors for {options.seconds:.0f} s, a queue of {options.max_queue}: {dict(outcomes)}")
     if waits:
-        print(f"waited for a picture: median {waits[len(waits) // 2]:.1f} s, longest {waits[-1]:.1f} s")
+        print(f"waited for an image: median {waits[len(waits) // 2]:.1f} s, longest {waits[-1]:.1f} s")
     started = time.monotonic()
     after = await visitor.draw()
     print(
         f"lost: {sum(lost.values())} {lost or ''}; a visitor afterwards: {after} in {time.monotonic() - started:.1f} s"
     )
-    return not lost and bool(waits) and after == "picture" and _answers(url)
+    return not lost and bool(waits) and after == "image" and _answers(url)
 
 
 async def memory(visitor: Visitor, pid: int, requests: int) -> bool:

@@ -1,6 +1,6 @@
-"""Many images, several together: as many as pay off and fit into memory, found out while they are drawn.
+"""Many images, several together: as many as pay off and fit into memory, found out on the way.
 
-    for image in in_batches(orders, draw, device): ...        # draw: some of the orders -> their images
+    for image in in_batches(requests, run, device): ...        # run: some of the requests -> their images
 
 1, then 2, 4, 8, ... together, for as long as a doubling makes each image at least 5 % cheaper, and what the next one
 will need, by what the last ones took, is free. Where memory runs out all the same, half as many.
@@ -22,33 +22,33 @@ from altdiffusion.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-GAIN = 0.95  # a doubling must bring the time of an image below this share
+GAIN = 0.95  # a doubling must bring the time of an image below this fraction
 RESERVE = 0.9  # of the free memory may be used
 MAX_SIZE = 64
 SAMPLED = 0.005  # seconds between two looks at the memory of a CPU
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
+T = TypeVar("T")
+U = TypeVar("U")
 Size = int | Literal["auto"]
 
 
 def in_batches(
-    jobs: Sequence[Job], draw: Callable[[Sequence[Job]], Sequence[Result]], device: torch.device, size: Size = "auto"
-) -> Iterator[Result]:
-    """What `draw` makes of the jobs, in order, each batch as soon as it is done.
+    requests: Sequence[T], run: Callable[[Sequence[T]], Sequence[U]], device: torch.device, size: Size = "auto"
+) -> Iterator[U]:
+    """What `run` makes of the requests, in order, each batch as soon as it is done.
 
-    size: of a batch; "auto" finds it out. Where memory runs out, a batch is drawn again in halves, and a warning says so.
+    size: of a batch; "auto" finds it out. Where memory runs out, a batch is run again in halves, and a warning says so.
     Raises InputError where one alone is too many.
     """
     planned, memory = BatchSize(size), Memory(device)
-    waiting = list(jobs)
+    waiting = list(requests)
     while waiting:
         some = waiting[: planned.size]
         growing = planned.growing  # else nobody asks what it took
         free, begun = memory.free() if growing else 0, time.perf_counter()
         try:
             with memory if growing else contextlib.nullcontext():
-                done = draw(some)
+                done = run(some)
         except RuntimeError as error:  # PyTorch raises a plain one where a CPU's memory runs out
             if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
                 raise
@@ -60,7 +60,7 @@ def in_batches(
 
 
 class BatchSize:
-    """`size` is the number of images to draw next. While it is `growing`, it does so by what `learn` is told."""
+    """`size` is the number of images of the next batch. While it is `growing`, it does so by what `learn` is told."""
 
     def __init__(self, size: Size = "auto") -> None:
         self.size = 1 if size == "auto" else size
@@ -86,10 +86,10 @@ class BatchSize:
         """Memory ran out at `count` images. Raises InputError for one."""
         if count == 1:
             raise InputError(
-                "memory ran out at one picture: take a smaller size, low_memory, or float16 on a GPU, or free some"
+                "memory ran out at one image: take a smaller size, low_memory, or float16 on a GPU, or free some"
             )
         self.size, self.growing = count // 2, False
-        logger.warning("memory ran out at %d pictures together: going on with %d", count, self.size)
+        logger.warning("memory ran out at %d images together: going on with %d", count, self.size)
 
     def _expected(self, count: int) -> float:
         """Bytes for a number of images: along the line through the last two measurements, or in proportion."""

@@ -59,8 +59,9 @@ def generate(
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     count = num_images if best_of is None else best_of
-    if not 1 <= count <= MAX_IMAGES:
-        raise InputError(f"{'num_images' if best_of is None else 'best_of'}: expected 1 to {MAX_IMAGES}, got {count}")
+    for name, number in (("num_images", num_images), ("best_of", count)):
+        if not 1 <= number <= MAX_IMAGES:
+            raise InputError(f"{name}: expected 1 to {MAX_IMAGES}, got {number}")
     if count < num_images:
         raise InputError(
             f"the best {num_images} of {best_of} images: expected to generate at least as many as are kept"
@@ -77,17 +78,18 @@ def generate(
     every = [base.replace(prompt=prompt, seed=(base.seed or 0) + i) for prompt in prompts for i in range(count)]
     if base.scheduler is not None:
         find_scheduler(base.scheduler)
-    start, hole = _opened(init_image, "RGB"), _opened(mask, "L")
-    requests = [GenerateRequest(settings, start, hole) for settings in every]
+    opened = _opened(init_image, "RGB"), _opened(mask, "L")
+    requests = [GenerateRequest(image_settings, *opened) for image_settings in every]
+    kind = init_image is not None, mask is not None
 
     of_loading: dict[str, Any] = {name: getattr(base, name) or None for name in settings_with("loading")}
     of_loading |= {"device": device, "low_memory": low_memory, "optimize": optimize}
     if loaded is None:
-        pipe = load_pipeline(model, init_image=start is not None, mask=hole is not None, **of_loading)
+        pipe = load_pipeline(model, init_image=kind[0], mask=kind[1], **of_loading)
     elif given := [name for name, value in of_loading.items() if value]:
         raise InputError(f"{given[0]} is for loading: a pipeline that is loaded already takes none")
     else:
-        pipe = pipeline_of_kind(loaded, start is not None, hole is not None)
+        pipe = pipeline_of_kind(loaded, *kind)
     judge = None if best_of is None else best_of_n.load_scorer(scorer, model_name, pipe.device)
 
     def batch(some: Sequence[GenerateRequest]) -> list[GeneratedImage]:

@@ -80,7 +80,7 @@ class ImageSettings(Settings):
                 for name in settings_with("needs_image")
                 if getattr(self, name) is not None
             ]
-        elif int(self.steps_or_default * self.strength_or_default) < 1:
+        elif self.leaves_no_step:
             problems.append(
                 f"strength {self.strength_or_default} of {self.steps_or_default} steps leaves no step: raise either"
             )
@@ -96,6 +96,11 @@ class ImageSettings(Settings):
     def strength_or_default(self) -> float:
         """Where there is an init image: 0.8, or 1 with a mask."""
         return self.strength if self.strength is not None else DEFAULT_STRENGTH if self.mask is None else 1.0
+
+    @property
+    def leaves_no_step(self) -> bool:
+        """Whether an init image would stay as it is: the first steps are skipped, the more the lower the strength."""
+        return self.init_image is not None and int(self.steps_or_default * self.strength_or_default) < 1
 
     def resolved(self, model: Any) -> ImageSettings:
         """The same with a seed and with defaults for what isn't said, but for the size, which only the model's files know.

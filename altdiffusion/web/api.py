@@ -46,8 +46,8 @@ def add_endpoints(service: DemoService) -> None:
         """Change an image by a prompt; with a mask (white where it is generated anew, as large as the image) that part
         alone. strength: how much, above 0, to 1. The rest, and what it gives, as in /draw."""
         start = await _opened(image, service)
-        hole = None if mask is None else await _opened(mask, service, "L")
-        return await _generated(service, read_request(said, service.limits, start, hole))
+        covered = None if mask is None else await _opened(mask, service, "L")
+        return await _generated(service, read_request(said, service.limits, start, covered))
 
     async def compare(
         left_prompt: str, right_prompt: str, left_model: str, right_model: str, **common: Any
@@ -168,9 +168,9 @@ async def _opened(given: Any, service: DemoService, mode: str = "RGB") -> Image.
 
 def _files(given: Any, service: DemoService) -> list[str]:
     if not isinstance(given, list) or not given:
-        raise Refused("no_picture")
+        raise Refused("no_image")
     if len(given) > service.limits.pictures:
-        raise Refused("many_pictures", got=len(given), most=service.limits.pictures)
+        raise Refused("many_images", got=len(given), most=service.limits.pictures)
     return [_file(file) for file in given]
 
 
@@ -178,12 +178,12 @@ def _file(given: Any) -> str:
     """The path of an uploaded file, and of no other."""
     path = given.get("path") if isinstance(given, dict) else None
     if not isinstance(path, str) or not path:
-        raise Refused("no_picture")
+        raise Refused("no_image")
     folder = Path(gr.utils.get_upload_folder()).resolve()
     try:
         inside = Path(path).resolve().is_relative_to(folder)
     except (OSError, ValueError, RuntimeError):
         inside = False
     if not inside:
-        raise Refused("no_picture")
+        raise Refused("no_image")
     return path

@@ -69,7 +69,7 @@ def read_request(
 ) -> VisitorRequest:
     """The request in what the page or a program sent. Raises Refused. Sizes are checked once the model is known, too.
 
-    said: values by the names of `WEB_SETTINGS`, and model, images, best_of, shape; what is missing or None isn't said.
+    said: values by the names of `WEB_SETTINGS`, and model, images, best_of, shape; a setting that is missing or None isn't said.
     """
     num_images = check_whole("images", said.get("images", 1), 1, limits.images)
     best_of = check_whole("best_of", said.get("best_of") or 0, 0, limits.images)
@@ -86,10 +86,13 @@ def read_request(
         missing = "width" if values["width"] is None else "height"
         raise Refused("bad_number", name=missing, least=8, most=_range(missing, limits)[1])
     values |= {"init_image": image and IN_MEMORY, "mask": mask and IN_MEMORY}
+    values = {name: value for name, value in values.items() if value is not None}
+    if ImageSettings.model_construct(**values).leaves_no_step:
+        raise Refused("few_steps")
     try:
-        settings = ImageSettings(**{name: value for name, value in values.items() if value is not None})
-    except InputError:  # all else is checked above
-        raise Refused("few_steps") from None
+        settings = ImageSettings(**values)
+    except InputError:  # all that visitors are told of is checked above
+        raise Refused("bad_input") from None
     if mask is not None and image is not None and mask.size != image.size:
         raise Refused("mask_size")
     request = VisitorRequest(

@@ -158,9 +158,9 @@ class DemoService:
         """Uploaded images, decoded. Raises Refused for none, too many, or what is no image."""
         paths = [paths] if isinstance(paths, str) else paths
         if not paths:
-            raise Refused("no_picture")
+            raise Refused("no_image")
         if len(paths) > self.limits.pictures:
-            raise Refused("many_pictures", got=len(paths), most=self.limits.pictures)
+            raise Refused("many_images", got=len(paths), most=self.limits.pictures)
         return [uploads.open_upload(path, self.limits) for path in paths]
 
     def read_settings(self, path: Any) -> tuple[ImageSettings, list[str]]:

@@ -16,7 +16,7 @@ from altdiffusion.web.translations import Refused
 def open_upload(path: Any, limits: Limits, mode: str = "RGB") -> Image.Image:
     """An uploaded image, decoded. Raises Refused: none, no image, damaged, too many bytes or pixels."""
     if not path:
-        raise Refused("no_picture")
+        raise Refused("no_image")
     try:
         file = Path(path)
         if file.stat().st_size > limits.upload_bytes:
@@ -31,9 +31,9 @@ def open_upload(path: Any, limits: Limits, mode: str = "RGB") -> Image.Image:
     except Refused:
         raise
     except Image.DecompressionBombError:
-        raise Refused("large_picture", most=f"{limits.upload_pixels:,}") from None
+        raise Refused("large_image", most=f"{limits.upload_pixels:,}") from None
     except Exception as error:  # on damaged files, decoders raise whatever they stumble over
-        raise Refused("bad_picture") from error
+        raise Refused("bad_image") from error
 
 
 def read_editor(value: Any, limits: Limits) -> tuple[Image.Image, Image.Image | None]:
@@ -43,7 +43,7 @@ def read_editor(value: Any, limits: Limits) -> tuple[Image.Image, Image.Image | 
     """
     background = value.get("background") if isinstance(value, dict) else None
     if not isinstance(background, Image.Image):
-        raise Refused("no_picture")
+        raise Refused("no_image")
     _check_pixels(background.size, limits)
     mask = Image.new("L", background.size, 0)
     for layer in value.get("layers") or []:
@@ -55,6 +55,6 @@ def read_editor(value: Any, limits: Limits) -> tuple[Image.Image, Image.Image | 
 
 def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
     if max(size) > 100 * min(size):
-        raise Refused("long_picture")
+        raise Refused("long_image")
     if size[0] * size[1] > limits.upload_pixels:
-        raise Refused("large_picture", most=f"{limits.upload_pixels:,}")
+        raise Refused("large_image", most=f"{limits.upload_pixels:,}")

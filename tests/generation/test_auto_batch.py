@@ -22,7 +22,7 @@ def grown(seconds, taken, free=100 * GB, limit=20):
     return sizes
 
 
-def test_batches_double_while_a_picture_gets_cheaper():
+def test_batches_double_while_an_image_gets_cheaper():
     sizes = grown(seconds=lambda n: max(n, 8.0), taken=lambda n: n)  # up to 8 cost what one costs
     assert sizes[:5] == [1, 2, 4, 8, 16]
     assert set(sizes[5:]) == {8}  # 16 took twice as long as 8
@@ -49,46 +49,46 @@ def test_a_last_batch_that_is_smaller_teaches_nothing():
 def test_every_job_is_done_once_and_in_order():
     batches = []
 
-    def draw(jobs):
+    def run(jobs):
         batches.append(len(jobs))
         return [job * 10 for job in jobs]
 
-    assert list(in_batches(range(11), draw, CPU, 4)) == [job * 10 for job in range(11)]
+    assert list(in_batches(range(11), run, CPU, 4)) == [job * 10 for job in range(11)]
     assert batches == [4, 4, 3]
 
 
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
-def test_where_memory_runs_out_halves_are_drawn_and_it_is_said(error, caplog):
+def test_where_memory_runs_out_halves_are_run_and_it_is_said(error, caplog):
     batches = []
 
-    def draw(jobs):
+    def run(jobs):
         batches.append(len(jobs))
         if len(jobs) > 2:
             raise error
         return jobs
 
     with caplog.at_level(logging.WARNING):
-        assert list(in_batches(range(9), draw, CPU, 8)) == list(range(9))
+        assert list(in_batches(range(9), run, CPU, 8)) == list(range(9))
     assert batches == [8, 4, 2, 2, 2, 2, 1]
     assert "going on with 4" in caplog.text
 
 
 def test_one_that_does_not_fit_is_one_clear_line():
-    def draw(jobs):
+    def run(jobs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB\nmore")
 
-    with pytest.raises(InputError, match=r"^memory ran out at one picture: take a smaller size[^\n]*$"):
-        list(in_batches([1], draw, CPU))
+    with pytest.raises(InputError, match=r"^memory ran out at one image: take a smaller size[^\n]*$"):
+        list(in_batches([1], run, CPU))
 
 
 def test_other_errors_stay_as_they_are():
-    def draw(jobs):
+    def run(jobs):
         raise RuntimeError("shapes don't fit")
 
     with pytest.raises(RuntimeError, match="shapes don't fit"):
-        list(in_batches([1, 2], draw, CPU))
+        list(in_batches([1, 2], run, CPU))
 
 
 def test_the_peak_is_seen_though_it_is_over_at_the_end():
@@ -101,7 +101,7 @@ def test_the_peak_is_seen_though_it_is_over_at_the_end():
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, "auto"])
-def test_pictures_are_those_drawn_alone_but_for_rounding(published, batch_size):
+def test_images_are_those_generated_alone_but_for_rounding(published, batch_size):
     pipe = AltDiffusionPipeline.from_pretrained(published("m9"))
     options = {"model": pipe, "steps": 2, "size": (16, 16), "seed": 3, "num_images": 2, "negative_prompt": "狗"}
     alone = list(generate(["一只猫", "a cat"], **options))

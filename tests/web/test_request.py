@@ -118,12 +118,12 @@ def test_lines():
 @pytest.mark.parametrize(
     ("content", "key"),
     [
-        (b"", "bad_picture"),
-        (b"no picture", "bad_picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "bad_picture"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "bad_picture"),
-        (bomb(5000), "large_picture"),
-        (bomb(50000), "large_picture"),
+        (b"", "bad_image"),
+        (b"no picture", "bad_image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "bad_image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "bad_image"),
+        (bomb(5000), "large_image"),
+        (bomb(50000), "large_image"),
         (bytes(10 * 2**20 + 1), "large_file"),
     ],
     ids=["empty", "text", "eps", "svg", "bomb", "large bomb", "large file"],
@@ -136,10 +136,10 @@ def test_uploads_that_are_refused(tmp_path, content, key):
 def test_uploads_that_are_cut_or_not_there(tmp_path):
     Image.effect_noise((64, 64), 50).save(tmp_path / "x.png")
     (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:500])
-    refused("bad_picture", uploads.open_upload, tmp_path / "x.png", LIMITS)
-    refused("bad_picture", uploads.open_upload, tmp_path / "none.png", LIMITS)
-    refused("bad_picture", uploads.open_upload, tmp_path, LIMITS)
-    refused("no_picture", uploads.open_upload, None, LIMITS)
+    refused("bad_image", uploads.open_upload, tmp_path / "x.png", LIMITS)
+    refused("bad_image", uploads.open_upload, tmp_path / "none.png", LIMITS)
+    refused("bad_image", uploads.open_upload, tmp_path, LIMITS)
+    refused("no_image", uploads.open_upload, None, LIMITS)
 
 
 def test_settings_from_a_picture_are_brought_within_the_limits():
@@ -200,7 +200,7 @@ def test_what_was_painted_over_is_the_mask():
     assert mask.getbbox() == (2, 2, 6, 6)
     assert uploads.read_editor({"background": Image.new("RGB", (8, 8)), "layers": []}, LIMITS)[1] is None
     for nothing in (None, {}, {"background": None}):
-        refused("no_picture", uploads.read_editor, nothing, LIMITS)
+        refused("no_image", uploads.read_editor, nothing, LIMITS)
     other = {"background": Image.new("RGB", (8, 8)), "layers": [layer]}
     refused("mask_size", uploads.read_editor, other, LIMITS)
 
@@ -210,7 +210,7 @@ def test_long_texts_inside_a_png_are_no_way_to_fill_the_memory(tmp_path):
     info.add_itxt("parameters", "a" * (80 * 2**20), zip=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=info)
     assert (tmp_path / "x.png").stat().st_size < 200_000
-    refused("bad_picture", uploads.open_upload, tmp_path / "x.png", LIMITS)
+    refused("bad_image", uploads.open_upload, tmp_path / "x.png", LIMITS)
 
 
 def test_every_sentence_is_in_both_languages():

@@ -17,7 +17,7 @@ def change_tab(service: DemoService, model: gr.Dropdown, language: gr.Radio, his
         with gr.Column():
             gr.Markdown(I18N("paint"))
             editor = gr.ImageEditor(
-                label=I18N("start_picture"), type="pil", image_mode="RGBA", sources=["upload", "clipboard"], transforms=(),
+                label=I18N("start_image"), type="pil", image_mode="RGBA", sources=["upload", "clipboard"], transforms=(),
                 brush=gr.Brush(colors=["#f97316"], color_mode="fixed"), layers=False, buttons=[], elem_id="editor",
             )  # fmt: skip
             prompt = gr.Textbox(label=I18N("prompt"), lines=2, max_length=service.limits.text, elem_id="change-prompt")

@@ -138,7 +138,7 @@ def stage() -> Stage:
     )  # fmt: skip
     entries = gr.State([], time_to_live=24 * 3600)
     chosen = gr.Textbox(
-        label=I18N("picture_settings"), placeholder=I18N("choose_picture"), lines=3, interactive=False,
+        label=I18N("image_settings"), placeholder=I18N("choose_image"), lines=3, interactive=False,
         elem_classes="chosen",
     )  # fmt: skip
     with gr.Row():

@@ -40,7 +40,7 @@ def score_tab(service: DemoService, model: gr.Dropdown, language: gr.Radio) -> N
             ranked = gr.Gallery(label=I18N("ranked"), columns=4, interactive=False, buttons=[], elem_id="ranked")
 
     def numbered(count: int, language: str) -> list[str]:
-        return [say("picture_number", language, number=index + 1) for index in range(count)]
+        return [say("image_number", language, number=index + 1) for index in range(count)]
 
     async def show_scores(gallery: Any, prompts: str, model: str, language: str) -> tuple[str, str]:
         async def work() -> tuple[str, str]:
