@@ -84,3 +84,11 @@ def forks() -> Iterator[Forks]:
     server = Forks()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def plain_diffusers() -> Iterator[Forks]:
+    """Scripts in processes of their own that have diffusers and transformers, and nothing of ours."""
+    server = Forks("diffusers")
+    yield server
+    server.close()

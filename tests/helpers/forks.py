@@ -1,8 +1,9 @@
-"""The command line in processes of their own, to be killed or to work together, without importing torch each time.
+"""Processes of their own, to be killed, to work together or to know nothing of altdiffusion, without importing torch each time.
 
 A server imports everything once, before any thread of torch's has started, and forks for every run.
 
-    Forks().run("train", "distill", ..., kill_after=0.5)
+    Forks().run("train", "distill", ..., kill_after=0.5)            # the command line
+    Forks("diffusers").run_script("import diffusers; ...", folder)   # a script of plain diffusers
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Done:
 class Forks:
     """The server's client. It starts with the first run."""
 
-    def __init__(self) -> None:
+    def __init__(self, imports: str = "altdiffusion") -> None:
+        """imports: what the server has imported, "altdiffusion" or "diffusers" alone."""
+        self._imports = imports
         self._server: subprocess.Popen[str] | None = None
 
     def run(self, *words: object, **options: Any) -> Done:
@@ -42,12 +45,19 @@ class Forks:
         signal `sign`, before it begins.
         limit: bytes that any file may have, as on a full disk.
         """
+        return self._ask({"words": [str(word) for word in words], **options})
+
+    def run_script(self, script: str, *words: object) -> Done:
+        """Run Python code with these words as sys.argv[1:]."""
+        return self._ask({"words": [str(word) for word in words], "script": script})
+
+    def _ask(self, job: dict[str, Any]) -> Done:
         if self._server is None:
             self._server = subprocess.Popen(
-                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                [sys.executable, __file__, self._imports], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env=os.environ | ({"OMP_NUM_THREADS": "1"} if self._imports == "altdiffusion" else {}),
             )  # fmt: skip
-        self._server.stdin.write(json.dumps({"words": [str(word) for word in words], **options}) + "\n")
+        self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
         return Done(**json.loads(self._server.stdout.readline()))
 
@@ -57,14 +67,18 @@ class Forks:
             self._server.wait()
 
 
-def _serve() -> None:
-    import accelerate.state  # noqa: F401
-    import torch.utils.tensorboard  # noqa: F401
+def _serve(imports: str) -> None:
+    if imports == "diffusers":
+        from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # noqa: F401
+        from transformers import AltCLIPTextModel, CLIPTextModel, XLMRobertaTokenizer  # noqa: F401
+    else:
+        import accelerate.state  # noqa: F401
+        import torch.utils.tensorboard  # noqa: F401
 
-    import altdiffusion.training.stages.distill  # noqa: F401
-    from altdiffusion.cli.main import prepare_environment
+        import altdiffusion.training.stages.distill  # noqa: F401
+        from altdiffusion.cli.main import prepare_environment
 
-    prepare_environment()
+        prepare_environment()
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         job = json.loads(line)
@@ -111,9 +125,14 @@ def _fork(job: dict[str, Any], rank: int, count: int, port: int, folder: Path) -
             resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
         if "kill_at" in job:
             _arm(*job["kill_at"], job.get("sign", signal.SIGKILL))
-        from altdiffusion.cli.main import main
+        if "script" in job:
+            sys.argv = ["-c", *job["words"]]
+            exec(job["script"], {"__name__": "__main__"})
+            status = 0
+        else:
+            from altdiffusion.cli.main import main
 
-        status = main(job["words"])
+            status = main(job["words"])
     except SystemExit as end:
         status = int(end.code or 0)
     except BaseException:
@@ -140,4 +159,4 @@ def _arm(function: str, call: int, sign: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(sys.argv[1])

@@ -137,13 +137,12 @@ _PLAIN = """
 
 
 @pytest.mark.parametrize("kind", ["m9", "m18"])
-def test_saved_pipeline_draws_the_same_in_plain_diffusers(published, tmp_path, kind):
+def test_saved_pipeline_draws_the_same_in_plain_diffusers(published, plain_diffusers, tmp_path, kind):
     loaded = AltDiffusionPipeline.from_pretrained(published(kind))
     loaded.save_pretrained(tmp_path / "saved")
     assert "creativeml-openrail-m" in (tmp_path / "saved" / "README.md").read_text()
-    subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(_PLAIN), tmp_path / "saved", tmp_path / "image.npy"], check=True
-    )
+    done = plain_diffusers.run_script(textwrap.dedent(_PLAIN), tmp_path / "saved", tmp_path / "image.npy")
+    assert done.status == [0], done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "image.npy"), draw(loaded), atol=1e-4)
 
 

@@ -1,8 +1,6 @@
 """A bridge in pipelines of Stable Diffusion 1.x, 2.x and XL: swapped in, used with all they have, saved and reloaded."""
 
 import json
-import subprocess
-import sys
 import textwrap
 
 import diffusers
@@ -237,29 +235,30 @@ _PLAIN = """
 """
 
 
-def in_plain_diffusers(pipe, folder, first):
-    """Draw with what was saved, in a process of its own that imports `first` and then diffusers."""
+def load_in_plain_diffusers(server, pipe, folder, first):
+    """Generate with what was saved, in a process that has diffusers and imports `first`."""
     script = textwrap.dedent(_PLAIN).format(first=first, name=type(pipe).__name__)
-    words = [sys.executable, "-c", script, folder, folder / "image.npy"]
-    return subprocess.run(words, capture_output=True, text=True)
+    return server.run_script(script, folder, folder / "image.npy")
 
 
 @pytest.mark.parametrize("kind", list(WIDTHS))
-def test_saved_pipeline_draws_the_same_in_plain_diffusers_beside_altdiffusion(published, tmp_path, kind):
+def test_saved_pipeline_draws_the_same_in_plain_diffusers_beside_altdiffusion(
+    published, plain_diffusers, tmp_path, kind
+):
     pipe = bridged(published, kind)
     pipe.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["text_encoder_2" if kind == "xl" else "text_encoder"] == ["altdiffusion", "BridgedTextEncoder"]
-    done = in_plain_diffusers(pipe, tmp_path, "import altdiffusion")
-    assert done.returncode == 0, done.stderr
+    done = load_in_plain_diffusers(plain_diffusers, pipe, tmp_path, "import altdiffusion")
+    assert done.status == [0], done.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "image.npy"), draw(pipe))
 
 
-def test_plain_diffusers_alone_says_what_to_import(published, tmp_path):
+def test_plain_diffusers_alone_says_what_to_import(published, plain_diffusers, tmp_path):
     pipe = bridged(published)
     pipe.save_pretrained(tmp_path)
-    done = in_plain_diffusers(pipe, tmp_path, "")
-    loaded = done.returncode == 0  # before 0.42.1, diffusers imports the module by itself
+    done = load_in_plain_diffusers(plain_diffusers, pipe, tmp_path, "")
+    loaded = done.status == [0]  # before 0.42.1, diffusers imports the module by itself
     assert loaded or "import altdiffusion before calling `from_pretrained`" in done.stderr
 
 

@@ -1,8 +1,6 @@
 """`convert` writes what plain diffusers and transformers load, whole or not at all."""
 
 import json
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
@@ -40,12 +38,13 @@ def stored_dtype(file):
 
 
 @pytest.mark.parametrize("weights", ["bin", "safetensors"])
-def test_folder_becomes_stock_and_draws_the_same(published, tmp_path, weights):
+def test_folder_becomes_stock_and_draws_the_same(published, tmp_path, weights, plain_diffusers):
     source = published("m9", weights)
     convert(source, tmp_path / "out", allow_pickle=True)
     assert not list((tmp_path / "out").rglob("*.bin"))
     expected = draw(AltDiffusionPipeline.from_pretrained(source, allow_pickle=True))
-    subprocess.run([sys.executable, "-c", textwrap.dedent(_PLAIN), tmp_path / "out", tmp_path / "x.npy"], check=True)
+    done = plain_diffusers.run_script(textwrap.dedent(_PLAIN), tmp_path / "out", tmp_path / "x.npy")
+    assert done.status == [0], done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-4)
     np.testing.assert_array_equal(draw(AltDiffusionPipeline.from_pretrained(tmp_path / "out")), expected)
 
