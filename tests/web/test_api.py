@@ -118,10 +118,11 @@ def test_score_classify_and_rank_agree_with_the_library(client, root, files):
     assert [number for number, _ in ranked] == [number for number, _ in scorer.rank(paths, "一只猫")]
 
 
-def test_settings_come_back_from_a_drawn_picture(client):
-    (drawn,) = client.predict("قطة", seed="9223372036854760000", scheduler="euler", **QUICK, api_name="/draw")
+@pytest.mark.parametrize("scheduler", ["euler", "DPM++ 2M Karras", "Euler a SGM Uniform"])
+def test_settings_come_back_from_a_drawn_picture(client, scheduler):
+    (drawn,) = client.predict("قطة", seed="9223372036854760000", scheduler=scheduler, **QUICK, api_name="/draw")
     found = client.predict(handle_file(drawn["image"]), api_name="/read_settings")
-    assert (found["prompt"], found["scheduler"], found["steps"], found["width"]) == ("قطة", "euler", 3, 32)
+    assert (found["prompt"], found["scheduler"], found["steps"], found["width"]) == ("قطة", scheduler, 3, 32)
     assert found["changed"] == []
 
 
