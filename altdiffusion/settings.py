@@ -68,7 +68,9 @@ class Settings(BaseModel):
 
     group: ClassVar[str] = "Options"  # the title of its own fields in the help, where the class says none itself
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
 
     def __init__(self, origins: Mapping[str, str] = types.MappingProxyType({}), /, **values: Any) -> None:
         """origins: what a setting is called in errors, where that isn't its name, such as --batch-size."""
