@@ -25,7 +25,7 @@ def test_neither_torch_nor_diffusers_nor_pillow_is_imported():
         ({"strength": "2", "init_image": "x.png"}, "--strength: expected above 0, at most 1, got 2"),
         ({"dtype": "int3"}, "--dtype: expected one of float32, float16, bfloat16, got 'int3'"),
         ({"width": "64"}, "one of width and height"),
-        ({"width": "65", "height": "64"}, "--width: expected a multiple of 8, got 65"),
+        ({"width": "65", "height": "64"}, "--size: expected a multiple of 8, got 65"),
         ({"strength": "0.5"}, "strength needs an init image: give one, or leave strength out"),
         ({"mask": "m.png"}, "mask needs an init image"),
         ({"init_image": "x.png", "strength": "0.1", "steps": "9"}, "strength 0.1 of 9 steps leaves no step"),
