@@ -19,7 +19,7 @@ from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.errors import InputError
 
 _PLACEHOLDERS = ("{}", "{c}")  # where CLIP's and CLIP_benchmark's templates have the label
-_TEXTS_AT_ONCE = 4096
+TEXTS_AT_ONCE = 4096
 
 
 class TextFeatures(Protocol):
@@ -76,7 +76,7 @@ def ensemble(scorer: TextFeatures, labels: Sequence[str], templates: Sequence[st
     for template in templates:
         if not any(placeholder in template for placeholder in _PLACEHOLDERS):
             raise InputError(f"the template {template!r} has no place for the label: expected '{{}}' or '{{c}}' in it")
-    at_once = max(1, _TEXTS_AT_ONCE // len(templates))
+    at_once = max(1, TEXTS_AT_ONCE // len(templates))
     classes = []
     for start in range(0, len(labels), at_once):
         chunk = labels[start : start + at_once]

@@ -7,6 +7,7 @@ from helpers.small_altclip import save_small
 from PIL import Image
 
 from altdiffusion import InputError, PromptScorer
+from altdiffusion.altclip import zero_shot
 from altdiffusion.altclip.zero_shot import classify, ensemble
 
 LABELS = ["cat", "dog", "une voiture", "猫"]
@@ -38,7 +39,7 @@ def by_hand(scorer):
 def test_ensemble_is_the_normalised_mean_over_templates(scorer, monkeypatch):
     expected = by_hand(scorer)
     torch.testing.assert_close(ensemble(scorer, LABELS, TEMPLATES), expected, atol=1e-6, rtol=0)
-    monkeypatch.setattr("altdiffusion.altclip.zero_shot._TEXTS_AT_ONCE", 7)  # two labels, then two
+    monkeypatch.setattr(zero_shot, "TEXTS_AT_ONCE", 7)  # two labels, then two
     torch.testing.assert_close(ensemble(scorer, LABELS, TEMPLATES), expected, atol=1e-6, rtol=0)
 
 
