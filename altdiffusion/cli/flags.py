@@ -7,8 +7,7 @@
     @command(ScoreSettings)
     def score(settings: ScoreSettings) -> None: ...
 
-cyclopts splits the words and completes them in the shell; what they mean is `read_settings`' to say, so that all that is
-wrong comes in one line.
+cyclopts only splits and completes the words; `read_settings` validates them, so that all errors appear together, in one line.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ def is_positional(field: FieldInfo) -> bool:
 
 
 def is_switch(field: FieldInfo) -> bool:
-    """Whether it is on where it is named."""
+    """Whether the flag needs no value."""
     return bool in (field.annotation, *typing.get_args(field.annotation))
 
 
@@ -99,7 +98,7 @@ def metavar_of(name: str, field: FieldInfo) -> str:
     return f"{metavar}..." if _is_list(field) else metavar
 
 
-def only(cls: type[Settings], names: Iterable[str], group: str) -> type[Settings]:
+def subset_of(cls: type[Settings], names: Iterable[str], group: str) -> type[Settings]:
     """A class of some of the fields of another, for a command that asks for the rest in its own way."""
     fields: dict[str, Any] = {name: (cls.model_fields[name].annotation, cls.model_fields[name]) for name in names}
     part = create_model(f"{cls.__name__}Flags", __base__=Settings, __module__=cls.__module__, **fields)
@@ -122,14 +121,14 @@ def _signature(cls: type[Settings], config: bool) -> inspect.Signature:
 
 def _parameter(name: str, field: FieldInfo, has_words: bool) -> inspect.Parameter:
     """For cyclopts: a type that it can complete, and a converter that leaves everything as it was typed."""
-    hint, is_list = _completed(field), _is_list(field)
+    hint, is_list = _completion_type(field), _is_list(field)
     about: dict[str, Any] = {"help": field.description, "converter": _all if is_list else _last}
     if is_positional(field):
         kind = inspect.Parameter.VAR_POSITIONAL if is_list else inspect.Parameter.POSITIONAL_ONLY
         default = inspect.Parameter.empty if is_list else None
         return inspect.Parameter(name, kind, default=default, annotation=_annotated(hint, **about))
     about |= {"name": flag_of(name, field), "allow_repeating": True, "negative": ()}
-    if is_switch(field) and has_words:  # `--json true` has a prompt
+    if is_switch(field) and has_words:  # beside positional words, `true` would be one of them
         hint = bool
     elif is_switch(field):  # `--resume`, `--resume false`
         hint, about["consume_multiple"] = _list_of(Literal["true", "false"]), (0, 1)
@@ -147,7 +146,7 @@ def _list_of(hint: Any) -> Any:
     return list[hint]
 
 
-def _completed(field: FieldInfo) -> Any:
+def _completion_type(field: FieldInfo) -> Any:
     """What the shell completes a value with: choices, paths, or nothing."""
     if choices := choices_of(field):
         return Literal[choices]

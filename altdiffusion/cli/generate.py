@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from altdiffusion.checkpoints.hub import MINI
-from altdiffusion.cli.flags import command, only
+from altdiffusion.cli.flags import command, subset_of
 from altdiffusion.cli.options import device_setting
 from altdiffusion.cli.terminal import hide_loading, print_json, print_line, say, with_progress
 from altdiffusion.errors import InputError
@@ -20,7 +20,7 @@ MINI_NOTE = (
     "mini: the model inside this package generates small images of 316 things, from nine languages; "
     "for a large one: --model BAAI/AltDiffusion-m9"
 )
-ImageFlags: Any = only(ImageSettings, settings_with("metavar"), group="Image")
+ImageFlags: Any = subset_of(ImageSettings, settings_with("metavar"), group="Image")
 
 
 class GenerateSettings(ImageFlags):

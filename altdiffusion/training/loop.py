@@ -1,7 +1,8 @@
 """The loop under every stage: accelerate, AdamW, a schedule, a moving average, the log, checkpoints and resuming.
 
-Written by hand: the libraries' loops keep random states and a place in the data, which a kill can tear apart. Here all that
-is random comes from (seed, step, process), so a training resumes from its step and its weights bit for bit.
+Written by hand: the libraries' loops keep random states and a place in the data, which get out of step when the process is
+killed. Here all that is random comes from (seed, step, process), so a training resumes from its step and its weights bit
+for bit.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def start(settings: TrainingSettings) -> Accelerator:
     # accelerate keeps one state for the whole process, and a training before this one may have had other settings
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        # told that it is on the CPU, several processes work together there; otherwise each would train alone
+        # without cpu=True, processes on a CPU don't join a group: each would train alone
         cpu = settings.device == "cpu" or not torch.accelerator.is_available()
         accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=cpu, project_dir=settings.output_dir)
     except ValueError as error:
@@ -83,7 +84,7 @@ def start(settings: TrainingSettings) -> Accelerator:
 
 
 def frozen_dtype(settings: TrainingSettings) -> torch.dtype:
-    """Of the models beside the trained one."""
+    """The dtype of the frozen models beside the trained one."""
     return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[settings.mixed_precision]
 
 
@@ -96,7 +97,7 @@ def fit(
     records: int,
     validate: Callable[[int], dict[str, float]] | None = None,
 ) -> None:
-    """Train the parameters of `model` that require gradients; it ends with their moving average if there is one.
+    """Train the parameters of `model` that require gradients; finally it holds their moving average, if there is one.
 
     model: its forward takes a batch and gives {"loss": the mean over the batch, ...}; all of it is logged.
     batches: see `Batches`; records: how many there are, which a resumed training must find again.
@@ -127,7 +128,7 @@ def fit(
         _check_same(settings, records, checkpoint["about"])
         state.load_state_dict(checkpoint)
         first = int(checkpoint["step"])
-    wrapped, prepared = accelerator.prepare(model, optimizer)
+    ddp_model, ddp_optimizer = accelerator.prepare(model, optimizer)
 
     model.train()
     steps = range(first, settings.max_train_steps)
@@ -137,15 +138,17 @@ def fit(
     ):
         for step in steps:
             torch.manual_seed(mix_seeds(settings.seed, step, accelerator.process_index))  # dropout, if a model has any
-            totals = _accumulate_gradients(wrapped, loader, settings, accelerator)
+            totals = _accumulate_gradients(ddp_model, loader, settings, accelerator)
             norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
-            totals["gradient_norm"] = norm.float() / accelerator.num_processes
+            totals["gradient_norm"] = (
+                norm.float() / accelerator.num_processes
+            )  # all hold the same: their sum restores it
             metrics = _sum_over_processes(totals, accelerator)
             _check_finite(metrics, step + 1, folder, scaled=accelerator.scaler is not None)
             learning_rate = schedule.get_last_lr()[0]
-            prepared.step()
+            ddp_optimizer.step()
             schedule.step()
-            prepared.zero_grad()
+            ddp_optimizer.zero_grad()
             if average is not None:
                 average.step(parameters)
             log.step(step + 1, metrics, learning_rate)
@@ -173,8 +176,8 @@ def export(settings: TrainingSettings, accelerator: Accelerator) -> Iterator[Pat
         yield None
     else:
         final = settings.output_dir / "model"
-        for killed in final.parent.glob(".model.*"):  # while it was written
-            shutil.rmtree(killed, ignore_errors=True)
+        for leftover in final.parent.glob(".model.*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         try:
             with new_folder(final) as folder:
                 yield folder
@@ -208,12 +211,12 @@ class _TrainingState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises InputError where the state is of another model."""
-        then, now = (
+        saved, current = (
             {(name, tuple(tensor.shape)) for name, tensor in tensors.items()}
             for tensors in (state["model"], self._trained)
         )
-        if then != now:
-            name, shape = min(then ^ now)
+        if saved != current:
+            name, shape = min(saved ^ current)
             raise InputError(
                 f"the checkpoint is of another model (only one has {name!r} in shape {shape}): start a new --output-dir"
             )
@@ -235,7 +238,7 @@ def _micro_batches(
     """This process's micro-batches in order, prepared by threads while the model computes."""
     processes = accelerator.num_processes
     count = settings.gradient_accumulation_steps * processes
-    # dealt to the processes one by one, so that a single process with as many micro-batches computes the same losses
+    # assigned to the processes in turn, so that a single process with as many micro-batches computes the same losses
     places = ((step, index) for step in steps for index in range(accelerator.process_index, count, processes))
     workers = settings.data_workers
     return prefetch(lambda place: batches(*place, count), places, ahead=2 * workers + 1, workers=workers)
@@ -308,5 +311,5 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def mix_seeds(*seeds: int) -> int:
-    """One seed of several numbers."""
+    """One seed of several numbers, below 2**63 as torch wants it."""
     return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> 1)

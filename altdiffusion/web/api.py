@@ -65,19 +65,19 @@ def add_endpoints(service: DemoService) -> None:
     async def score(pictures: list[dict[str, Any]], prompts: list[str], model: str = "") -> list[list[float]]:
         """How well each image fits each prompt: cosines in -1 to 1, a list for each image."""
         files, texts = _files(pictures, service), read_lines(prompts, service.limits)
-        return await service.in_turn(lambda: service.score(service.open_images(files), texts, model))
+        return await service.run_scoring(lambda: service.score(service.open_images(files), texts, model))
 
     async def classify(
         pictures: list[dict[str, Any]], labels: list[str], template: str = "{}", model: str = ""
     ) -> list[list[float]]:
         """How probable each label is for each image, if it must be one of them; {} in the template stands for the label."""
         files, names = _files(pictures, service), read_lines(labels, service.limits)
-        return await service.in_turn(lambda: service.classify(service.open_images(files), names, template, model))
+        return await service.run_scoring(lambda: service.classify(service.open_images(files), names, template, model))
 
     async def rank(pictures: list[dict[str, Any]], prompt: str, model: str = "") -> list[list[float]]:
         """[index of the image, its score] for each image, the one that fits the prompt best first."""
         files = _files(pictures, service)
-        ranked = await service.in_turn(lambda: service.rank(service.open_images(files), prompt, model))
+        ranked = await service.run_scoring(lambda: service.rank(service.open_images(files), prompt, model))
         return [[index, score] for index, score in ranked]
 
     async def read_settings(picture: dict[str, Any]) -> dict[str, Any]:

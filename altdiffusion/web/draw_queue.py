@@ -72,11 +72,11 @@ class Job:
         """Jobs of equal keys can be generated together."""
         return self.model, self.requests[0].batch_key
 
-    def tell(self, news: Waiting | Loading | Generating | Generated | Exception) -> None:
+    def tell(self, progress: Waiting | Loading | Generating | Generated | Exception) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._news.put_nowait, news)
+            self._loop.call_soon_threadsafe(self._news.put_nowait, progress)
 
-    async def news(self) -> AsyncIterator[Waiting | Loading | Generating | Generated]:
+    async def progress(self) -> AsyncIterator[Waiting | Loading | Generating | Generated]:
         """What happens to the job, the latest only where the reader is slow; ends with Generated. Raises what went wrong."""
         while True:
             latest = await self._news.get()

@@ -1,6 +1,6 @@
 """What the page and the API do, apart from how it looks: generate, compare, score, classify, rank, read settings.
 
-Everything that goes wrong is a Refused, whose sentence is in the visitor's language.
+Every expected failure is a Refused, whose sentence is in the visitor's language.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from altdiffusion.generation import infotext
 from altdiffusion.generation.draw import GenerateRequest
 from altdiffusion.generation.result import GeneratedImage, free_path, save_image
 from altdiffusion.generation.settings import ImageSettings
-from altdiffusion.web import request as requests
+from altdiffusion.web import request as checks
 from altdiffusion.web import uploads
 from altdiffusion.web.draw_queue import DrawQueue, Generated, Generating, Job, Loading, Waiting
 from altdiffusion.web.limits import Limits
@@ -46,7 +46,7 @@ class SavedImage:
 
 @dataclass(frozen=True)
 class Finished:
-    """images: as many as were asked for, the best first where the best were. seconds: since they were asked for."""
+    """images: as many as were asked for, sorted by score if `best_of` was set. seconds: since the request came."""
 
     images: list[SavedImage]
     seconds: float
@@ -54,54 +54,57 @@ class Finished:
 
 @dataclass(frozen=True)
 class Scoring:
-    """The images are there and AltCLIP looks at them."""
+    """The images are there and are being scored."""
 
 
-News = Waiting | Loading | Generating | Scoring | Finished
+Progress = Waiting | Loading | Generating | Scoring | Finished
 
 
 class DemoService:
-    """folder: where generated images lie; their names can't be guessed."""
+    """What visitors ask for, within the owner's limits, in the order of a queue.
+
+    folder: for generated images, whose names can't be guessed.
+    """
 
     def __init__(self, models: Models, limits: Limits, *, max_waiting: int, folder: Path) -> None:
         self.models, self.limits, self.folder = models, limits, folder
         self.queue = DrawQueue(models, max_waiting, pixels=2 * limits.pixels)
-        self._turn, self._measuring = asyncio.Lock(), 0
+        self._scoring, self._scoring_jobs = asyncio.Lock(), 0
 
-    async def generate(self, request: VisitorRequest) -> AsyncGenerator[News, None]:
+    async def generate(self, request: VisitorRequest) -> AsyncGenerator[Progress, None]:
         """Generate what is asked for; leaving the iterator early cancels. Raises Refused."""
         started = time.monotonic()
         label = self.models.label(request.model)
         if not self.models.is_loaded(label):
             yield Loading()
         request = await asyncio.to_thread(self._resolved, request, label)
-        requests.check_work(request, self.limits)
+        checks.check_work(request, self.limits)  # again: the size of the model's own is known only now
         scorer = await asyncio.to_thread(self.models.scorer, label)
         if request.best_of and scorer is None:
             raise Refused("no_scorer")
         job = _job(request, label)
         self.queue.submit(job)
         try:
-            async for news in job.news():
-                if not isinstance(news, Generated):
-                    yield news
+            async for progress in job.progress():
+                if not isinstance(progress, Generated):
+                    yield progress
                     continue
                 if scorer is not None:
                     yield Scoring()
-                saved = await asyncio.to_thread(self._finish, news.images, request, label, scorer)
+                saved = await asyncio.to_thread(self._finish, progress.images, request, label, scorer)
                 yield Finished(saved, time.monotonic() - started)
         finally:
             self.queue.cancel(job)
 
-    async def compare(self, left: VisitorRequest, right: VisitorRequest) -> AsyncGenerator[tuple[int, News], None]:
+    async def compare(self, left: VisitorRequest, right: VisitorRequest) -> AsyncGenerator[tuple[int, Progress], None]:
         """Generate both, with one seed; yields (0 for left or 1 for right, what happens to it). Raises Refused."""
         seed = secrets.randbelow(2**32) if left.settings.seed is None else left.settings.seed
-        arrived: asyncio.Queue[tuple[int, News | Exception | None]] = asyncio.Queue()
+        arrived: asyncio.Queue[tuple[int, Progress | Exception | None]] = asyncio.Queue()
 
         async def follow(side: int, request: VisitorRequest) -> None:
             try:
-                async for news in self.generate(_with_settings(request, seed=seed)):
-                    arrived.put_nowait((side, news))
+                async for progress in self.generate(_with_settings(request, seed=seed)):
+                    arrived.put_nowait((side, progress))
                 arrived.put_nowait((side, None))
             except Exception as error:
                 arrived.put_nowait((side, error))
@@ -110,28 +113,28 @@ class DemoService:
         try:
             going = len(tasks)
             while going:
-                side, news = await arrived.get()
-                if isinstance(news, Exception):
-                    raise news
-                if news is None:
+                side, progress = await arrived.get()
+                if isinstance(progress, Exception):
+                    raise progress
+                if progress is None:
                     going -= 1
                 else:
-                    yield side, news
+                    yield side, progress
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def in_turn(self, work: Callable[[], T]) -> T:
+    async def run_scoring(self, work: Callable[[], T]) -> T:
         """`score`, `classify` or `rank` in a thread, one at a time. Raises Refused when too many wait."""
-        if self._measuring >= self.queue.max_waiting:
+        if self._scoring_jobs >= self.queue.max_waiting:
             raise Refused("queue_full", most=self.queue.max_waiting)
-        self._measuring += 1
+        self._scoring_jobs += 1
         try:
-            async with self._turn:
+            async with self._scoring:
                 return await asyncio.to_thread(work)
         finally:
-            self._measuring -= 1
+            self._scoring_jobs -= 1
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str], model: str) -> list[list[float]]:
         """Cosines, a list for each image. Raises Refused."""
@@ -142,7 +145,7 @@ class DemoService:
         self, images: Sequence[Image.Image], labels: Sequence[str], template: str, model: str
     ) -> list[list[float]]:
         """Probabilities of the labels, a list for each image. Raises Refused."""
-        template = requests.clean_text(template, self.limits) or "{}"
+        template = checks.clean_text(template, self.limits) or "{}"
         if "{}" not in template and "{c}" not in template:
             raise Refused("bad_template")
         result = zero_shot.classify(self._scorer(model), list(images), list(labels), [template])
@@ -150,7 +153,8 @@ class DemoService:
 
     def rank(self, images: Sequence[Image.Image], prompt: str, model: str) -> list[tuple[int, float]]:
         """(index of the image, its score), best first. Raises Refused."""
-        if not requests.clean_text(prompt, self.limits).strip():
+        prompt = checks.clean_text(prompt, self.limits)
+        if not prompt.strip():
             raise Refused("no_prompt")
         return self._scorer(model).rank(list(images), prompt)
 
@@ -170,7 +174,7 @@ class DemoService:
             settings = infotext.open_info(path)
         except InputError:
             raise Refused("no_settings") from None
-        return requests.within_limits(settings, self.limits)
+        return checks.within_limits(settings, self.limits)
 
     def close(self) -> None:
         self.queue.close()
@@ -184,7 +188,7 @@ class DemoService:
     def _resolved(self, request: VisitorRequest, label: str) -> VisitorRequest:
         """With its seed and size; images to start from are brought to that size."""
         if request.shape and request.request.image is None and request.settings.width is None:
-            native, ratio = self.models.native_side(label), requests.SHAPES[request.shape]
+            native, ratio = self.models.native_side(label), checks.SHAPES[request.shape]
             width, height = (max(8, round(native * side / 8) * 8) for side in (ratio**0.5, ratio**-0.5))
             request = _with_settings(request, width=width, height=height)
         return replace(request, request=request.request.resolved(self.models.pipeline(label)))
@@ -192,7 +196,7 @@ class DemoService:
     def _finish(
         self, images: list[GeneratedImage], request: VisitorRequest, label: str, scorer: PromptScorer | None
     ) -> list[SavedImage]:
-        """Scored, the best kept, saved."""
+        """Score, keep the best, save."""
         scores: list[float | None] = [None] * len(images)
         if scorer is not None:
             prompt, filtered = request.settings.prompt, [image.filtered for image in images]

@@ -85,7 +85,7 @@ async def until(condition):
 
 
 async def pictures(waiting):
-    async for news in waiting.news():
+    async for news in waiting.progress():
         if isinstance(news, Generated):
             return [each.settings.prompt for each in news.images]
     raise AssertionError("no pictures")
@@ -160,7 +160,7 @@ def test_progress_counts_all_batches_of_a_request(queue, machine):
     async def visit():
         queue.submit(large := job(*"abcdefgh"))
         machine.open()
-        seen = [news async for news in large.news()]
+        seen = [news async for news in large.progress()]
         steps = [(each.done, each.total) for each in seen if isinstance(each, Generating)]
         assert all(total == 6 for _, total in steps)
         assert [done for done, _ in steps] == sorted(done for done, _ in steps)
@@ -212,7 +212,7 @@ def test_what_no_safety_checker_has_seen_is_not_shown(machine, checked):
     async def visit():
         queue.submit(one := job("a"))
         machine.open(1)
-        async for news in one.news():
+        async for news in one.progress():
             if isinstance(news, Generating):
                 machine.open()
                 return news.preview
@@ -227,7 +227,7 @@ def test_slow_readers_get_the_latest_and_the_last_preview():
         for news in (Waiting(3), Loading(), Generating(1, 9, 1.0, preview), Generating(2, 9, 1.0, None)):
             slow.tell(news)
         await asyncio.sleep(0.01)
-        async for news in slow.news():
+        async for news in slow.progress():
             assert news == Generating(2, 9, 1.0, preview)
             break
 

@@ -45,7 +45,7 @@ def score_tab(service: DemoService, model: gr.Dropdown, language: gr.Radio) -> N
     async def show_scores(gallery: Any, prompts: str, model: str, language: str) -> tuple[str, str]:
         async def work() -> tuple[str, str]:
             texts = read_lines(prompts, service.limits)
-            scores = await service.in_turn(lambda: service.score(service.open_images(paths(gallery)), texts, model))
+            scores = await service.run_scoring(lambda: service.score(service.open_images(paths(gallery)), texts, model))
             rows = numbered(len(scores), language)
             return (
                 html_parts.heat_map(rows, texts, scores, say("heat_map", language)),
@@ -57,7 +57,7 @@ def score_tab(service: DemoService, model: gr.Dropdown, language: gr.Radio) -> N
     async def show_labels(gallery: Any, labels: str, template: str, model: str, language: str) -> str:
         async def work() -> tuple[str, None]:
             names = read_lines(labels, service.limits)
-            probabilities = await service.in_turn(
+            probabilities = await service.run_scoring(
                 lambda: service.classify(service.open_images(paths(gallery)), names, template, model)
             )
             rows = numbered(len(probabilities), language)
@@ -68,7 +68,7 @@ def score_tab(service: DemoService, model: gr.Dropdown, language: gr.Radio) -> N
     async def show_ranking(gallery: Any, prompt: str, model: str, language: str) -> tuple[str, Any]:
         async def work() -> tuple[str, Any]:
             files = paths(gallery)
-            order = await service.in_turn(lambda: service.rank(service.open_images(files), prompt, model))
+            order = await service.run_scoring(lambda: service.rank(service.open_images(files), prompt, model))
             names = numbered(len(files), language)
             return "", [(files[index], f"{names[index]}: {score:.3f}") for index, score in order]
 
