@@ -21,7 +21,19 @@ MAX_PIXELS = 64 * 10**6  # an image of 8000 x 8000; more is an accident or an at
 MAX_SIDE = 4096  # of an image to generate, in pixels
 # What is decoded. Left to itself, Pillow would also try formats that start other programs (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")  # of their files
+ENDINGS = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".jpe",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+)  # of their files
 
 
 class BadImage(ValueError):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from altdiffusion.data.table import BadRecord, GoodRecords, Skip, choose_columns, texts
+from altdiffusion.data.columns import IMAGE_COLUMNS, choose_columns, image_column
+from altdiffusion.data.table import BadRecord, GoodRecords, Skip, texts
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.images import ImageSource, image_file
 
@@ -24,12 +25,14 @@ class ArrowTable:
     def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
         self.path = path
         data = _load(path)
-        text = [name for name, feature in data.features.items() if getattr(feature, "dtype", None) in _TEXT_TYPES]
+        strings = [name for name, feature in data.features.items() if getattr(feature, "dtype", None) in _TEXT_TYPES]
+        text = [name for name in strings if name.lower() not in IMAGE_COLUMNS]
         self.present = tuple(data.column_names)
         self.columns = choose_columns(path, asked, data.column_names, text)
-        self._image_column = _find_image_column(data.features) if images else None
+        self._image_column = _find_image_column(data.features, strings) if images else None
         if images and self._image_column is None:
             raise InputError(f"{path} has no images: expected a column image, got {', '.join(data.column_names)}")
+        self._holds_paths = self._image_column in strings
         columns = dict.fromkeys([*self.columns, *filter(None, [self._image_column])])
         self._data = data.select_columns(list(columns)).with_format("arrow")  # slices of the map: nothing is copied
         self._good = GoodRecords()
@@ -67,25 +70,30 @@ class ArrowTable:
         return record
 
     def _image(self, cell: Any, row: int) -> ImageSource:
-        """cell: an Arrow scalar, bytes or a struct {bytes, path} of which one is given."""
+        """cell: an Arrow scalar, bytes, a path, or a struct {bytes, path} of which one is given."""
         if not cell.is_valid:
             raise BadRecord("no image")
-        content = cell["bytes"] if hasattr(cell, "keys") else cell
-        if content.is_valid:
-            return ImageSource(self.path, str(row), content.as_py)
-        name = cell["path"].as_py() if hasattr(cell, "keys") and "path" in cell else None
+        if hasattr(cell, "keys"):
+            if cell["bytes"].is_valid:
+                return ImageSource(self.path, str(row), cell["bytes"].as_py)
+            name = cell["path"].as_py() if "path" in cell else None
+        elif self._holds_paths:
+            name = cell.as_py()
+        else:
+            return ImageSource(self.path, str(row), cell.as_py)
         if not name:
             raise BadRecord("no image")
-        file = self.path.parent / name
-        if not file.is_file():
-            raise BadRecord("no such image")
-        return image_file(file)
+        for folder in (self.path.parent, self.path):  # beside the file, or in the folder that save_to_disk wrote
+            if (folder / name).is_file():
+                return image_file(folder / name)
+        raise BadRecord("no such image")
 
 
-def _find_image_column(features: Any) -> str | None:
+def _find_image_column(features: Any, strings: Sequence[str]) -> str | None:
+    """The first with the feature Image, else of bytes, else of paths."""
     typed = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
     plain = [name for name in _IMAGE_COLUMNS if name in features and _may_hold_image(features[name])]
-    return next(iter([*typed, *plain]), None)
+    return next(iter([*typed, *plain]), image_column(strings))
 
 
 def _may_hold_image(feature: Any) -> bool:

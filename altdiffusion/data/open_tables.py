@@ -4,16 +4,7 @@
     tables = open_tables(["pairs.tsv", "shards/{000..012}.tar"], ["en", "zh"], images=False, skipped=skipped)
     tables[0][17]  # {"en": "a cat", "zh": "一只猫"}
 
-| read | is |
-|---|---|
-| `.tsv`, `.txt` | tab-separated text under a line of column names |
-| `.csv` | the same, comma-separated, with RFC 4180's quotes |
-| `.jsonl` | a JSON object a line |
-| `.parquet` | rows; images in a column `image` of bytes |
-| `.tar` | samples as WebDataset writes them, `.jpg`, `.txt` and `.json`, uncompressed |
-| a folder with `metadata.jsonl`, `.csv` or `.tsv` | that file, its images beside it (column `file_name` or `image`) |
-| a folder by `datasets.save_to_disk` | its rows, or those of its split `train` |
-| another folder, where no text is wanted | its images |
+What is read, and how, is in docs/training.md, in the table of readers.
 
 Everything is checked when it is opened, before the first training step. What can't be used is skipped and counted; the
 good records are numbered from 0, so the position of a training in its data is one integer.
@@ -22,13 +13,14 @@ good records are numbered from 0, so the position of a training in its data is o
 from __future__ import annotations
 
 import glob
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 from altdiffusion.data.arrow_tables import ArrowTable
-from altdiffusion.data.image_folder import ImageFolder
+from altdiffusion.data.image_folder import CaptionFolder, ImageFolder, has_captions
 from altdiffusion.data.table import SkipLog, Table
 from altdiffusion.data.tar_shards import TarTable
 from altdiffusion.data.text_lines import LineTable
@@ -37,10 +29,10 @@ from altdiffusion.files import local_path
 
 MAX_NAMES = 100_000  # that the braces of one name may stand for
 FORMATS = (
-    "what is read is .tsv, .txt, .csv, .jsonl, .parquet, .tar, and folders with metadata.jsonl, .csv or .tsv or "
-    "by datasets.save_to_disk"
+    "what is read is .tsv, .txt, .csv, .jsonl, .parquet, .tar, and folders with metadata.jsonl, .csv, .tsv or .parquet, "
+    "by datasets.save_to_disk, or with a .txt or .caption beside each image"
 )
-FOLDER_TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
+FOLDER_TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
 READERS: dict[str, type[LineTable] | type[ArrowTable] | type[TarTable]] = {
     ".tsv": LineTable,
     ".txt": LineTable,
@@ -58,7 +50,7 @@ def open_tables(
     """Open and check tables, in the order given, a pattern's matches sorted by name.
 
     paths: files and folders; patterns (`data/*.tsv`) and braces (`part-{000..012}.tsv`, `{a,b}.tsv`) are expanded.
-    columns: the text columns to read, of which each table must have at least one; empty: every text column there is;
+    columns: the text columns to read, of which each table must have at least one; empty: see `default_columns`;
         None: no text is wanted.
     images: whether every record must come with an image. skipped: told about the records that can't be used.
     Raises InputError: nothing there, unknown format, a column that no table has, no images, too many bad records.
@@ -89,12 +81,33 @@ def check_there(paths: Sequence[str | Path]) -> None:
         deque(_expand(name), maxlen=0)
 
 
+def describe_data(paths: Sequence[str | Path]) -> list[list[int]]:
+    """What the data is, wherever it lies: of each file its bytes and a checksum of its beginning and end.
+
+    Of a folder that holds a table the table is described, not the images beside it. Raises InputError where it isn't there.
+    """
+    described = []
+    for path in chain.from_iterable(map(_expand, paths)):
+        table = next((path / name for name in FOLDER_TABLES if (path / name).is_file()), path)
+        files = sorted(file for file in table.rglob("*") if file.is_file()) if table.is_dir() else [table]
+        for file in files:
+            with file.open("rb") as content:
+                size, crc = file.stat().st_size, zlib.crc32(content.read(4096))
+                content.seek(max(0, size - 4096))
+                described.append([size, zlib.crc32(content.read(), crc)])
+    return described
+
+
 def _open(path: Path, columns: Sequence[str] | None, *, images: bool, skipped: SkipLog) -> Table:
     reader = READERS.get(path.suffix.lower())
     if path.is_dir():
         inside = _in_folder(path)
         if inside is None and columns is None:
             return ImageFolder(path)
+        if inside is None and has_captions(path):
+            return CaptionFolder(path, tuple(columns or ()), skipped.add)
+        if inside is None and any(has_captions(folder) for folder in path.iterdir() if folder.is_dir()):
+            raise InputError(f"{path} holds folders of images with captions: name them, {path}/*")
         if inside is None:
             raise InputError(f"{path} is no folder of training data: {FORMATS}")
         path, reader = inside
@@ -108,7 +121,7 @@ def _open(path: Path, columns: Sequence[str] | None, *, images: bool, skipped: S
 def _in_folder(folder: Path) -> tuple[Path, type[LineTable] | type[ArrowTable]] | None:
     for name in FOLDER_TABLES:
         if (folder / name).is_file():
-            return folder / name, LineTable
+            return folder / name, ArrowTable if name.endswith(".parquet") else LineTable
     if (folder / "dataset_dict.json").is_file():  # a folder of splits, each by save_to_disk
         if not (folder / "train" / "state.json").is_file():
             splits = ", ".join(sorted(state.parent.name for state in folder.glob("*/state.json")))

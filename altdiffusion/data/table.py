@@ -11,7 +11,7 @@ import threading
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +19,22 @@ from tqdm.auto import tqdm
 
 from altdiffusion.errors import InputError
 
-IMAGE_COLUMNS = ("image", "file_name")  # hold an image's path; the second is the imagefolder convention
+# Of images that Pillow doesn't read by itself: where no sample takes their place, they are counted.
+UNREAD_IMAGES = (
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".jp2",
+    ".svg",
+    ".psd",
+    ".tga",
+    ".ico",
+    ".ppm",
+    ".dng",
+    ".cr2",
+    ".nef",
+    ".arw",
+)
 Skip = Callable[[str, str], None]  # told where a bad record is and what is wrong with it
 
 
@@ -27,7 +42,7 @@ class Table(Protocol):
     """Good records, numbered from 0. Safe to read from threads; `for record in table` works too."""
 
     path: Path
-    columns: tuple[str, ...]  # the text columns that every record has: those asked for, or all
+    columns: tuple[str, ...]  # the text columns that every record has: those asked for, or `default_columns`
     present: tuple[str, ...]  # all columns that there are
 
     def __len__(self) -> int: ...
@@ -111,34 +126,6 @@ class GoodRecords:
         if not 0 <= index < self._count:
             raise IndexError(f"record {index} of {self._count}")
         return index + bisect_right(self._gaps, index)
-
-
-def choose_columns(
-    path: Path, asked: Sequence[str] | None, present: Iterable[str], text: Iterable[str]
-) -> tuple[str, ...]:
-    """The columns to read: those asked for that are present, or all with text if none is asked for.
-
-    asked: None means that no text is wanted. Raises InputError where one is, and none is left.
-    """
-    if asked is None:
-        return ()
-    present = tuple(present)
-    chosen = tuple(column for column in asked if column in present) if asked else tuple(text)
-    if not chosen:
-        wanted = f"column {' or '.join(asked)}" if asked else "column of text"
-        raise InputError(f"{path} has no {wanted}: its columns are {', '.join(present) or 'none'}")
-    return chosen
-
-
-def find_columns(records: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
-    """All columns, and those that hold text, of the first record that has any text."""
-    present: list[str] = []
-    for record in records:
-        text = [name for name, value in record.items() if isinstance(value, str) and name not in IMAGE_COLUMNS]
-        if text:
-            return list(record), text
-        present = present or list(record)
-    return present, []
 
 
 def texts(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:

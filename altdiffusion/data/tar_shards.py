@@ -7,34 +7,39 @@ from __future__ import annotations
 
 import tarfile
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from altdiffusion.data.columns import choose_columns, find_columns
 from altdiffusion.data.table import (
+    UNREAD_IMAGES,
     BadRecord,
     GoodRecords,
     Skip,
-    choose_columns,
     decode_text,
-    find_columns,
     parse_object,
     texts,
 )
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.images import ImageSource
+from altdiffusion.images import ENDINGS, ImageSource
 
 _IMAGE, _TEXT, _JSON = range(3)  # the parts of a sample that are read
 _PARTS = {"jpg": _IMAGE, "jpeg": _IMAGE, "png": _IMAGE, "webp": _IMAGE, "txt": _TEXT, "json": _JSON}
+# where a sample has none of the above
+_SECOND_CHOICE = {"caption": _TEXT} | {ending[1:]: _IMAGE for ending in ENDINGS if ending[1:] not in _PARTS}
+_TOLD = (*ENDINGS, *UNREAD_IMAGES, ".txt", ".caption")  # of members that are counted where no sample holds them
 _BLOCK = 512
 
 
 class TarTable:
-    """A sample a record: `.jpg`, `.jpeg`, `.png` or `.webp`, its caption in `.txt`, more columns in `.json`.
+    """A sample a record: its image, its caption in `.txt` or `.caption`, more columns in `.json`.
 
-    A member's key is its folder and its name up to the first dot. Raises InputError: no whole, uncompressed tar file,
-    none of the columns asked for, no images.
+    A member's key is its folder and its name up to the first dot, as webdataset has it; an ending that comes again under
+    a key begins another sample. Images and captions that no sample holds are skipped.
+    Raises InputError: no whole, uncompressed tar file, none of the columns asked for, no images.
     """
 
     def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
@@ -47,12 +52,12 @@ class TarTable:
         # Names of the samples' images, else of their first members, joined: a list would take five times the memory.
         self._names = bytearray()
         self._name_ends = array("q")
-        self._index()
+        self._index(skip)
         count = len(self._name_ends)
         if images and not any(self._has(position, _IMAGE) for position in range(count)):
             raise InputError(f"{path} has no images: expected members .jpg, .jpeg, .png or .webp")
         if asked is not None:
-            present, text = find_columns(self._readable(range(count)))
+            present, text = find_columns(self._readable(range(count)), asked)
             self.present = tuple(present)
             if present:
                 self.columns = choose_columns(path, asked, present, text)
@@ -89,21 +94,46 @@ class TarTable:
     def _where(self, position: int) -> str:
         return f"{self.path}:{self._name(position)}"
 
-    def _index(self) -> None:
-        samples: dict[str, dict[int, tarfile.TarInfo]] = {}
+    def _index(self, skip: Skip) -> None:
+        samples: list[dict[int, tarfile.TarInfo]] = []
+        latest: dict[str, int] = {}  # by key
+        left_out: dict[str, dict[str, list[str]]] = {}  # by key, and by name without the last ending: the members
         for member in _members(self.path):
             folder, slash, name = member.name.rpartition("/")
             stem, _, ending = name.partition(".")
-            part = _PARTS.get(ending.lower())
-            if stem and part is not None:  # no stem: hidden files
-                samples.setdefault(folder + slash + stem, {})[part] = member
+            key = folder + slash + stem
+            if not stem:  # hidden files
+                continue
+            ending = ending.lower()
+            part = _PARTS.get(ending, _SECOND_CHOICE.get(ending))
+            if part is None:
+                if name.lower().endswith(_TOLD):
+                    left_out.setdefault(key, {}).setdefault(member.name.rpartition(".")[0], []).append(member.name)
+                continue
+            sample = samples[latest[key]] if key in latest else {}
+            if part in sample and sample[part].name == member.name:
+                sample = {}
+            if not sample:
+                latest[key] = len(samples)
+                samples.append(sample)
+            if part not in sample or ending in _PARTS:
+                sample[part] = member
         if not samples:
             raise InputError(f"{self.path} holds no samples: expected members such as 0001.jpg and 0001.txt")
-        for members in samples.values():
+        for key, by_name in left_out.items():
+            for members in by_name.values():
+                # one beside a sample belongs to it, such as 0001.mask.png, unless it is a whole sample
+                if key not in latest or len(members) > 1:
+                    skip(f"{self.path}:{members[0]}", _why_left_out(members[0]))
+        names: Counter[str] = Counter()
+        for sample in samples:
             for part in (_IMAGE, _TEXT, _JSON):
-                found = members.get(part)
+                found = sample.get(part)
                 self._places.extend((found.offset_data, found.size) if found else (-1, -1))
-            self._names += members.get(_IMAGE, next(iter(members.values()))).name.encode(errors="surrogateescape")
+            name = sample.get(_IMAGE, next(iter(sample.values()))).name
+            names[name] += 1
+            name += f" ({names[name]})" if names[name] > 1 else ""
+            self._names += name.encode(errors="surrogateescape")
             self._name_ends.append(len(self._names))
 
     def _name(self, position: int) -> str:
@@ -135,6 +165,13 @@ class TarTable:
                 yield self._record(position)
             except BadRecord:
                 continue
+
+
+def _why_left_out(name: str) -> str:
+    ending = name.rpartition("/")[2].partition(".")[2].lower()
+    if "." in ending:
+        return "a dot in its name: a sample's name ends at the first dot, as webdataset has it"
+    return f"images in .{ending} aren't read"
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:

@@ -80,7 +80,7 @@ def evaluate_generation(
     prompts: a table with a column for each language (.tsv, .jsonl, .parquet), as in training.
     out: gets LANGUAGE/0000.png ..., LANGUAGE.png (the sheet: framed in green where the own prompt fits best, else in red)
         and results.json. Images with the same settings are kept: an interrupted run goes on.
-    languages: columns to read, by default all. scorer: as in `generate`.
+    languages: columns to read, by default as in training. scorer: as in `generate`.
     reference: a folder of images to compare with as a whole, by the Fréchet distance of AltCLIP's features; with
         inception, torch-fidelity's file of InceptionV3's weights, by FID. Needs torchmetrics.
     max_skipped: the fraction of lines, 0 to 1, that may be bad and are left out; more stop the run.
@@ -88,11 +88,6 @@ def evaluate_generation(
     """
     tables = open_tables([prompts], list(languages), images=False, skipped=SkipLog(max_skipped))
     texts = {name: [record[name] for record in tables[0]] for name in languages or tables[0].columns}  # type: ignore[attr-defined]
-    for name in texts:
-        if " " in name.strip() or not name.isascii():
-            raise InputError(
-                f"{prompts}: its first line {name!r} stands where the languages do: put a line such as en above the prompts"
-            )
     reference_images = None if reference is None else read_reference(reference)
     pipe = load_pipeline(model, device=device, dtype=dtype, allow_pickle=allow_pickle)
     judge = load_scorer(scorer, str(model or pipe.name_or_path), pipe.device)

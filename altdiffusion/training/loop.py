@@ -25,7 +25,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from altdiffusion.data.open_tables import check_there
+from altdiffusion.data.open_tables import check_there, describe_data
 from altdiffusion.errors import InputError, TrainingStopped, first_line
 from altdiffusion.files import new_folder
 from altdiffusion.prefetch import prefetch
@@ -122,10 +122,11 @@ def fit(
     average = EMAModel(parameters, decay=settings.ema_decay) if settings.ema_decay else None
     state = _TrainingState(model, optimizer, schedule, average, accelerator)
     folder = settings.output_dir / "checkpoints"
-    about = {"records": records, "settings": json.loads(settings.save_as_json())}
+    data = _describe_data(settings)
+    about = {"records": records, "settings": json.loads(settings.save_as_json()), "data": data}
     first = 0
     if settings.resume and (checkpoint := load_checkpoint(folder)):
-        _check_same(settings, records, checkpoint["about"])
+        _check_same(settings, records, data, checkpoint["about"])
         state.load_state_dict(checkpoint)
         first = int(checkpoint["step"])
     ddp_model, ddp_optimizer = accelerator.prepare(model, optimizer)
@@ -274,9 +275,23 @@ def _averaged(model: nn.Module, parameters: list[nn.Parameter], average: EMAMode
         average.restore(parameters)
 
 
-def _check_same(settings: TrainingSettings, records: int, former: dict[str, Any]) -> None:
-    """Raise InputError where the numbers of a resumed training would not be those of the one that began."""
-    differences = settings.differences(former["settings"])
+def _describe_data(settings: TrainingSettings) -> dict[str, list[list[int]]]:
+    """Of each setting that names data, what lies there."""
+    given = {name: getattr(settings, name) for name in settings.data_fields()}
+    return {
+        name: describe_data(paths if isinstance(paths, list) else [paths]) for name, paths in given.items() if paths
+    }
+
+
+def _check_same(
+    settings: TrainingSettings, records: int, data: dict[str, list[list[int]]], former: dict[str, Any]
+) -> None:
+    """Raise InputError where the numbers of a resumed training would not be those of the one that began.
+
+    The same data under another path is the same.
+    """
+    same = [name for name, described in data.items() if described == former.get("data", {}).get(name)]
+    differences = settings.differences(former["settings"], same)
     if records != former["records"]:
         differences.append(f"records was {former['records']}, is {records}")
     if differences:

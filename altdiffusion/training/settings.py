@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -51,11 +52,24 @@ class TrainingSettings(Settings):
     max_skipped: float = neutral(0.01, "fraction of unusable records that is put up with", minimum=0, maximum=1)
     resume: bool = neutral(False, "go on from the newest good checkpoint in output_dir, if there is one")
 
-    def differences(self, former: dict[str, Any]) -> list[str]:
-        """Where settings that a training's numbers depend on differ from a former one's, which are as JSON holds them."""
+    @classmethod
+    def data_fields(cls) -> list[str]:
+        """The settings that name the data a training reads."""
+        fields = {name: about_of(field) for name, field in cls.model_fields.items()}
+        return [
+            name
+            for name, about in fields.items()
+            if (about.get("source") == "data" or name in ("instance_dir", "class_dir")) and not about.get("neutral")
+        ]
+
+    def differences(self, former: dict[str, Any], same: Collection[str] = ()) -> list[str]:
+        """Where settings that a training's numbers depend on differ from a former one's, which are as JSON holds them.
+
+        same: settings that are known to mean the same as before, such as data under another path.
+        """
         now = self.model_dump(mode="json")
         return [
             f"{name} was {former.get(name)}, is {now[name]}"
             for name, field in type(self).model_fields.items()
-            if not about_of(field).get("neutral") and now[name] != former.get(name)
+            if not about_of(field).get("neutral") and name not in same and now[name] != former.get(name)
         ]

@@ -17,7 +17,9 @@ _IMAGES = (
     "images with captions: webdataset .tar, folders with metadata.jsonl, .csv or .tsv, .jsonl, .csv, .tsv, .parquet, "
     "folders of Hugging Face datasets (patterns and {000..012} are expanded)"
 )
-_LANGUAGES = "columns of the data that are read, with weights: en zh=2 (default: all)"
+_LANGUAGES = (
+    "columns of the data that are read, with weights: en zh=2 (default: caption or text, else those named by languages)"
+)
 
 
 class DistillSettings(TrainingSettings):

@@ -75,3 +75,19 @@ def test_images_beside_a_parquet_are_files(tmp_path):
     first, second = (record["image"] for record in read(path, images=True)[0])
     assert image_key(first) == image_key(second)
     assert decode_image(first).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("column", ["image", "file_name", "path"])
+@pytest.mark.parametrize("form", ["x.parquet", "saved", "data/metadata.parquet"])
+def test_a_column_of_paths_names_images(tmp_path, column, form):
+    path = tmp_path / form
+    path.parent.mkdir(exist_ok=True)
+    outside = save_image(tmp_path / "outside.png", "lime")
+    save_image(path.parent / "sub" / "red.png")
+    names = ["sub/red.png", str(outside), "missing.png", None]
+    rows = [{"caption": "cat", "url": "u", column: name} for name in names]
+    saved(path, rows) if form == "saved" else plain_parquet(path, rows)
+    table, skipped = read(path.parent if "data" in form else path, images=True)
+    assert table.columns == ("caption",)
+    assert [decode_image(record["image"]).getpixel((0, 0)) for record in table] == [(255, 0, 0), (0, 255, 0)]
+    assert skipped.counts == {"no such image": 1, "no image": 1}

@@ -1,7 +1,7 @@
 """Tar files as WebDataset writes them."""
 
 import pytest
-from helpers.tables import read, skips, tar
+from helpers.tables import encoded, read, skips, tar
 
 from altdiffusion import InputError
 
@@ -86,3 +86,68 @@ def test_a_compressed_tar_is_refused(tmp_path, name, form):
 def test_a_tar_without_text_is_refused(tmp_path, members):
     with pytest.raises(InputError, match=r"x\.tar"):
         read(tar(tmp_path / "x.tar", members))
+
+
+IMAGE = encoded("red", "JPEG")
+
+
+def pairs(*keys, image=".jpg", text=".txt"):
+    return [part for key in keys for part in ((f"{key}{image}", IMAGE), (f"{key}{text}", f"caption of {key}"))]
+
+
+@pytest.mark.parametrize("ending", [".jfif", ".gif", ".avif", ".JPG", ".bmp", ".tiff", ".webp"])
+@pytest.mark.parametrize("text", [".txt", ".caption", ".TXT"])
+def test_every_ending_of_images_and_captions_is_read(tmp_path, ending, text):
+    table, skipped = read(tar(tmp_path / "x.tar", pairs("0", "1", image=ending, text=text)), images=True)
+    assert [record["caption"] for record in table] == ["caption of 0", "caption of 1"]
+    assert skipped.count == 0
+
+
+def test_an_ending_that_came_to_be_read_takes_no_samples_place(tmp_path):
+    members = [*pairs("0"), ("0.gif", b"no"), ("0.caption", "no")]
+    table, _ = read(tar(tmp_path / "x.tar", members), images=True)
+    assert (table[0]["caption"], table[0]["image"].member) == ("caption of 0", "0.jpg")
+
+
+@pytest.mark.parametrize("names", [["photo.2"], ["a.1", "a.2", "b.3"], ["1.crop"], ["dir.x/y.1"]])
+def test_samples_with_a_dot_in_their_name_are_counted_and_named(tmp_path, capsys, names):
+    path = tar(tmp_path / "x.tar", pairs("0", "1", *names))
+    table, skipped = read(path, images=True)
+    assert (len(table), skipped.count) == (2, len(names))
+    assert set(skips(capsys)) == {f"{path}:{name}.jpg" for name in names}
+
+
+def test_what_goes_with_a_sample_is_not_counted(tmp_path):
+    members = [
+        *pairs("0"),
+        ("0.mask.png", IMAGE),
+        ("0.npy", b""),
+        ("0.cls", "1"),
+        ("README.md", "x"),
+        (".x.jpg", IMAGE),
+    ]
+    table, skipped = read(tar(tmp_path / "x.tar", members), images=True)
+    assert (len(table), skipped.count) == (1, 0)
+
+
+def test_images_that_are_not_read_are_counted(tmp_path, capsys):
+    path = tar(tmp_path / "x.tar", [*pairs("0"), ("1.heic", b"x"), ("1.txt", "cat"), ("2.HEIC", b"x")])
+    table, _ = read(path, images=True)
+    assert len(table) == 1
+    assert skips(capsys) == {f"{path}:1.txt": "no image", f"{path}:2.HEIC": "images in .heic aren't read"}
+
+
+@pytest.mark.parametrize("keys", [["0", "1", "1"], ["0", "1", "0", "1"], ["0", "0", "0"]])
+def test_a_key_that_comes_again_is_another_sample(tmp_path, keys):
+    members = pairs(*keys)
+    members[-1] = (members[-1][0], "the last")
+    table, skipped = read(tar(tmp_path / "x.tar", members), images=True)
+    assert [record["caption"] for record in table] == [*(f"caption of {key}" for key in keys[:-1]), "the last"]
+    assert len({record["image"].member for record in table}) == len(keys)
+    assert skipped.count == 0
+
+
+def test_a_tar_of_all_images_and_then_all_captions_is_joined_by_key(tmp_path):
+    members = pairs("0", "1", "2")
+    table, _ = read(tar(tmp_path / "x.tar", [*members[::2], *members[1::2]]), images=True)
+    assert [record["caption"] for record in table] == [f"caption of {number}" for number in range(3)]

@@ -6,30 +6,29 @@
 | `karpathy` | `{"images": [{"filename", "split", "sentences": [{"raw"}]}]}` |
 | `cn-clip` | `{"text_id", "text", "image_ids"}`, formerly `{"query_id", "query_text", "item_ids"}` |
 | `clip-benchmark` | any header line, then `img.jpg,caption`, commas and quotes in the caption as they are |
-| `csv` | a header with a column of images and one of captions, then rows; also with tabs, `;` or `|` |
+| `csv` | a header with a column of images and one of captions, then rows; also with tabs, `;` or `|`: see `LineFile` |
+| `jsonl` | an object with such columns a line |
 | `xtd10` | a caption, that of the image on the same line of another file, which holds names alone |
 """
 
 from __future__ import annotations
 
-import csv
-import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from altdiffusion.data.columns import default_columns, image_column, is_language
+from altdiffusion.data.line_file import LineFile, find_delimiter, split_header
 from altdiffusion.data.table import BadRecord, Skip, decode_text, parse_object
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.images import ENDINGS
 
 FORMS = (
     "token files of Flickr30k and COCO-CN, Karpathy's JSON, CN-CLIP's jsonl, CLIP_benchmark's files, XTD10, "
-    "CSV with a header such as image,caption"
+    "CSV with a header such as image,caption, jsonl with such keys"
 )
-IMAGE_COLUMNS = ("image", "image_name", "file_name", "filename", "image_path", "filepath", "path", "img", "picture")
-CAPTION_COLUMNS = ("caption", "text", "comment", "sentence", "raw", "title")
 
 # What else is recognised, so that it can be named where it is given by mistake, or found where it is needed.
 NAMES, IMAGES, LINES = "names", "images", "lines"
@@ -62,24 +61,29 @@ def recognise(path: Path) -> str:
         return LINES
     if _most(lines, _of_cn_clip):
         return "cn-clip"
+    if _most(lines, _of_jsonl):
+        return "jsonl"
     if lines[0].lstrip().startswith("{"):
         return "karpathy"
     if _most(lines, _TOKEN.fullmatch):
         return "token"
     if _most(lines, _NAME.fullmatch):
         return NAMES
-    if _columns(lines[0]) is not None:
+    if _is_table(lines):
         return "csv"  # or clip-benchmark: that takes the whole file to tell
     if _most(lines[1:] or lines, _NAME_AND_CAPTION.fullmatch):
         return "clip-benchmark"
     return IMAGES if _most(lines, _BASE64.fullmatch) else LINES
 
 
-def read_entries(path: Path, split: str, skip: Skip, names: Path | None = None) -> tuple[str, list[Entry]]:
-    """The form of a file and its captions; lines that can't be read are skipped.
+def read_entries(
+    path: Path, split: str, skip: Skip, names: Path | None = None, language: str | None = None
+) -> tuple[str, list[Entry], list[str]]:
+    """The form of a file, its captions, and what should be known of how they were read; lines that can't be read are skipped.
 
     split: for a file that holds several. names: the file of image names, for one that holds captions alone.
-    Raises InputError: in no form that is known, no such split, more or fewer names than captions.
+    language: of a table the column to read, if it has one of that name.
+    Raises InputError: in no form that is known, no such split or column, more or fewer names than captions.
     """
     form, lines = recognise(path), read_lines(path)
     if lines and lines[0][:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -87,17 +91,17 @@ def read_entries(path: Path, split: str, skip: Skip, names: Path | None = None) 
     if not any(line.strip() for line in lines):
         raise InputError(f"{path} is empty")
     if form == LINES and names is not None:
-        return "xtd10", list(_lines_of(path, lines, names, skip))
+        return "xtd10", list(_lines_of(path, lines, names, skip)), []
     if form == "karpathy":
-        return form, list(_karpathy(path, lines, split, skip))
-    if form == "csv":
-        entries = _csv(path, lines, skip)
-        if entries is not None:
-            return form, entries
+        return form, list(_karpathy(path, lines, split, skip)), []
+    if form in ("csv", "jsonl"):
+        table = _table(path, form, language, skip)
+        if table is not None:
+            return form, *table
         form = "clip-benchmark"
     readers = {"token": _token, "cn-clip": _cn_clip, "clip-benchmark": _clip_benchmark}
     if form in readers:
-        return form, list(readers[form](path, lines, skip))
+        return form, list(readers[form](path, lines, skip)), []
     if form == NAMES:
         raise InputError(f"{path} holds names of images, no captions: give the file of a language's captions")
     if form == IMAGES:
@@ -217,47 +221,100 @@ def _clip_benchmark(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[
             skip(where, "expected the name of an image, a comma, a caption")
 
 
-def _columns(header: str) -> tuple[str, int, int, int] | None:
-    """The delimiter, how many columns there are, and the indices of that of images and of that of captions."""
-    for delimiter in (",", "\t", ";", "|"):
-        names = [name.strip().strip('"').lower() for name in header.split(delimiter)]
-        image = next((names.index(name) for name in IMAGE_COLUMNS if name in names), None)
-        caption = next((names.index(name) for name in CAPTION_COLUMNS if name in names), None)
-        if image is not None and caption is not None:
-            return delimiter, len(names), image, caption
-    return None
+def _is_table(lines: Sequence[str]) -> bool:
+    """Whether the first line is a header that names a column of images, or of as many columns, 3 or more, as the others."""
+    try:
+        delimiter = find_delimiter(lines[0])
+        names = split_header(lines[0], delimiter)
+    except BadRecord:
+        return False
 
-
-def _csv(path: Path, lines: Sequence[bytes], skip: Skip) -> list[Entry] | None:
-    """None if this is no CSV but the form of CLIP_benchmark, whose captions may hold commas without being quoted."""
-    undecodable: list[tuple[str, str]] = []
-    texts = dict(_decoded(path, lines, lambda where, reason: undecodable.append((where, reason))))
-    header = next(iter(texts.values()))
-    columns = _columns(header)
-    assert columns is not None
-    delimiter, count, image, caption = columns
-    kept = [texts.get(f"{path}:{number}", "") for number in range(1, len(lines) + 1)]
-    reader = csv.reader((line + "\n" for line in kept), delimiter=delimiter, strict=True)
-    entries: list[Entry] = []
-    odd: list[tuple[str, str]] = []
-    while True:
-        first = reader.line_num + 1
+    def fits(line: str) -> bool:
         try:
-            row = next(reader)
-            reason = "" if len(row) in (0, count) else f"{len(row)} fields where the header has {count}"
-        except StopIteration:
-            break
-        except csv.Error as error:
-            row, reason = [], f"no valid CSV: {error}"
-        if reason:
-            odd += [(f"{path}:{number}", reason) for number in range(first, reader.line_num + 1)]
-        elif row:
-            entries.append(Entry(f"{path}:{first}", row[caption], (row[image].strip(),)))
-    if len(odd) > len(lines) / 20 and delimiter == "," and _most([*texts.values()][1:], _NAME_AND_CAPTION.fullmatch):
+            return len(split_header(line, delimiter)) == len(names)
+        except BadRecord:
+            return False
+
+    if len(names) > 1 and image_column(names) is not None:
+        return True
+    return (
+        len(names) > 2 and len(lines) > 1 and _most(lines[1:], fits) and _most(lines[1:], _NAME_AND_CAPTION.fullmatch)
+    )
+
+
+def _of_jsonl(line: str) -> bool:
+    try:
+        record = parse_object(line)
+    except BadRecord:
+        return False
+    return isinstance(record.get(image_column(record) or ""), str)
+
+
+def table_columns(path: Path, names: Sequence[str], language: str | None) -> tuple[str, str]:
+    """The column of images and that of captions. Raises InputError where either can't be told, which names the columns."""
+    image = image_column(names)
+    if image is None:
+        raise InputError(f"{path} has no column of images: expected image or file_name, got {', '.join(names)}")
+    rest = [name for name in names if name != image]
+    captions = (language,) if language in rest else default_columns(rest)
+    asked = language is not None and any(map(is_language, captions)) and language not in captions
+    if len(captions) != 1 or asked:
+        what = (
+            f"column {language}" if asked else "column caption or text" if not captions else "single column of captions"
+        )
+        raise InputError(
+            f"{path} has no {what}: its columns are {', '.join(names)}; choose one of them with --language"
+        )
+    return image, captions[0]
+
+
+def _table(path: Path, form: str, language: str | None, skip: Skip) -> tuple[list[Entry], list[str]] | None:
+    """Its captions, and which columns were read.
+
+    None if this is no CSV but the form of CLIP_benchmark, whose captions may hold commas without being quoted.
+    """
+    file, odd = LineFile(path, is_json=form == "jsonl"), list[tuple[str, str]]()
+    rows = list(file.rows(lambda where, reason: odd.append((where, reason))))
+    names = file.names or list(dict.fromkeys(name for _, row in rows[:1] for name in row))
+    image, caption = table_columns(path, names, language)
+    if len(odd) > (len(rows) + len(odd)) / 20 and file.delimiter == "," and len(names) == 2:
+        texts = [line.decode("utf-8", "replace") for line in read_lines(path)[1:]]
+        if _most([text for text in texts if text.strip()], _NAME_AND_CAPTION.fullmatch):
+            return None
+    for where, reason in odd:
+        if reason != "an empty line":
+            skip(where, reason)
+    left_out = ", ".join(name for name in names if name not in (image, caption))
+    note = f"captions are read from the column {caption}, images from {image}" + (
+        f"; left out: {left_out}" if left_out else ""
+    )
+    return [Entry(where, _text(row.get(caption)), (_text(row.get(image)).strip(),)) for where, row in rows], [note]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+_TAGGED = re.compile(r"(\S+)[:/]([A-Za-z]{1,5}\d?)")
+
+
+def strip_tags(captions: Sequence[str]) -> list[str] | None:
+    """The captions without parts of speech (一个:m 男人:n), and Chinese without spaces between words; None: they have none."""
+
+    def is_tagged(caption: str) -> bool:
+        words = caption.split()
+        return len(words) > 1 and sum(bool(_TAGGED.fullmatch(word)) for word in words) > 0.8 * len(words)
+
+    sample = captions[:: max(1, len(captions) // 500)]
+    if sum(map(is_tagged, sample)) <= len(sample) / 2:
         return None
-    for where, reason in itertools.chain(undecodable, odd):
-        skip(where, reason)
-    return entries[1:]
+    return [_join_words(_TAGGED.fullmatch(word) or word for word in caption.split()) for caption in captions]
+
+
+def _join_words(words: Iterable[re.Match[str] | str]) -> str:
+    joined = " ".join(word if isinstance(word, str) else word[1] for word in words)
+    # a space stays between two words in Latin letters or digits alone
+    return re.sub(r"(?<![!-~]) | (?![!-~])", "", joined)
 
 
 def _lines_of(path: Path, captions: Sequence[bytes], names: Path, skip: Skip) -> Iterator[Entry]:

@@ -24,6 +24,7 @@ from altdiffusion.evaluation.datasets.caption_formats import (
     read_entries,
     read_lines,
     recognise,
+    strip_tags,
 )
 from altdiffusion.evaluation.datasets.image_stores import Base64Images, ImageFolder, stem
 from altdiffusion.files import local_path
@@ -110,8 +111,8 @@ def read_captions(
     try:
         path = _captions_file(_existing(captions), split, language)
         beside = _existing(names) if names is not None else _names_beside(path)
-        form, entries = read_entries(path, split, skip, beside)
-        wanted = _read_ids(_existing(ids), split) if ids is not None else None
+        form, entries, notes = read_entries(path, split, skip, beside, language)
+        wanted = _read_ids(_existing(ids), split, language) if ids is not None else None
         if wanted is not None:
             entries = [entry for entry in entries if any(stem(name) in wanted for name in entry.images)]
             if not entries:
@@ -132,7 +133,10 @@ def read_captions(
     skipped.check(len(kept) + skipped.count)
     if not kept:
         raise InputError(f"{path} has no caption that can be used")
-    distractors, notes = store.distractors(image_names, wanted)
+    distractors, about_images = store.distractors(image_names, wanted)
+    notes += about_images
+    if (untagged := strip_tags(kept)) is not None:
+        kept, notes = untagged, [*notes, f"parts of speech are left out of the captions, which read: {untagged[0]}"]
     image_names += distractors
     return CaptionedImages(
         name=path.name,
@@ -208,7 +212,7 @@ def _open_store(path: Path, form: str, images: str | Path | None, split: str, sk
 def _captions_file(path: Path, split: str, language: str | None) -> Path:
     if path.is_file():
         return path
-    files = _files(path, {"token", "karpathy", "cn-clip", "csv", "clip-benchmark"})
+    files = _files(path, {"token", "karpathy", "cn-clip", "csv", "jsonl", "clip-benchmark"})
     if not files and (names := _files(path, {NAMES})):
         count = len(read_lines(names[0]))
         files = [file for file in _files(path, {LINES}) if len(read_lines(file)) == count]
@@ -244,11 +248,11 @@ def _the_one(files: list[Path], words: Sequence[str], several: str) -> Path:
     return files[0]
 
 
-def _read_ids(path: Path, split: str) -> set[str]:
+def _read_ids(path: Path, split: str, language: str | None) -> set[str]:
     if recognise(path) in (NAMES, LINES):
         names = {line.decode("utf-8", "replace").strip() for line in read_lines(path)}
     else:
-        entries = read_entries(path, split, lambda where, reason: None)[1]
+        entries = read_entries(path, split, lambda where, reason: None, language=language)[1]
         names = {name for entry in entries for name in entry.images}
     return {stem(name) for name in names if name}
 

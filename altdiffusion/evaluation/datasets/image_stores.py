@@ -29,7 +29,7 @@ class ImageFolder:
 
     def find(self, name: str) -> str | None:
         """The path in the folder of the image with that name, with or without extension and folders."""
-        if "/" in name and (self.place / name).is_file():
+        if name and (self.place / name).is_file():
             return name
         path = self._files.get(Path(name).name)
         return None if path is None else path.relative_to(self.place).as_posix()

@@ -13,7 +13,7 @@ from altdiffusion.data.open_tables import open_tables
 from altdiffusion.data.table import SkipLog, Table
 from altdiffusion.errors import InputError
 from altdiffusion.images import BadImage, ImageSource, image_key
-from altdiffusion.training.inputs.sampling import Records, language_weights
+from altdiffusion.training.inputs.sampling import Records, language_weights, say_columns
 
 
 class ImageRecords:
@@ -95,6 +95,8 @@ class CaptionedImages(ImageRecords):
         columns = None if languages is None else [language.partition("=")[0] for language in languages]
         super().__init__(open_tables(paths, columns, images=True, skipped=skipped), skipped)
         self.languages = {} if languages is None else language_weights(self.records.tables, languages)
+        if languages is not None:
+            say_columns(self.records.tables, self.languages)
 
     def caption(self, record: int, language: str) -> str:
         return str(self.records[record][language])

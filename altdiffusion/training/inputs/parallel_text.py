@@ -12,7 +12,7 @@ from altdiffusion.data.open_tables import open_tables
 from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.tokenizer import tokens
-from altdiffusion.training.inputs.sampling import Mixture, Records, language_weights
+from altdiffusion.training.inputs.sampling import Mixture, Records, language_weights, say_columns
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class ParallelText:
                 )
         self.records = Records(tables)
         self.languages = language_weights(tables, languages)
+        say_columns(tables, self.languages)
         self.teacher_language = teacher_language
         self._mixture = Mixture(self.records, self.languages, seed)
         self._tokenizer, self._teacher_tokenizer = tokenizer, teacher_tokenizer

@@ -8,6 +8,7 @@ by hand: samplers of torch and of the data libraries keep a state, which would h
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,9 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from tqdm.auto import tqdm
 
+from altdiffusion.data.columns import IMAGE_COLUMNS
 from altdiffusion.data.table import Table
 from altdiffusion.errors import InputError
 
@@ -159,6 +162,16 @@ def language_weights(tables: Sequence[Table], asked: Sequence[str], beside: Sequ
         there = sorted({name for table in tables for name in table.columns})
         raise InputError(f"--languages {missing[0]}: no such column in the data, which has {', '.join(there)}")
     return weights
+
+
+def say_columns(tables: Sequence[Table], weights: Mapping[str, float]) -> None:
+    """Print which columns are read, what share of the samples each has, and which are left out."""
+    total = sum(weights.values())
+    read = ", ".join(f"{name} {100 * weight / total:.3g} %" for name, weight in weights.items())
+    read_or_image = {*weights, *(name for table in tables for name in table.columns)}
+    names = dict.fromkeys(name for table in tables for name in table.present)
+    left_out = [name for name in names if name not in read_or_image and name.lower() not in IMAGE_COLUMNS]
+    tqdm.write(f"columns read: {read}" + (f"; left out: {', '.join(left_out)}" if left_out else ""), sys.stderr)
 
 
 class LengthBatches(Generic[T]):

@@ -1,6 +1,7 @@
 """Every format of captions is recognised by its content and gives the same data; whatever is wrong is named and counted."""
 
 import base64
+import csv
 import json
 
 import pytest
@@ -9,6 +10,8 @@ from helpers.caption_sets import COUNT, IDS
 from PIL import Image
 
 from altdiffusion import InputError
+from altdiffusion.data.open_tables import open_tables
+from altdiffusion.data.table import SkipLog
 from altdiffusion.evaluation.datasets.captioned import CaptionedImages, guess_language, read_captions
 from altdiffusion.images import BadImage, ImageSource, decode_image
 
@@ -280,6 +283,91 @@ def test_files_that_cannot_be_read_are_refused(tmp_path, pictures):
     path.write_bytes(f"{IDS[0]}#0\t狗\n".encode("gbk"))
     with pytest.raises(InputError, match=r"not UTF-8 \(.*x:1\)"):
         read_captions(path, pictures)
+
+
+# ---- columns, quotes, parts of speech
+
+
+def table(path, header, *rows, delimiter=","):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=delimiter).writerows([header, *rows])
+    return path
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
+@pytest.mark.parametrize("image", ["image", "file_name", "filepath"])
+def test_the_columns_of_a_table_are_those_that_a_training_reads(tmp_path, pictures, image, delimiter):
+    rows = [(f"{number}.png", "test", f'a cat, "black" {number}') for number in IDS]
+    for caption in ("caption", "title", "description", "text"):
+        path = table(tmp_path / "x", [image, "split", caption], *rows, delimiter=delimiter)
+        data = read_captions(path, pictures)
+        assert data.captions == [row[2] for row in rows]
+        assert data.notes == [f"captions are read from the column {caption}, images from {image}; left out: split"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("image", "caption_0", "caption_1"), ("file_name", "split", "alt"), ("picture", "en", "zh"), ("photo", "split", "alt"),
+        ("image", "title", "description"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("caption", ["a cat", "a cat, black", 'a "black" cat'])
+def test_columns_that_are_not_known_are_named_and_can_be_chosen(tmp_path, pictures, header, caption):
+    path = table(tmp_path / "x.csv", header, *[(f"{number}.png", "test", caption) for number in IDS])
+    with pytest.raises(InputError, match=f"has no .*{', '.join(header)}"):
+        read_captions(path, pictures)
+    if header[0] != "photo":
+        assert set(read_captions(path, pictures, language=header[2]).captions) == {caption}
+
+
+def test_a_language_is_its_column(tmp_path, pictures):
+    path = table(tmp_path / "x.csv", ("image", "en", "zh"), *[(f"{number}.png", "a cat", "猫") for number in IDS])
+    for language, caption in (("en", "a cat"), ("zh", "猫")):
+        data = read_captions(path, pictures, language=language)
+        assert (set(data.captions), data.language) == ({caption}, language)
+    with pytest.raises(InputError, match="no column fr: its columns are image, en, zh"):
+        read_captions(path, pictures, language="fr")
+
+
+def test_json_lines_of_a_training_are_read_too(tmp_path, pictures):
+    path = write(
+        tmp_path / "x", *[json.dumps({"file_name": f"{number}.png", "text": "a cat", "n": 1}) for number in IDS]
+    )
+    data = read_captions(path, pictures)
+    assert (data.form, data.captions) == ("jsonl", ["a cat"] * COUNT)
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_training_and_evaluation_read_the_same_captions(tmp_path, delimiter):
+    hard = ['a 24" tv', "two\nlines", "tab\there", '"', '"quoted" cat', 'say ""', "猫, 狗", '"Hello"', "x"]
+    for number in range(len(hard)):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    rows = [(f"{number}.png", caption) for number, caption in enumerate(hard)]
+    path = table(
+        tmp_path / ("x.csv" if delimiter == "," else "x.tsv"), ("image", "caption"), *rows, delimiter=delimiter
+    )
+    (trained,) = open_tables([path], [], images=True, skipped=SkipLog())
+    assert read_captions(path).captions == [record["caption"] for record in trained] == hard
+
+
+@pytest.mark.parametrize(
+    ("tagged", "plain"),
+    [
+        ("两:m 个:q 男人:n 。:wj", "两个男人。"), ("NBA:nx 球员:n 12:30:t", "NBA球员12:30"), ("a:DT big:JJ cat:NN", "a big cat"),
+        ("两/m 只/q 猫/n", "两只猫"), ("::w 猫:n 跑:v 了:ule", ":猫跑了"),
+    ],
+)  # fmt: skip
+def test_parts_of_speech_are_left_out_and_that_is_said(tmp_path, pictures, tagged, plain):
+    data = read_captions(write(tmp_path / "seg.txt", *[f"{number}#zhb#0 {tagged}" for number in IDS]), pictures)
+    assert data.captions == [plain] * COUNT
+    assert data.notes == [f"parts of speech are left out of the captions, which read: {plain}"]
+
+
+@pytest.mark.parametrize("caption", ["at 12:30 a man and/or dog", "Note: a cat", "一只 猫 在 这里", "black/white"])
+def test_captions_without_parts_of_speech_stay_as_they_are(tmp_path, pictures, caption):
+    data = read_captions(write(tmp_path / "x", *[f"{number}#0\t{caption}" for number in IDS]), pictures)
+    assert (data.captions, data.notes) == ([caption] * COUNT, [])
 
 
 # ---- what the data is

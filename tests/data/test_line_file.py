@@ -1,0 +1,70 @@
+"""Quotes, delimiters and line breaks are read as Python's csv and pandas read and write them, and raw tables as they stand."""
+
+import csv
+
+import pytest
+from helpers.tables import read
+
+from altdiffusion.data.line_file import LineFile
+
+HARD = [
+    ('a 24" television', "电视"), ("a cat", "猫"), ('5" pizza', '"比萨"'), ('"quoted" cat', "a,b\tc"), ("two\nlines", "两\n行"),
+    ('he said ""', '"'), ("tab\there", "x"), ('"', "y"), ("a\r\nb", "z"), ("last", "末"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize(
+    ("ending", "delimiter"), [(".csv", ","), (".tsv", "\t"), (".txt", "\t"), (".csv", ";"), (".csv", "|")]
+)
+def test_what_csv_and_pandas_write_is_read_back(tmp_path, ending, delimiter, quoting):
+    path = tmp_path / f"x{ending}"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter, quoting=quoting, lineterminator="\n")
+        writer.writerows([("en", "zh"), *HARD])
+    table, skipped = read(path)
+    assert [(record["en"], record["zh"]) for record in table] == HARD
+    assert skipped.count == 0
+    lines = path.read_text(encoding="utf-8").split("\n")
+    assert "last" in lines[int(table.where(len(HARD) - 1).rpartition(":")[2]) - 1]
+    assert table[5] == list(table)[5]
+
+
+def test_an_index_that_pandas_wrote_is_no_error(tmp_path):
+    (tmp_path / "x.csv").write_text(",en,zh\n0,cat,猫\n", encoding="utf-8")
+    assert list(read(tmp_path / "x.csv")[0]) == [{"en": "cat", "zh": "猫"}]
+
+
+@pytest.mark.parametrize("marks", [['a 24" tv', 'a 5" pizza'], ['24"', 'the 5"'], ['x "y', 'y" x'], ["''", 'a"b"c']])
+def test_a_quote_inside_a_csv_field_is_a_character(tmp_path, marks):
+    rows = ["en", *(f"a cat number {number}" for number in range(100))]
+    rows[10], rows[60] = marks
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(rows) + "\n")
+    table, skipped = read(path)
+    assert [[record["en"]] for record in table] == list(csv.reader(path.open(newline="")))[1:]
+    assert (len(table), skipped.count) == (100, 0)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        '"Hello', '"big" cat', 'say "x"', 'end"', '"a" and "b"', '"', '""" x', "'",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("distance", [1, 2, 40])
+def test_quotes_of_a_tsv_written_without_quoting_stay_characters(tmp_path, raw, distance):
+    rows = [(f"text {number}", f"文 {number}") for number in range(100)]
+    rows[7], rows[7 + distance] = (raw, "字"), ('"and', 'so on"')
+    path = tmp_path / "x.tsv"
+    path.write_text("".join("\t".join(row) + "\n" for row in [("en", "zh"), *rows]), encoding="utf-8")
+    table, skipped = read(path)
+    assert [(record["en"], record["zh"]) for record in table] == rows
+    assert skipped.count == 0
+
+
+def test_a_delimiter_that_parts_no_known_names_is_a_character(tmp_path):
+    (tmp_path / "x.tsv").write_text("a cat, of two\na, b\n")
+    assert LineFile(tmp_path / "x.tsv").names == ["a cat, of two"]
+    (tmp_path / "y.tsv").write_text("image,caption\nx.png,b\n")
+    assert LineFile(tmp_path / "y.tsv").names == ["image", "caption"]
