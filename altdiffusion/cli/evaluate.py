@@ -55,7 +55,9 @@ class RetrievalSettings(SystemSettings, JsonSettings):
     images: str | None = setting(
         None, "folder, or CN-CLIP's .tsv (default: beside CAPTIONS)", positional="IMAGES", source="path"
     )
-    language: str | None = setting(None, "en, zh, ... (default: guessed from the captions)")
+    language: str | None = setting(
+        None, "en, zh, ..., or the column of captions to read (default: guessed from the captions)"
+    )
     split: str = setting("test", "of Karpathy's JSON")
     ids: str | None = setting(
         None, "file of the images to keep, such as the test set of a whole data set", source="path", metavar="FILE"
@@ -93,7 +95,7 @@ class GenerationSettings(DeviceSettings, RecordSettings, JsonSettings):
     scorer: str | None = setting(
         None, "AltCLIP that compares (default: the one that belongs to the model)", source="model", metavar="M"
     )
-    languages: list[str] = setting([], "columns to generate from (default: all)")
+    languages: list[str] = setting([], "columns to generate from (default: as in training)")
     reference: str | None = setting(
         None, "images to compare with as a whole (Fréchet distance)", source="path", metavar="FOLDER"
     )

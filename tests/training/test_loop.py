@@ -23,6 +23,10 @@ class ToySettings(TrainingSettings):
     teacher: str = setting("a", "a setting of the stage's own")
 
 
+class DataSettings(ToySettings):
+    train_data: list[str] = setting([], "files", source="data")
+
+
 class Toy(nn.Module):
     def __init__(self):
         super().__init__()
@@ -47,7 +51,8 @@ def train(folder, *, batches=batches, validate=None, records=8, model=None, **se
         "logging_steps": 1,
         "device": "cpu",
     } | settings
-    settings = ToySettings(output_dir=folder, checkpointing_steps=settings.pop("checkpointing_steps", 3), **settings)
+    kind = DataSettings if "train_data" in settings else ToySettings
+    settings = kind(output_dir=folder, checkpointing_steps=settings.pop("checkpointing_steps", 3), **settings)
     accelerator = start(settings)
     torch.manual_seed(0)
     model = model or Toy()
@@ -218,6 +223,26 @@ def test_data_that_is_not_there_is_refused_before_anything_is_loaded(tmp_path):
 def test_settings_that_change_no_number_may_change(tmp_path):
     train(tmp_path / "run")
     train(tmp_path / "run", resume=True, logging_steps=2, checkpointing_steps=1, validation_steps=1, data_workers=1)
+
+
+@pytest.mark.parametrize("place", ["moved/x.tsv", "renamed.tsv", "./x.tsv", "x*.tsv", "{x,y}.tsv"])
+def test_the_same_data_under_another_path_is_the_same(tmp_path, place):
+    for name in ("x.tsv", "moved/x.tsv", "renamed.tsv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("en\n" + "a cat\n" * 8)
+    given = ["x.tsv", "x.tsv"] if "," in place else ["x.tsv"]
+    (tmp_path / "y.tsv").write_bytes((tmp_path / "x.tsv").read_bytes())
+    train(tmp_path / "run", train_data=[str(tmp_path / name) for name in given], max_train_steps=3)
+    train(tmp_path / "run", train_data=[f"{tmp_path}/{place}"], max_train_steps=3, resume=True)
+
+
+@pytest.mark.parametrize("other", ["en\n" + "a dog\n" * 8, "en\n" + "a cat\n" * 9])
+def test_other_data_under_another_path_is_refused(tmp_path, other):
+    (tmp_path / "x.tsv").write_text("en\n" + "a cat\n" * 8)
+    (tmp_path / "other.tsv").write_text(other)
+    train(tmp_path / "run", train_data=[str(tmp_path / "x.tsv")], max_train_steps=3)
+    with pytest.raises(InputError, match=r"train_data was .*x\.tsv.*, is .*other\.tsv"):
+        train(tmp_path / "run", train_data=[str(tmp_path / "other.tsv")], max_train_steps=3, resume=True)
 
 
 def test_another_model_is_not_resumed(tmp_path):
