@@ -105,6 +105,7 @@ class CompiledNetwork:
         graph = openvino.convert_model(self.module, example_input=inputs, input=shapes)
         precision = "bf16" if self.dtype == torch.bfloat16 else "f32"
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+        settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
         return openvino.Core().compile_model(graph, "CPU", settings)
 
 
