@@ -24,7 +24,7 @@ from altdiffusion.devices import dtype_name
 from altdiffusion.errors import InputError
 from altdiffusion.generation.load import pipeline_of_kind
 from altdiffusion.generation.result import GeneratedImage, NotFinite
-from altdiffusion.generation.schedulers import build_scheduler, find_scheduler
+from altdiffusion.generation.schedulers import build_scheduler, check_steps, find_scheduler
 from altdiffusion.generation.settings import ImageSettings, settings_with
 from altdiffusion.settings import about_of
 
@@ -109,6 +109,7 @@ def draw_batch(
     pipe = pipeline_of_kind(pipe, common.init_image is not None, common.mask is not None)
     own = pipe.scheduler
     scheduler = own if common.scheduler is None else build_scheduler(common.scheduler, pipe)
+    check_steps(scheduler, common.steps_or_default)
     # one each, on the CPU: the same image alone, in any batch, on any device
     generators = [torch.Generator().manual_seed(request.settings.seed or 0) for request in requests]
     batch = _Batch(len(requests), generators, on_step, shrinks=common.mask is None)
