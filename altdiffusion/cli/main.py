@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from altdiffusion import __version__
-from altdiffusion.errors import InputError, TrainingStopped
+from altdiffusion.errors import GenerationFailed, InputError, TrainingStopped
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             call.run(call.settings)
         sys.stdout.flush()
         return 0
-    except (InputError, TrainingStopped) as error:
+    except (InputError, GenerationFailed, TrainingStopped) as error:
         print(f"altdiffusion: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:

@@ -23,8 +23,8 @@ from altdiffusion import images
 from altdiffusion.devices import dtype_name
 from altdiffusion.errors import InputError
 from altdiffusion.generation.load import pipeline_of_kind
-from altdiffusion.generation.result import GeneratedImage
-from altdiffusion.generation.schedulers import build_scheduler, find_scheduler
+from altdiffusion.generation.result import GeneratedImage, NotFinite
+from altdiffusion.generation.schedulers import build_scheduler, check_steps, find_scheduler
 from altdiffusion.generation.settings import ImageSettings, settings_with
 from altdiffusion.settings import about_of
 
@@ -97,7 +97,8 @@ def draw_batch(
     requests: of one `batch_key`. on_step: called after each step; returns the indices of the requests that are still
         wanted, None for all. The others leave the batch at once, and when none is left it ends. (With masks they stay, to
         no end, until all are dropped: diffusers keeps what belongs to a mask out of reach.)
-    Raises InputError where requests differ in what a batch has in common.
+    Raises InputError where requests differ in what a batch has in common; NotFinite, which has the other images, where
+    the model's numbers overflowed.
     """
     if len({request.batch_key for request in requests}) > 1:
         raise InputError(f"a batch differs in {', '.join(_PER_IMAGE)} alone: other settings are not mixed")
@@ -108,6 +109,7 @@ def draw_batch(
     pipe = pipeline_of_kind(pipe, common.init_image is not None, common.mask is not None)
     own = pipe.scheduler
     scheduler = own if common.scheduler is None else build_scheduler(common.scheduler, pipe)
+    check_steps(scheduler, common.steps_or_default)
     # one each, on the CPU: the same image alone, in any batch, on any device
     generators = [torch.Generator().manual_seed(request.settings.seed or 0) for request in requests]
     batch = _Batch(len(requests), generators, on_step, shrinks=common.mask is None)
@@ -115,13 +117,15 @@ def draw_batch(
     if on_step is not None:
         arguments["callback_on_step_end"] = batch.after_step
         arguments["callback_on_step_end_tensor_inputs"] = ["latents", "prompt_embeds"]
-    pipe.scheduler = scheduler
+    processor = pipe.image_processor
+    watched = _FiniteRows(processor)
+    pipe.scheduler, pipe.image_processor = scheduler, watched
     try:
         output = pipe(**arguments)
     except _AllDropped:
         return [None] * len(requests)
     finally:
-        pipe.scheduler = own
+        pipe.scheduler, pipe.image_processor = own, processor
     used = {
         "scheduler": find_scheduler(common.scheduler).written if common.scheduler else _class_name(own),
         "model": common.model or pipe.name_or_path,
@@ -129,9 +133,15 @@ def draw_batch(
     }
     results: list[GeneratedImage | None] = [None] * len(requests)
     flags = output.nsfw_content_detected or [False] * len(batch.rows)
-    for row, image, filtered in zip(batch.rows, output.images, flags, strict=True):
-        if row in batch.wanted:
-            results[row] = GeneratedImage(image, requests[row].settings.replace(**used), bool(filtered))
+    failed: list[ImageSettings] = []
+    for row, image, filtered, finite in zip(batch.rows, output.images, flags, watched.finite, strict=True):
+        settings = requests[row].settings.replace(**used)
+        if row in batch.wanted and finite:
+            results[row] = GeneratedImage(image, settings, bool(filtered))
+        elif row in batch.wanted:
+            failed.append(settings)
+    if failed:
+        raise NotFinite(results, failed)
     return results
 
 
@@ -151,6 +161,26 @@ def _arguments(pipe: Any, requests: Sequence[GenerateRequest]) -> dict[str, Any]
 
 def _class_name(scheduler: Any) -> str:
     return type(scheduler).__name__.removesuffix("Scheduler")
+
+
+class _FiniteRows:
+    """A pipeline's image processor that notes which images are finite, as 8 bits don't show it.
+
+    finite: of the images that it was given last, which are those of the result.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self.finite: list[bool] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    def postprocess(self, image: Tensor, *arguments: Any, **options: Any) -> Any:
+        self.finite = image.isfinite().flatten(1).all(1).tolist()
+        if not all(self.finite):
+            image = image.nan_to_num()  # else NumPy warns
+        return self._processor.postprocess(image, *arguments, **options)
 
 
 class _Batch:

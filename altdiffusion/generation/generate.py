@@ -19,7 +19,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.generation.auto_batch import MAX_SIZE, Size, in_batches
 from altdiffusion.generation.draw import GenerateRequest, draw_batch
 from altdiffusion.generation.load import load_pipeline, pipeline_of_kind
-from altdiffusion.generation.result import GeneratedImage
+from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.schedulers import find_scheduler
 from altdiffusion.generation.settings import IN_MEMORY, ImageSettings, settings_with
 
@@ -55,7 +55,8 @@ def generate(
     settings: the other fields of `ImageSettings`, which has their ranges and defaults: negative_prompt, steps, scheduler
         (see `find_scheduler`), guidance_scale (0 or 1 is none), seed (of the first image of each prompt; image i has seed +
         i, and alone it comes out the same), strength, lora, text_encoder and bridge (see `swap_text_encoder`), dtype, ...
-    Everything is checked before the model is loaded, as far as that is possible. Raises InputError.
+    Everything is checked before the model is loaded, as far as that is possible. Raises InputError; NotFinite after the
+    images that are finished, where the model's numbers overflowed.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     count = num_images if best_of is None else best_of
@@ -92,10 +93,15 @@ def generate(
         pipe = pipeline_of_kind(loaded, *kind)
     judge = None if best_of is None else best_of_n.load_scorer(scorer, model_name, pipe.device)
 
-    def batch(some: Sequence[GenerateRequest]) -> list[GeneratedImage]:
-        return [generated for generated in draw_batch(pipe, some) if generated is not None]
+    def batch(some: Sequence[GenerateRequest]) -> list[GeneratedImage | NotFinite]:
+        """The error stands for each image that is NaN; after the others, where these are yielded by themselves."""
+        try:
+            return [generated for generated in draw_batch(pipe, some) if generated is not None]
+        except NotFinite as error:
+            together = [generated or error for generated in error.images]
+            return together if judge else sorted(together, key=lambda generated: isinstance(generated, NotFinite))
 
-    results = in_batches(requests, batch, pipe.vae.device, batch_size)  # the UNet's weights may lie elsewhere
+    results = _finite(in_batches(requests, batch, pipe.vae.device, batch_size))  # the UNet's weights may lie elsewhere
     if judge is None:
         yield from results
         return
@@ -104,6 +110,13 @@ def generate(
         ranked = best_of_n.rank(judge, [one.image for one in some], prompt, [one.filtered for one in some])
         for index, score in ranked[:num_images]:
             yield replace(some[index], settings=some[index].settings.replace(score=round(score, 4)))
+
+
+def _finite(results: Iterator[GeneratedImage | NotFinite]) -> Iterator[GeneratedImage]:
+    for generated in results:
+        if isinstance(generated, NotFinite):
+            raise generated
+        yield generated
 
 
 def _source(image: str | Path | Image.Image | None) -> str | None:

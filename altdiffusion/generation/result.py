@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from altdiffusion import files
-from altdiffusion.errors import InputError
+from altdiffusion.errors import GenerationFailed, InputError
 from altdiffusion.generation.infotext import png_info
 from altdiffusion.generation.settings import ImageSettings
 
@@ -22,6 +23,29 @@ class GeneratedImage:
     image: Image.Image
     settings: ImageSettings
     filtered: bool
+
+
+class NotFinite(GenerationFailed):
+    """The model's numbers overflowed, so images of a batch are NaN: black, if they were saved.
+
+    images: the batch's, in order; None for those that are NaN, and for those that were dropped.
+    failed: the settings of those that are NaN.
+    """
+
+    def __init__(self, images: Sequence[GeneratedImage | None], failed: Sequence[ImageSettings]) -> None:
+        first = failed[0]
+        others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        dtype = first.dtype or "float32"
+        advice = (
+            "take another number format: --dtype float32 or bfloat16"
+            if dtype == "float16"
+            else "with --dtype float32, too, the weights of the model or its LoRA are damaged: take others"
+        )
+        super().__init__(
+            f"the image of {first.prompt!r} (seed {first.seed}){others} came out as NaN in {dtype} and isn't saved: the "
+            f"model's numbers overflowed; {advice}"
+        )
+        self.images, self.failed = list(images), list(failed)
 
 
 def save_image(generated: GeneratedImage, path: Path) -> Path:

@@ -8,6 +8,7 @@ solver here, which diffusers could not do yet when that table was written.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import inspect
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "SGM Uniform": {"timestep_spacing": "trailing"},
 }
 _SAME_SCHEDULE = {"simple": "SGM Uniform", "uniform": "", "normal": "", "automatic": ""}  # "": the model's own
+MOST_NEEDED = 8  # steps, by any scheduler
 _NO_SIGMAS = dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), False)
 
 
@@ -125,10 +127,18 @@ def build_scheduler(name: str, pipe: DiffusionPipeline) -> Any:
     from altdiffusion.speed.cpu_timesteps import is_kept, keep_on_cpu
 
     choice = find_scheduler(name)
-    scheduler_class = getattr(diffusers, choice.class_name)
-    options = _NO_SIGMAS | SCHEDULES[choice.schedule] if choice.schedule else {}
+    scheduler_class = getattr(diffusers, choice.class_name, None)
+    unfit = InputError(
+        f"scheduler {name}: {choice.class_name} isn't made for such models: take another one, such as ddim"
+    )
+    if scheduler_class is None:
+        raise unfit
+    # as Stable Diffusion's own PNDM; its Runge-Kutta steps would need four steps at least, and nine more calls of the UNet
+    options: dict[str, Any] = {"skip_prk_steps": True}
+    if choice.schedule:
+        options |= _NO_SIGMAS | SCHEDULES[choice.schedule]
     if choice.algorithm:
-        options = options | {"algorithm_type": choice.algorithm}
+        options["algorithm_type"] = choice.algorithm
     taken = inspect.signature(scheduler_class).parameters
     try:
         scheduler = scheduler_class.from_config(
@@ -136,9 +146,28 @@ def build_scheduler(name: str, pipe: DiffusionPipeline) -> Any:
         )
     except ImportError as error:  # LMS and Beta need scipy
         raise InputError(f"scheduler {name}: {' '.join(str(error).split())}") from None
+    except (TypeError, KeyError):
+        raise unfit from None
+    if not all(hasattr(scheduler, attribute) for attribute in ("init_noise_sigma", "scale_model_input", "order")):
+        raise unfit
     if is_kept(pipe.scheduler):
         keep_on_cpu(scheduler)
     return scheduler
+
+
+def check_steps(scheduler: Any, steps: int) -> None:
+    """Raise InputError where a scheduler can't do so few steps, as a model's own PNDM with Runge-Kutta steps."""
+    for more in range(steps, steps + MOST_NEEDED):
+        try:
+            copy.deepcopy(scheduler).set_timesteps(more)
+        except (ValueError, IndexError):
+            continue
+        if more == steps:
+            return
+        name = type(scheduler).__name__.removesuffix("Scheduler")
+        raise InputError(
+            f"steps: expected at least {more} with the model's own {name}, got {steps}: or take another scheduler"
+        )
 
 
 def _sampler(name: str) -> tuple[str, str | None]:

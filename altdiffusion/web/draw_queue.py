@@ -14,7 +14,7 @@ from PIL import Image
 
 from altdiffusion.errors import InputError
 from altdiffusion.generation.draw import GenerateRequest, Step, draw_batch
-from altdiffusion.generation.result import GeneratedImage
+from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.web.model_pool import Models
 from altdiffusion.web.translations import Refused
 
@@ -181,12 +181,21 @@ class DrawQueue:
         pipe = self._models.pipeline(first.model)
         # a preview has not passed the safety checker: where there is one, none is shown
         progress = _Progress(batch, with_previews=getattr(pipe, "safety_checker", None) is None)
-        images = draw_batch(pipe, [job.requests[index] for job, index in batch], progress.after_step)
+        try:
+            images = draw_batch(pipe, [job.requests[index] for job, index in batch], progress.after_step)
+        except NotFinite as error:
+            logger.error("%s", error)
+            images = error.images
         for (job, index), image in zip(batch, images, strict=True):
             if image is not None:
                 job.images[index] = image
         for job in self._busy:
-            if not job.cancelled and len(job.images) == len(job.requests):
+            if job.cancelled:
+                continue
+            if any(index not in job.images for other, index in batch if other is job):
+                job.tell(Refused("not_finite"))
+                self.cancel(job)
+            elif len(job.images) == len(job.requests):
                 job.tell(Generated([job.images[index] for index in range(len(job.requests))]))
 
 

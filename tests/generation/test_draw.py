@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from altdiffusion import AltDiffusionPipeline, InputError, generate
 from altdiffusion.generation.draw import GenerateRequest, draw_batch
+from altdiffusion.generation.result import NotFinite
 from altdiffusion.generation.schedulers import SCHEDULERS
 from altdiffusion.generation.settings import IN_MEMORY, ImageSettings
 
@@ -121,6 +123,64 @@ def test_previews_are_small_and_change_nothing(pipe, scheduler):
     assert previews[0][0].height == 2 * previews[0][0].width
     for request, together in zip(two, results, strict=True):
         assert_equal(together, alone(pipe, request))
+
+
+def overflow(pipe, part):
+    """As an overflow of float16 leaves it."""
+    weight = {
+        "UNet": pipe.unet.conv_out.bias,
+        "VAE": pipe.vae.post_quant_conv.weight,
+        "last layer": pipe.vae.decoder.conv_out.bias,
+    }[part]
+    torch.nn.init.constant_(weight, float("inf") if part == "last layer" else float("nan"))
+
+
+@pytest.fixture
+def own_pipe(published):
+    pipe = AltDiffusionPipeline.from_pretrained(published("m9"))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("part", ["UNet", "VAE", "last layer"])
+@pytest.mark.parametrize("kind", ["text", "image", "mask"])
+def test_images_out_of_nan_are_none(own_pipe, part, kind):
+    overflow(own_pipe, part)
+    images = {"text": {}, "image": {"image": START}, "mask": {"image": START, "mask": MASK}}[kind]
+    with pytest.raises(NotFinite, match=r"'一只猫' \(seed 1\) and 2 more came out as NaN.*--dtype float32") as error:
+        draw_batch(own_pipe, requests(**images, width=16, height=16, steps=2))
+    assert error.value.images == [None] * 3
+    assert "\n" not in str(error.value)
+
+
+def test_the_others_of_a_batch_are_kept(own_pipe):
+    three = requests(width=16, height=16, steps=2)
+    whole = draw_batch(own_pipe, three)
+    decode = own_pipe.vae.decode
+
+    def overflowing(latents, **options):
+        (images,) = decode(latents, **options)
+        images[1, 0, 0, 0] = float("nan")
+        return (images,)
+
+    own_pipe.vae.decode = overflowing
+    processor, seen = own_pipe.image_processor, []
+    with pytest.raises(NotFinite, match=r"'a cat, please' \(seed 7\) came out as NaN") as error:
+        draw_batch(own_pipe, three, lambda step: seen.append(step.previews()))
+    assert own_pipe.image_processor is processor
+    assert len(seen) > 1
+    first, failed, last = error.value.images
+    assert failed is None
+    assert_equal(first, whole[0])
+    assert_equal(last, whole[2])
+
+
+def test_float16_is_told_to_take_another_number_format():
+    failed = [ImageSettings(prompt="猫", seed=3, dtype="float16")]
+    assert str(NotFinite([None], failed)).endswith(
+        "in float16 and isn't saved: the model's numbers overflowed; "
+        "take another number format: --dtype float32 or bfloat16"
+    )
 
 
 def test_kinds_are_not_mixed(pipe):

@@ -8,8 +8,9 @@ from helpers import bridges, layouts, tiny
 from PIL import Image, ImageChops
 
 from altdiffusion import AltDiffusionPipeline, InputError, generate, swap_text_encoder
+from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.generation.infotext import open_info, to_command
-from altdiffusion.generation.result import free_path, save_image
+from altdiffusion.generation.result import NotFinite, free_path, save_image
 from altdiffusion.generation.settings import ImageSettings
 
 
@@ -178,6 +179,46 @@ def test_any_stable_diffusion_draws_through_a_bridge(published, tmp_path):
     read = open_info(tmp_path / "cat.png")
     assert (read.text_encoder, read.bridge) == (str(names["text_encoder"]), str(names["bridge"]))
     assert f"--bridge {names['bridge']}" in to_command(read)
+
+
+def overflowing(pipe, monkeypatch, *seeds):
+    """The pipeline's images of these seeds are NaN."""
+    whole = pipe.prepare_latents
+
+    def prepare(count, channels, height, width, dtype, device, generator, *latents):
+        start = whole(count, channels, height, width, dtype, device, generator, *latents)
+        start[[one.initial_seed() in seeds for one in generator]] = float("nan")
+        return start
+
+    monkeypatch.setattr(pipe, "prepare_latents", prepare)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_an_image_out_of_nan_ends_it_after_those_that_are_whole(pipe, monkeypatch, batch_size):
+    overflowing(pipe, monkeypatch, 6)
+    kept = []
+    with pytest.raises(NotFinite, match="'一只猫' \\(seed 6\\) came out as NaN in float32"):
+        kept.extend(
+            generated.settings.seed
+            for generated in generate(
+                "一只猫", model=pipe, steps=1, size=(16, 16), seed=5, num_images=3, batch_size=batch_size
+            )
+        )
+    assert kept == ([5, 7] if batch_size == 3 else [5])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_the_best_is_not_chosen_among_images_out_of_nan(pipe, monkeypatch, batch_size):
+    judge = PromptScorer.from_pretrained()
+    options = {"steps": 1, "size": (16, 16), "best_of": 2, "scorer": judge, "batch_size": batch_size}
+    whole = next(generate("a cat", model=pipe, seed=5, **options))
+    overflowing(pipe, monkeypatch, 8)
+    images = generate(["a cat", "a dog"], model=pipe, seed=5, **options)
+    assert next(images).settings == whole.settings
+    assert next(images).settings.prompt == "a dog"
+    images = generate(["a cat", "a dog"], model=pipe, seed=7, **options)
+    with pytest.raises(NotFinite, match="'a cat' \\(seed 8\\)"):
+        next(images)
 
 
 def test_a_bridge_is_for_loading(pipe):

@@ -1,8 +1,10 @@
 """Schedulers by everybody's names: what is built, what is written into a PNG, and that it is the same read back."""
 
+import importlib.util
 import itertools
 
 import pytest
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 
 from altdiffusion import AltDiffusionPipeline, InputError, generate
 from altdiffusion.generation.infotext import from_infotext, open_info, to_infotext
@@ -50,6 +52,45 @@ def test_every_scheduler_by_name(pipe, name):
     before = pipe.scheduler
     assert image(pipe, name).settings.scheduler == short
     assert pipe.scheduler is before
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_every_sampler_and_schedule_from_one_step_on(pipe, steps):
+    for sampler in SAMPLERS:
+        for schedule in ["", *schedules_of(sampler.class_name)]:
+            name = f"{sampler.web_ui} {schedule}".rstrip()
+            if (sampler.name == "lms" or schedule == "Beta") and not importlib.util.find_spec("scipy"):
+                continue
+            assert image(pipe, name, steps=steps).settings.steps == steps, name
+
+
+@pytest.mark.parametrize("name", ["pndm", "PLMS", "PNDMScheduler"])
+@pytest.mark.parametrize("own", [PNDMScheduler, DDIMScheduler, EulerDiscreteScheduler])
+def test_pndm_skips_the_runge_kutta_steps_as_stable_diffusions_own(pipe, name, own):
+    """21 calls of the UNet for 20 steps, whatever the model's own scheduler is."""
+    other = AltDiffusionPipeline(**pipe.components)
+    other.scheduler = own.from_config(
+        {name: value for name, value in pipe.scheduler.config.items() if name != "skip_prk_steps"}
+    )
+    scheduler = build_scheduler(name, other)
+    scheduler.set_timesteps(20)
+    assert len(scheduler.timesteps) == 21
+    assert scheduler.config.skip_prk_steps
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_models_own_pndm_with_runge_kutta_steps_says_from_how_many(pipe, steps):
+    other = AltDiffusionPipeline(**pipe.components)
+    other.scheduler = PNDMScheduler.from_config(pipe.scheduler.config, skip_prk_steps=False)
+    with pytest.raises(InputError, match=f"steps: expected at least 4 with the model's own PNDM, got {steps}"):
+        image(other, None, steps=steps)
+    assert image(other, None, steps=4).settings.scheduler == "PNDM"
+
+
+@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "DDPMWuerstchen", "Amused", "ConsistencyDecoder"])
+def test_a_scheduler_of_other_models_is_one_line(pipe, name):
+    with pytest.raises(InputError, match="isn't made for such models"):
+        build_scheduler(name, pipe)
 
 
 @pytest.mark.parametrize("name", ["Euler a", "DPM++ 2M", "PLMS", "ddim", "DDIM", "DDIMScheduler", "DPMSolverSDE"])

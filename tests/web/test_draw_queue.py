@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from altdiffusion.generation.draw import GenerateRequest, Step
-from altdiffusion.generation.result import GeneratedImage
+from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.settings import ImageSettings
 from altdiffusion.web import draw_queue
 from altdiffusion.web.draw_queue import DrawQueue, Generated, Generating, Job, Loading, Waiting
@@ -20,6 +20,7 @@ class Machine:
 
     def __init__(self):
         self.batches, self.steps, self.gate, self.fails = [], 0, threading.Semaphore(0), False
+        self.overflowing = ()  # prompts whose images are NaN
 
     def __call__(self, pipe, requests, on_step):
         self.batches.append([request.settings.prompt for request in requests])
@@ -34,10 +35,14 @@ class Machine:
             if not rows:
                 return [None] * len(requests)
         picture = Image.new("RGB", (8, 8))
-        return [
-            GeneratedImage(picture, request.settings, False) if row in rows else None
+        failed = [request.settings for request in requests if request.settings.prompt in self.overflowing]
+        images = [
+            GeneratedImage(picture, request.settings, False) if row in rows and request.settings not in failed else None
             for row, request in enumerate(requests)
         ]
+        if failed:
+            raise NotFinite(images, failed)
+        return images
 
     def open(self, steps=10**6):
         for _ in range(min(steps, 1000)):
@@ -184,6 +189,23 @@ def test_a_failure_reaches_everybody_without_its_path_and_the_queue_lives(queue,
         machine.open()
         queue.submit(third := job("c"))
         assert await pictures(third) == ["c"]
+
+    asyncio.run(visit())
+
+
+def test_an_image_out_of_nan_is_refused_and_the_others_of_its_batch_are_kept(queue, machine):
+    async def visit():
+        queue.submit(first := job("a"))
+        await until(lambda: machine.batches)
+        queue.submit(good := job("b"))
+        queue.submit(bad := job("c", "d"))
+        machine.overflowing = ("d",)
+        machine.open()
+        assert await pictures(first) == ["a"]
+        assert await pictures(good) == ["b"]
+        with pytest.raises(Refused, match="numbers overflowed"):
+            await pictures(bad)
+        assert machine.batches[1] == ["b", "c", "d"]
 
     asyncio.run(visit())
 

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from altdiffusion.data.image_folder import ImageFolder
 from altdiffusion.data.table import SkipLog
-from altdiffusion.errors import InputError
+from altdiffusion.errors import InputError, TrainingStopped
 from altdiffusion.generation.generate import generate
-from altdiffusion.generation.result import GeneratedImage, save_image
+from altdiffusion.generation.result import GeneratedImage, NotFinite, save_image
 from altdiffusion.images import image_files
 from altdiffusion.pipelines.load import load_diffusion
 from altdiffusion.training.inputs.captioned_images import ImageRecords
@@ -123,7 +123,8 @@ def generate_class(
     """Generate the images of the class that are missing to `num_class_images`; those already there are kept.
 
     drawn-00000.png has the training's seed, the next ones the following; processes share them. Interrupted and begun
-    again it ends with the same images. Raises InputError where they can't be written, or the safety checker objects.
+    again it ends with the same images. Raises InputError where they can't be written, or the safety checker objects;
+    TrainingStopped where they are NaN.
     """
     present = image_files(folder)
     taken = {path.name for path in present}
@@ -134,11 +135,24 @@ def generate_class(
     if mine := missing[accelerator.process_index :: accelerator.num_processes]:
         with progress("generating the class", len(mine), "image") as bar:
             for number, name in mine:
-                with accelerator.autocast():  # the UNet is in float32, the others may not be
-                    image = generate_one(pipe, prompt, settings.seed + number, settings.resolution)
+                try:
+                    with accelerator.autocast():  # the UNet is in float32, the others may not be
+                        image = generate_one(pipe, prompt, settings.seed + number, settings.resolution)
+                except NotFinite:
+                    raise TrainingStopped(_overflow(prompt, settings.mixed_precision)) from None
                 save_image(image, folder / name)
                 bar.update()
     accelerator.wait_for_everyone()
+
+
+def _overflow(prompt: str, precision: str) -> str:
+    advice = (
+        "take --mixed-precision bf16 or no" if precision == "fp16" else "its weights are damaged: take another --model"
+    )
+    return (
+        f"the images of --class-prompt {prompt} come out as NaN with --mixed-precision {precision}: the model's numbers "
+        f"overflowed; {advice}, or put images of the class into --class-dir"
+    )
 
 
 def generate_one(pipe: Any, prompt: str, seed: int, side: int) -> GeneratedImage:

@@ -306,6 +306,21 @@ def test_a_class_that_the_safety_checker_hides_is_refused(given, prior, tmp_path
     assert not (tmp_path / "class").exists()
 
 
+def test_a_class_out_of_nan_stops_the_training_and_keeps_what_is_whole(given, prior, tmp_path, quick, monkeypatch):
+    whole = stage.generate
+
+    def generate(prompt, *, model, seed, **settings):
+        if seed == 1:  # as an overflow leaves it
+            torch.nn.init.constant_(model.vae.post_quant_conv.weight, float("nan"))
+        yield from whole(prompt, model=model, seed=seed, **settings)
+
+    monkeypatch.setattr(stage, "generate", generate)
+    folder = tmp_path / "class"
+    with pytest.raises(TrainingStopped, match="--class-prompt 猫 come out as NaN with --mixed-precision no"):
+        trained(given, **prior | {"class_dir": folder})
+    assert [path.name for path in folder.iterdir()] == ["drawn-00000.png"]
+
+
 # The folders
 
 
