@@ -70,13 +70,17 @@ def describe() -> dict[str, Any]:
 
 
 def _print_settings(image: str, as_json: bool) -> None:
-    from altdiffusion.generation.infotext import open_info, to_command
+    from altdiffusion.generation.infotext import read_info, to_command
+    from altdiffusion.generation.runnable import runnable
 
-    settings = open_info(image)
+    settings, unread = read_info(image)
+    left_out = [*runnable(settings)[1], *unread]
     if as_json:
-        print_json({**dict(settings), "command": to_command(settings)})
+        print_json({**dict(settings), "command": to_command(settings), "left_out": left_out})
         return
     for name, value in settings:
         if value not in (None, ""):
             print(f"{name.replace('_', ' ')}: {value}")
     print(f"\n{to_command(settings)}")
+    if left_out:
+        print("\nleft out of the command:", *left_out, sep="\n  ")

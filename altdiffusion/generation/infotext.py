@@ -21,11 +21,15 @@ from PIL import Image, PngImagePlugin
 
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
+from altdiffusion.generation.foreign_settings import read_json, settings_text
+from altdiffusion.generation.runnable import runnable
 from altdiffusion.generation.settings import ImageSettings, settings_with
 from altdiffusion.images import opened_image
 from altdiffusion.settings import about_of, as_flag, type_of
 
 KEY = "parameters"
+_NEGATIVE = re.compile(r"\nNegative [pP]rompt: ?")
+_READ_TOO = {"Size", "Schedule type", "Exact prompts"}
 _PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 
@@ -64,16 +68,17 @@ def _quoted(value: str) -> str:
 
 
 def from_infotext(text: str) -> ImageSettings:
-    """The settings in an infotext, ours or a web UI's, unchecked; what is missing or can't be parsed is None."""
-    head, _, last = text.rpartition("\n")
-    pairs = {label.strip(): _unquoted(value) for label, value in _PAIR.findall(last)}
-    if "Steps" not in pairs:
-        head, pairs = text, {}
-    prompt, _, negative = head.partition("\nNegative prompt: ")
-    if prompt.startswith("Negative prompt: "):
-        prompt, negative = "", prompt.removeprefix("Negative prompt: ")
-    with contextlib.suppress(KeyError, ValueError, TypeError):
-        prompt, negative = map(str, json.loads(pairs["Exact prompts"]))
+    """The settings in an infotext or JSON, ours or another program's, unchecked; what is missing or can't be parsed is None."""
+    return read_infotext(text)[0]
+
+
+def read_infotext(text: str) -> tuple[ImageSettings, list[str]]:
+    """The same, and the names of what isn't read, such as "Hires upscale"."""
+    if found := read_json(text):
+        pairs, others = found
+        prompt, negative = pairs.pop("Prompt", ""), pairs.pop("Negative prompt", "")
+    else:
+        prompt, negative, pairs, others = _parts(text)
     if "Sampler" in pairs and pairs.get("Schedule type", "Automatic") != "Automatic":  # newer web UIs have it apart
         pairs["Sampler"] += f" {pairs['Schedule type']}"
     values: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
@@ -85,7 +90,28 @@ def from_infotext(text: str) -> ImageSettings:
             values[name] = value == "True" if kind is bool else kind(value)
     if size := re.fullmatch(r"(\d+)x(\d+)", pairs.get("Size", "")):
         values["width"], values["height"] = int(size[1]), int(size[2])
-    return ImageSettings.model_construct(**values)
+    return ImageSettings.model_construct(**values), others
+
+
+def _parts(text: str) -> tuple[str, str, dict[str, str], list[str]]:
+    """Prompt, negative prompt, settings, and the names of those that aren't read, of an infotext.
+
+    The settings are the last line that begins with "Steps:"; below it, extensions write lines such as "Template: ...".
+    """
+    lines = text.replace("\r\n", "\n").strip("\n").split("\n")
+    index = max((i for i, line in enumerate(lines) if re.match(r"\s*Steps: *[^ ]", line)), default=len(lines) - 1)
+    pairs = {label.strip(): _unquoted(value) for label, value in _PAIR.findall(lines[index])}
+    if "Steps" not in pairs:
+        index, pairs = len(lines), {}
+    head = "\n".join(lines[:index]).rstrip("\n")
+    prompt, negative = [*_NEGATIVE.split(f"\n{head}", maxsplit=1), ""][:2]
+    prompt = prompt.removeprefix("\n").rstrip("\n")
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        prompt, negative = map(str, json.loads(pairs["Exact prompts"]))
+    read = {about_of(ImageSettings.model_fields[name])["infotext"] for name in settings_with("infotext")} | _READ_TOO
+    others = [label for label in pairs if label not in read and not re.search(r"(?i)hash(es)?$|version", label)]
+    below = [line.partition(":")[0] for line in lines[index + 1 :] if re.match(r"[\w ]+:", line)]
+    return prompt, negative, pairs, others + below
 
 
 def _unquoted(value: str) -> str:
@@ -104,22 +130,32 @@ def png_info(settings: ImageSettings) -> PngImagePlugin.PngInfo:
 
 def image_settings(image: Image.Image) -> ImageSettings:
     """The settings inside an image, unchecked. Raises InputError where there are none."""
-    text = image.info.get(KEY)
-    if not isinstance(text, str):
+    return from_infotext(_settings_text(image))
+
+
+def _settings_text(image: Image.Image) -> str:
+    text = settings_text(image)
+    if text is None:
         raise InputError(
-            "this image carries no settings (no PNG text 'parameters'): it was made or saved by another program"
+            "this image carries no settings (no text 'parameters', no EXIF user comment): another program made or saved it"
         )
-    return from_infotext(text)
+    return text
 
 
 def open_info(path: str | Path) -> ImageSettings:
     """Prompt and settings inside an image file, unchecked. Raises InputError as `open_image`, and where there are none."""
+    return read_info(path)[0]
+
+
+def read_info(path: str | Path) -> tuple[ImageSettings, list[str]]:
+    """The same, and the names of what isn't read, see `read_infotext`."""
     with opened_image(local_path(path)) as image:
-        return image_settings(image)
+        return read_infotext(_settings_text(image))
 
 
 def to_command(settings: ImageSettings) -> str:
-    """The `altdiffusion generate` command that makes the image again."""
+    """The `altdiffusion generate` command that makes the image again, without what would fail here, see `runnable`."""
+    settings, _ = runnable(settings)
     flags: list[str] = []
     for name, value in settings:
         if name == "width" and settings.width:

@@ -1,15 +1,17 @@
 """Settings in a PNG: what goes in comes out, ours and the web UIs'."""
 
+import json
 import shlex
 import signal
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from altdiffusion import InputError
 from altdiffusion.cli.main import main
 from altdiffusion.generation import generate as generation
 from altdiffusion.generation.infotext import from_infotext, open_info, png_info, to_command, to_infotext
+from altdiffusion.generation.schedulers import find_scheduler
 from altdiffusion.generation.settings import ImageSettings
 
 FULL = ImageSettings(
@@ -130,3 +132,149 @@ def test_the_command_asks_for_the_same_settings(prompt, monkeypatch, tmp_path):
     }
     assert list(prompts) == [prompt]
     assert ImageSettings(prompt=prompt, **said) == settings
+
+
+LINE = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 64x64"
+SWARM = {
+    "sui_image_params": {
+        "prompt": "a cat", "negativeprompt": "blurry", "model": "sd_xl_base_1.0", "seed": 5, "steps": 20, "cfgscale": 7.0,
+        "aspectratio": "1:1", "width": 64, "height": 64, "sampler": "euler_ancestral", "scheduler": "normal",
+        "swarm_version": "0.9.3",
+    },
+    "sui_extra_data": {"date": "2025-01-01"},
+}  # fmt: skip
+FOOOCUS = {
+    "adm_guidance": "(1.5, 0.8, 0.3)", "base_model": "juggernautXL_v8Rundiffusion", "base_model_hash": "aeb7e9e689",
+    "guidance_scale": 7.0, "lora_combined_1": "sd_xl_offset : 0.1", "metadata_scheme": "fooocus", "negative_prompt": "blurry",
+    "performance": "Speed", "prompt": "a cat", "refiner_model": "None", "resolution": "(64, 64)", "sampler": "euler_ancestral",
+    "scheduler": "normal", "seed": "5", "sharpness": 2.0, "steps": 20, "styles": "[]", "version": "Fooocus v2.4.3",
+}  # fmt: skip
+NOVEL = {
+    "prompt": "a cat", "uc": "blurry", "steps": 20, "scale": 7, "seed": 5, "width": 64, "height": 64,
+    "sampler": "k_euler_ancestral", "sm": False,
+}  # fmt: skip
+INVOKE = {
+    "positive_prompt": "a cat", "negative_prompt": "blurry", "steps": 20, "cfg_scale": 7, "seed": 5, "width": 64, "height": 64,
+    "scheduler": "euler_ancestral", "model": {"name": "juggernaut", "hash": "x"},
+}  # fmt: skip
+TEXTS = {
+    "line break at the end": f"a cat\nNegative prompt: blurry\n{LINE}\n",
+    "several line breaks": f"a cat\n\nNegative prompt: blurry\n\n{LINE}\n\n",
+    "CR LF": f"a cat\r\nNegative prompt: blurry\r\n{LINE}",
+    "CR LF at the end": f"a cat\r\nNegative prompt: blurry\r\n{LINE}\r\n",
+    "templates": f"a cat\nNegative prompt: blurry\n{LINE}\nTemplate: a {{cat|dog}}\nNegative Template: blurry",
+    "a template of two lines": f"a cat\nNegative prompt: blurry\n{LINE}\nTemplate: a\n{{cat|dog}}, Steps: 9\n",
+    "no space": f"a cat\nNegative prompt:blurry\n{LINE}",
+    "large P": f"a cat\nNegative Prompt: blurry\n{LINE}",
+    "SwarmUI": json.dumps(SWARM, indent=2),
+    "Fooocus": json.dumps(FOOOCUS),
+    "NovelAI": json.dumps(NOVEL),
+    "InvokeAI": json.dumps(INVOKE),
+}
+
+
+def assert_is_the_cat(settings):
+    assert (settings.prompt, settings.negative_prompt, settings.steps, settings.seed) == ("a cat", "blurry", 20, 5)
+    assert (settings.guidance_scale, settings.width, settings.height) == (7.0, 64, 64)
+    assert find_scheduler(settings.scheduler).class_name == "EulerAncestralDiscreteScheduler"
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_other_programs_texts_are_read(text):
+    assert_is_the_cat(from_infotext(text))
+
+
+def test_a_prompt_of_several_lines_and_templates():
+    got = from_infotext(f"a cat,\r\nblack\r\nNegative prompt:blurry,\r\nugly\r\n{LINE}\r\nTemplate: x\r\n")
+    assert (got.prompt, got.negative_prompt, got.seed) == ("a cat,\nblack", "blurry,\nugly", 5)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1}', '{"prompt"', "{cat|dog}", '{"sui_image_params": 3}', "[1]", '{"prompt": {}}']
+)
+def test_other_json_is_a_prompt_as_any_text(text):
+    assert from_infotext(text).prompt == text
+
+
+COMMENTS = {
+    "web UI": lambda text: b"UNICODE\0" + text.encode("utf-16-be"),
+    "SwarmUI": lambda text: b"UNICODE\0" + text.encode("utf-16-le"),
+    "order mark": lambda text: b"UNICODE\0" + text.encode("utf-16"),
+    "UTF-8": lambda text: b"UNICODE\0" + text.encode(),
+    "ASCII": lambda text: b"ASCII\0\0\0" + text.encode(),
+    "no encoding said": lambda text: b"\0" * 8 + text.encode(),
+}
+
+
+@pytest.mark.parametrize("ending", ["jpg", "webp", "png"])
+@pytest.mark.parametrize("encoded", COMMENTS.values(), ids=COMMENTS)
+@pytest.mark.parametrize("program", ["CR LF", "SwarmUI", "Fooocus"])
+def test_settings_in_exif(tmp_path, ending, encoded, program):
+    exif = Image.Exif()
+    exif[ExifTags.IFD.Exif] = {ExifTags.Base.UserComment: encoded(TEXTS[program])}
+    Image.new("RGB", (8, 8)).save(tmp_path / f"x.{ending}", exif=exif)
+    assert_is_the_cat(open_info(tmp_path / f"x.{ending}"))
+
+
+def test_chinese_in_exif(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + to_infotext(FULL).encode("utf-16-be")
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg", exif=exif)
+    assert open_info(tmp_path / "x.jpg") == FULL
+
+
+@pytest.mark.parametrize(
+    ("key", "program"),
+    [("parameters", "SwarmUI"), ("parameters", "Fooocus"), ("Comment", "NovelAI"), ("invokeai_metadata", "InvokeAI")],
+)
+def test_json_in_a_png(tmp_path, key, program):
+    info = PngImagePlugin.PngInfo()
+    info.add_text(key, TEXTS[program])
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=info)
+    assert_is_the_cat(open_info(tmp_path / "x.png"))
+
+
+def test_a_cameras_comment_is_no_settings(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "DCIM"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0taken in Peking"
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg", exif=exif)
+    with pytest.raises(InputError, match="no settings"):
+        open_info(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize(
+    ("said", "left_out"),
+    [
+        (", Denoising strength: 0.7, Hires upscale: 2, Hires steps: 9", ["strength 0.7", "Hires upscale", "Hires steps"]),
+        (", Model: v1-5-pruned-emaonly, Model hash: 6ce0161689", ["model v1-5-pruned-emaonly"]),
+        (", Model: C:\\\\models\\\\cat.safetensors", ["model C:"]),
+        (", Schedule type: Karras", ["schedule type Karras"]),  # Euler a has none
+        (", Schedule type: Align Your Steps", ["schedule type Align Your Steps"]),
+        (", Clip skip: 2, ENSD: 31337", ["Clip skip", "ENSD"]),
+        ("\nTemplate: a {cat|dog}\nNegative Template: x", ["Template", "Negative Template"]),
+        (", Size: 500x333", ["size 500x333"]),
+        (", Seed: -1, CFG scale: -2", ["guidance scale -2.0", "seed -1"]),
+        (", Sampler: DPM++ 3M SDE Karras", ["unknown scheduler 'DPM++ 3M SDE'"]),
+        (", Sampler: DPM++ 2M, Schedule type: Karras", []),
+        (", Sampler: DPM++ 2M Karras, Version: v1.10.1", []),
+        (", Sampler: DPM++ 2M, Schedule type: Automatic", []),
+    ],
+)  # fmt: skip
+def test_the_command_runs_and_what_it_leaves_out_is_said(tmp_path, monkeypatch, capsys, said, left_out):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *arguments: None)  # this process's own handlers stay
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", f"a cat\nNegative prompt: blurry\n{LINE}{said}\n")
+    Image.new("RGB", (8, 8)).save("x.png", pnginfo=info)
+    assert main(["info", "x.png"]) == 0
+    text, _, listed = capsys.readouterr().out.partition("\nleft out of the command:\n")
+    assert all(words in listed for words in left_out), listed
+    assert bool(listed) == bool(left_out)
+    command = shlex.split(text.strip().splitlines()[-1])
+    assert main([*command[1:], "--steps", "1", "--out", "again.png"]) == 0
+    again = open_info("again.png")
+    assert (again.prompt, again.negative_prompt) == ("a cat", "blurry")
+    if "Karras" in said and not left_out:
+        assert again.scheduler == "DPM++ 2M Karras"
+    assert main(["info", "x.png", "--json"]) == 0

@@ -23,7 +23,8 @@ def read_tab(
     settings: Controls,
 ) -> None:
     """prompt, negative, settings: of the tab that what is read can be sent to."""
-    file = gr.File(label=I18N("read_image"), file_types=[".png"], type="filepath", elem_id="settings-file")
+    endings = [".png", ".jpg", ".jpeg", ".webp", ".avif"]
+    file = gr.File(label=I18N("read_image"), file_types=endings, type="filepath", elem_id="settings-file")
     shown = gr.HTML(label=I18N("found_settings"))
     kept = gr.State(None, time_to_live=24 * 3600)
     send = gr.Button(I18N("send"), variant="primary", elem_classes="send")

@@ -1,0 +1,79 @@
+"""What of an image's settings `altdiffusion generate` can run here: other programs have samplers and models that we don't."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from altdiffusion.checkpoints import hub
+from altdiffusion.errors import InputError
+from altdiffusion.files import local_path
+from altdiffusion.generation.schedulers import find_scheduler
+from altdiffusion.generation.settings import ImageSettings, settings_with
+
+# The web UIs' schedule types, and ComfyUI's, that diffusers hasn't.
+_OTHER_SCHEDULES = re.compile(
+    r"[ _](karras|exponential|beta|sgm[ _]uniform|polyexponential|turbo|kl[ _]optimal|align your steps\w*( \w+)?|ays\w*|"
+    r"ddim([ _]uniform)?|linear[ _]quadratic|native|bong[ _]tangent|simple|normal|uniform|automatic)$",
+    re.IGNORECASE,
+)
+
+
+def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
+    """The settings without what would fail, and a line for each that is left out."""
+    values, left_out = dict(settings), []
+
+    def leave_out(name: str, reason: str) -> None:
+        left_out.append(f"{name.replace('_', ' ')} {values[name]}: {reason}")
+        values[name] = None
+
+    if settings.init_image is None:
+        for name in settings_with("needs_image"):
+            if values[name] is not None:
+                leave_out(name, "there is no init image")
+    if settings.model is not None and not _may_be_model(settings.model):
+        leave_out("model", "no model of that name is here: name its file, folder or id on the hub with --model")
+    if settings.scheduler is not None:
+        values["scheduler"], lines = _scheduler(settings.scheduler)
+        left_out += lines
+    for name, value in list(values.items()):
+        if name not in ("prompt", "width", "height") and value is not None and (problem := _problem(name, value)):
+            leave_out(name, problem)
+    size = {"width": settings.width, "height": settings.height}
+    if (settings.width or settings.height) and (problem := _problem("width", settings.width, **size)):
+        left_out.append(f"size {settings.width}x{settings.height}: {problem}")
+        values |= {"width": None, "height": None}
+    if not settings.prompt.strip():
+        left_out.append("prompt: there is none, and the command needs one")
+    if tags := re.findall(r"<(?:lora|lyco|hypernet):[^<>]*>", settings.prompt):
+        left_out.append(f"{' '.join(tags)}: read as words; name a LoRA's file with --lora")
+    return ImageSettings.model_construct(**values), left_out
+
+
+def _problem(name: str, value: Any, **others: Any) -> str:
+    """Why a value is refused; "" if it isn't. What it needs beside it is there."""
+    needed = {"init_image": "x"} if name in settings_with("needs_image") else {}
+    try:
+        ImageSettings(**({"prompt": "x"} | needed | others | {name: value}))
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _may_be_model(name: str) -> bool:
+    known = name in (hub.MINI, hub.SD_MINI) or hub.is_hub_id(name)
+    return known or local_path(name).exists()
+
+
+def _scheduler(name: str) -> tuple[str | None, list[str]]:
+    """The name, without its schedule where that can't be had; None where the sampler itself can't."""
+    try:
+        find_scheduler(name)
+        return name, []
+    except InputError as error:
+        reason = str(error).partition(": expected")[0]
+    if schedule := _OTHER_SCHEDULES.search(name):
+        sampler = name[: schedule.start()]
+        kept, lines = _scheduler(sampler)
+        return kept, lines or [f"schedule type {schedule[1]}: {sampler} has none of that name here"]
+    return None, [f"{reason}: the model's own is taken"]
