@@ -35,15 +35,10 @@ class NotFinite(GenerationFailed):
     def __init__(self, images: Sequence[GeneratedImage | None], failed: Sequence[ImageSettings]) -> None:
         first = failed[0]
         others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        dtype = first.dtype or "float32"
-        advice = (
-            "take another number format: --dtype float32 or bfloat16"
-            if dtype == "float16"
-            else "with --dtype float32, too, the weights of the model or its LoRA are damaged: take others"
-        )
         super().__init__(
-            f"the image of {first.prompt!r} (seed {first.seed}){others} came out as NaN in {dtype} and isn't saved: the "
-            f"model's numbers overflowed; {advice}"
+            f"the image of {first.prompt!r} (seed {first.seed}){others} came out as NaN in {first.dtype or 'float32'} and "
+            "isn't saved: the model's numbers overflowed; take --dtype float32 or bfloat16, and where that doesn't help, "
+            "another model or LoRA, as these weights are damaged"
         )
         self.images, self.failed = list(images), list(failed)
 

@@ -175,12 +175,11 @@ def test_the_others_of_a_batch_are_kept(own_pipe):
     assert_equal(last, whole[2])
 
 
-def test_float16_is_told_to_take_another_number_format():
-    failed = [ImageSettings(prompt="猫", seed=3, dtype="float16")]
-    assert str(NotFinite([None], failed)).endswith(
-        "in float16 and isn't saved: the model's numbers overflowed; "
-        "take another number format: --dtype float32 or bfloat16"
-    )
+@pytest.mark.parametrize("dtype", [None, "float16", "bfloat16"])
+def test_the_number_format_is_said_and_which_to_take(dtype):
+    line = str(NotFinite([None], [ImageSettings(prompt="猫", seed=3, dtype=dtype)]))
+    assert f"NaN in {dtype or 'float32'} and isn't saved" in line
+    assert "take --dtype float32 or bfloat16" in line
 
 
 def test_kinds_are_not_mixed(pipe):
