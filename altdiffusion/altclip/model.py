@@ -28,6 +28,7 @@ from transformers import (
 from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.forward import patch_forward
+from altdiffusion.text_encoder.load_options import MODEL_OPTIONS, read_dtype, read_options
 from altdiffusion.text_encoder.tokenizer import choose_tokenizer, hub_files, load_any_tokenizer, read_tokenizer
 
 
@@ -42,37 +43,52 @@ class AltCLIP(AltCLIPModel):
         cls,
         model: str | Path | None = None,
         *,
-        dtype: torch.dtype | None = None,
-        device_map: Any = None,
+        dtype: torch.dtype | str | None = None,
         allow_pickle: bool = False,
         variant: str | None = None,
         use_safetensors: bool | None = None,
-        **hub_options: Any,
-    ) -> AltCLIP:
+        **options: Any,
+    ) -> Any:
         """Load a full AltCLIP, in eval mode.
 
         model: None or "mini" (the embedded default), an id on the hub, or a folder: AltCLIP, -m9, -m18, or what
             `save_pretrained` and the trainers wrote.
-        dtype: of the weights; None means float32. device_map: as in transformers.
+        dtype: of the weights, or its name; None means float32, "auto" as they are stored. torch_dtype is the same.
         allow_pickle: read .bin files (with torch's weights_only).
-        variant, use_safetensors: which files of the folder, as in diffusers. hub_options: revision, token, cache_dir, ...
-        Raises InputError for what can't be found or read, for another architecture, and for tensors that are missing
-        or left over.
+        variant, use_safetensors: which files of the folder, as in diffusers.
+        options: as in transformers: attn_implementation, device_map, max_memory, quantization_config, subfolder,
+            output_loading_info (True: the model and a report), and the hub's: revision, token, cache_dir, ...
+        Raises InputError for what can't be found or read, for another architecture, for tensors that are missing or left
+        over, and for any other option.
         """
-        folder = altclip_folder(hub.resolve(model, hub_files(allow_pickle), **hub_options))
+        takes = (*MODEL_OPTIONS, "output_loading_info")
+        read = read_options("AltCLIP.from_pretrained", options, takes, ("dtype", "allow_pickle", *_FILE_OPTIONS))
+        weights_dtype = read_dtype(dtype, options)
+        folder = altclip_folder(read.find(model, hub_files(allow_pickle)))
         files: dict[str, Any] = {"allow_pickle": allow_pickle, "variant": variant, "use_safetensors": use_safetensors}
-        return cls.from_folder(folder, dtype, device_map, **files)
+        report = bool(read.others.pop("output_loading_info", False))
+        loaded, loading_info = cls._from_folder(folder, weights_dtype, read.others, **files)
+        return (loaded, loading_info) if report else loaded
 
     @classmethod
-    def from_folder(
-        cls, folder: Path, dtype: torch.dtype | None = None, device_map: Any = None, **options: Any
-    ) -> AltCLIP:
-        """Load a full AltCLIP from the folder that `altclip_folder` gives. options: of `tensor_files.read_weights`."""
-        dtype = dtype or torch.float32
-        config, stock = _to_stock(tensor_files.read_weights(folder, dtype=dtype, **options), folder)
-        model = super().from_pretrained(None, config=config, state_dict=stock, dtype=dtype, device_map=device_map)
+    def _from_folder(
+        cls, folder: Path, dtype: torch.dtype | None, model_options: dict[str, Any], **files: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """The AltCLIP in the folder that `altclip_folder` gives, and transformers' report of its tensors.
+
+        files: of `tensor_files.read_weights`.
+        """
+        config, stock = _to_stock(tensor_files.read_weights(folder, dtype=dtype, **files), folder)
+        model, report = super().from_pretrained(
+            None,
+            config=config,
+            state_dict=stock,
+            dtype=dtype or stock["text_projection.weight"].dtype,
+            output_loading_info=True,
+            **model_options,
+        )
         patch_forward(model.text_model)
-        return model.eval()
+        return model.eval(), report
 
     def get_text_features(self, *args: Any, **kwargs: Any) -> Tensor:
         """float (texts, projection_dim), not normalised. Takes what AltCLIPModel takes: input_ids, attention_mask, ..."""
@@ -99,33 +115,82 @@ class AltCLIPProcessor(transformers.AltCLIPProcessor):
         model: str | Path | None = None,
         *,
         tokenizer: str | Path | XLMRobertaTokenizer | None = None,
-        **hub_options: Any,
+        **options: Any,
     ) -> AltCLIPProcessor:
-        """Tokenizer and image processor of an AltCLIP; `model` and `hub_options` as in `AltCLIP.from_pretrained`.
+        """Tokenizer and image processor of an AltCLIP, or of what this class or transformers' own saved.
 
-        tokenizer: where to take it from instead. Raises InputError where one of the two is missing or damaged.
+        model: as in `AltCLIP.from_pretrained`. tokenizer: where to take it from instead.
+        options: the image processor's settings (size, crop_size, do_resize, image_mean, ...), the tokenizer's
+            (model_max_length, padding_side, truncation_side), subfolder, and the hub's: revision, token, cache_dir, ...
+        Raises InputError where one of the two is missing or damaged, and for any other option.
         """
-        folder = altclip_folder(hub.resolve(model, _PROCESSOR_FILES, **hub_options))
-        return cls(load_image_processor(folder), choose_tokenizer(tokenizer, folder))
+        of_images = tuple(CLIPImageProcessor.valid_kwargs.__annotations__)
+        read = read_options(
+            "AltCLIPProcessor.from_pretrained", options, (*of_images, *_TOKENIZER_OPTIONS), ["tokenizer"]
+        )
+        folder = _processor_folder(read.find(model, _PROCESSOR_FILES))
+        chosen = choose_tokenizer(tokenizer, folder, **read.elsewhere)
+        for name in _TOKENIZER_OPTIONS:
+            if name in read.others:
+                chosen.init_kwargs[name] = read.others.pop(name)  # what is saved
+                setattr(chosen, name, chosen.init_kwargs[name])
+        return cls(load_image_processor(folder, **read.others), chosen)
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
         """Tokens and pixels, as in transformers. Texts are cut at 77 tokens unless `truncation` says otherwise."""
-        if "truncation" not in kwargs.get("text_kwargs", {}):
+        of_text, common = kwargs.get("text_kwargs", {}), kwargs.get("common_kwargs", {})
+        if "truncation" not in of_text:
             kwargs = {"truncation": True} | kwargs
-        return super().__call__(images=images, text=text, **kwargs)
+        given = kwargs | common | of_text
+        padding, multiple = given.get("padding"), given.get("pad_to_multiple_of")
+        if text is None or not (padding and multiple and given["truncation"]):
+            return super().__call__(images=images, text=text, **kwargs)
+
+        # The tokenizers library refuses to cut at 77 and to pad to a multiple of 8 in one call: first cut, then pad.
+        def without_padding(options: dict[str, Any]) -> dict[str, Any]:
+            return {
+                key: options[key] for key in options if key not in ("padding", "pad_to_multiple_of", "return_tensors")
+            }
+
+        plain = without_padding(kwargs)
+        plain |= {"text_kwargs": without_padding(of_text)} if of_text else {}
+        plain |= {"common_kwargs": without_padding(common)} if common else {}
+        rows = dict(super().__call__(text=text, **plain))
+        if isinstance(text, str) and given.get("return_tensors"):  # as in transformers: tensors of one row
+            rows = {name: [row] for name, row in rows.items()}
+        inputs = self.tokenizer.pad(
+            rows,
+            padding=padding,
+            max_length=given.get("max_length"),
+            pad_to_multiple_of=multiple,
+            return_tensors=given.get("return_tensors"),
+        )
+        if images is not None:
+            inputs.update(super().__call__(images=images, **kwargs))
+        return inputs
 
 
 def load_with_processor(
-    model: str | Path | None, *, dtype: torch.dtype | None = None, allow_pickle: bool = False, **kwargs: Any
+    model: str | Path | None,
+    *,
+    dtype: torch.dtype | str | None = None,
+    allow_pickle: bool = False,
+    caller: str = "load_with_processor",
+    **options: Any,
 ) -> tuple[AltCLIP, AltCLIPProcessor]:
-    """A full AltCLIP and its processor; arguments as in `AltCLIP.from_pretrained`."""
-    files = {name: kwargs.pop(name) for name in ("device_map", "variant", "use_safetensors") if name in kwargs}
-    folder = altclip_folder(hub.resolve(model, hub_files(allow_pickle), **kwargs))
-    loaded = AltCLIP.from_folder(folder, dtype, allow_pickle=allow_pickle, **files)
+    """A full AltCLIP and its processor; arguments as in `AltCLIP.from_pretrained`. caller: its name in errors."""
+    read = read_options(caller, options, (*MODEL_OPTIONS, *_FILE_OPTIONS), ["dtype", "allow_pickle"])
+    files = {name: read.others.pop(name) for name in _FILE_OPTIONS if name in read.others}
+    weights_dtype = read_dtype(dtype, options)
+    folder = altclip_folder(read.find(model, hub_files(allow_pickle)))
+    loaded, _ = AltCLIP._from_folder(folder, weights_dtype, read.others, allow_pickle=allow_pickle, **files)
     return loaded, AltCLIPProcessor(load_image_processor(folder), read_tokenizer(folder))
 
 
 _PROCESSOR_FILES = ["*.json", "*.model", "tokenizer/*.json", "tokenizer/*.model"]
+_FILE_OPTIONS = ("variant", "use_safetensors")
+_TOKENIZER_OPTIONS = ("model_max_length", "padding_side", "truncation_side")
+_IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")  # who saved the processor alone has the second
 EMBEDDED = "altclip"  # the embedded default's folder in mini, where the text encoder's is the text tower alone
 
 
@@ -141,6 +206,12 @@ def altclip_folder(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise InputError(f"no full AltCLIP in {folder}: expected a folder with config.json and its weights")
     return folder
+
+
+def _processor_folder(folder: Path) -> Path:
+    """The same for a processor alone, which comes without a model's config.json."""
+    alone = not (folder / EMBEDDED).is_dir() and any((folder / name).is_file() for name in _IMAGE_SETTINGS)
+    return folder if alone else altclip_folder(folder)
 
 
 def _to_stock(state: layouts.State, folder: Path) -> tuple[AltCLIPConfig, dict[str, Tensor]]:
@@ -165,11 +236,11 @@ def _to_stock(state: layouts.State, folder: Path) -> tuple[AltCLIPConfig, dict[s
 HUB_FILES = [*hub_files(allow_pickle=False), "*.txt"]
 
 
-def load_image_processor(folder: Path) -> CLIPImageProcessor:
-    """How the vision tower in a folder wants its images. Raises InputError where the folder doesn't say."""
-    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+def load_image_processor(folder: Path, **settings: Any) -> CLIPImageProcessor:
+    """How the vision tower in a folder wants its images, with other settings. Raises InputError where it doesn't say."""
+    if not any((folder / name).is_file() for name in _IMAGE_SETTINGS):
         raise InputError(f"no preprocessor_config.json in {folder}: it says how the vision tower wants its images")
-    processor: CLIPImageProcessor = CLIPImageProcessor.from_pretrained(folder)
+    processor: CLIPImageProcessor = CLIPImageProcessor.from_pretrained(folder, **settings)
     return processor
 
 

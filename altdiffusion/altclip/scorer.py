@@ -79,7 +79,7 @@ class PromptScorer:
         cls,
         model: str | Path | None = None,
         *,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         device: str | None = None,
         allow_pickle: bool = False,
         batch_size: int = 32,
@@ -89,11 +89,13 @@ class PromptScorer:
     ) -> PromptScorer:
         """Load an AltCLIP: None or "mini" (the embedded default), an id on the hub, or a folder in any layout.
 
-        dtype: of the weights; None means float32, the exact one. device: None takes the best there is.
+        dtype: of the weights, or its name; None means float32, the exact one. device: None takes the best there is.
         allow_pickle, options: as in `AltCLIP.from_pretrained`. The rest: as in `PromptScorer`. Raises InputError.
         """
         target = choose_device(device)
-        loaded, processor = load_with_processor(model, dtype=dtype, allow_pickle=allow_pickle, **options)
+        loaded, processor = load_with_processor(
+            model, dtype=dtype, allow_pickle=allow_pickle, caller="PromptScorer.from_pretrained", **options
+        )
         return cls(loaded, processor, device=target, batch_size=batch_size, cache_size=cache_size, workers=workers)
 
     @property

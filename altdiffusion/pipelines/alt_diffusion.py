@@ -38,6 +38,7 @@ from altdiffusion.speed.optimize import optimize
 from altdiffusion.text_encoder.bridge import BridgedTextEncoder
 from altdiffusion.text_encoder.encoder import check_text_encoder
 from altdiffusion.text_encoder.forward import patch_forward
+from altdiffusion.text_encoder.load_options import read_dtype
 from altdiffusion.text_encoder.tokenizer import choose_tokenizer
 
 if TYPE_CHECKING:
@@ -116,8 +117,8 @@ class AltDiffusionMixin(DiffusionPipeline):
                 for part in sorted(part for part in path.iterdir() if part.is_dir() and part.name not in kwargs):
                     tensor_files.refuse_pickles(part)
             kwargs.setdefault("use_safetensors", None if allow_pickle else True)
-            if kwargs.get("dtype", kwargs.get("torch_dtype")) is None:
-                kwargs["dtype"] = torch.float32  # the libraries would each take the stored one, or not
+            kwargs["dtype"] = _dtype_of(kwargs)  # without one, the libraries would each take the stored one, or not
+            kwargs.pop("torch_dtype", None)
             pipeline = super().from_pretrained(str(path), **_load_checked(path, tokenizer, kwargs))
         pipeline.register_to_config(_name_or_path=name)
         if isinstance(pipeline.text_encoder, AltCLIPTextModel):
@@ -131,7 +132,7 @@ class AltDiffusionMixin(DiffusionPipeline):
         known = {"dtype", "torch_dtype", "use_safetensors", "low_cpu_mem_usage", *hub.HUB_OPTIONS}
         if unknown := sorted(set(kwargs) - known):
             raise InputError(f"{unknown[0]}= can't be used with a single file: convert it to a folder first")
-        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        dtype = _dtype_of(kwargs)
         parts = load_single_file(path, dtype=dtype, tokenizer=tokenizer, ema=ema, allow_pickle=allow_pickle)
         pipeline = cls(**({"requires_safety_checker": False} | parts | given))
         pipeline.register_to_config(_name_or_path=str(path))
@@ -200,6 +201,17 @@ auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusion
 auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusionInpaintPipeline
 
 
+def _dtype_of(kwargs: dict[str, Any]) -> Any:
+    """The dtype that a pipeline is asked for: float32 by default, a dictionary has one for each part."""
+    dtype = kwargs.get("torch_dtype") if kwargs.get("dtype") is None else kwargs["dtype"]
+    if isinstance(dtype, dict):
+        return {part: _dtype_of({"dtype": of_part}) for part, of_part in dtype.items()}
+    found = read_dtype(dtype)
+    if found is None:
+        raise InputError("dtype='auto' is for single models: a pipeline takes float32, float16 or bfloat16")
+    return found
+
+
 @contextmanager
 def _as_input_error(name: str | Path) -> Iterator[None]:
     """What the libraries raise for files that are damaged, or not what they seem, becomes one line."""
@@ -247,7 +259,7 @@ def _load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[
         passed["tokenizer"] = choose_tokenizer(tokenizer, folder)
     if passed.get("device_map") is not None or passed.get("quantization_config") is not None:
         return passed
-    dtype = passed.get("dtype", passed.get("torch_dtype"))
+    dtype = passed["dtype"]
     for name, model_class in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
         if name in passed:
             continue

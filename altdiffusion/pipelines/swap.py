@@ -9,12 +9,12 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from transformers import AltCLIPTextModel, CLIPTextModel, CLIPTextModelWithProjection
 
-from altdiffusion.checkpoints.hub import HUB_OPTIONS
 from altdiffusion.errors import InputError
 from altdiffusion.pipelines import adapters
 from altdiffusion.pipelines.alt_diffusion import AltDiffusionMixin
 from altdiffusion.text_encoder.bridge import Bridge, BridgedTextEncoder, check_bridge, load_bridge
-from altdiffusion.text_encoder.encoder import load_text_encoder
+from altdiffusion.text_encoder.encoder import check_encoder_options, load_text_encoder
+from altdiffusion.text_encoder.load_options import read_dtype
 
 
 def swap_text_encoder(
@@ -35,6 +35,9 @@ def swap_text_encoder(
     model, kwargs: as in `load_text_encoder`.
     Returns the same pipeline. Raises InputError where the widths don't fit, before anything is changed.
     """
+    own = ("dtype", "tokenizer", "allow_pickle", "variant", "use_safetensors")
+    passed_on = {name: value for name, value in kwargs.items() if name not in own}
+    read = check_encoder_options("swap_text_encoder", passed_on, named=["bridge"])
     unet: Any = getattr(pipe, "unet", None)
     wanted = getattr(getattr(unet, "config", None), "cross_attention_dim", None)
     has_first, has_second = hasattr(pipe, "text_encoder"), hasattr(pipe, "text_encoder_2")
@@ -55,11 +58,10 @@ def swap_text_encoder(
         raise InputError(
             "this pipeline offloads its parts already: swap the text encoder first, then enable the offload"
         )
-    if "dtype" not in kwargs:
+    if "dtype" not in kwargs and "torch_dtype" not in kwargs:
         kwargs["dtype"] = unet.dtype
     if bridge is not None:
-        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs and name != "revision"}
-        bridge = load_bridge(bridge, dtype=kwargs["dtype"], **hub_options)
+        bridge = load_bridge(bridge, read_dtype(kwargs.get("dtype"), kwargs) or unet.dtype, **read.elsewhere)
         check_bridge(bridge, unet, aesthetics=bool(pipe.config.get("requires_aesthetics_score")))
     encoder: Any
     encoder, tokenizer = load_text_encoder(model, **kwargs)

@@ -24,6 +24,7 @@ from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.forward_override import is_captured
 from altdiffusion.text_encoder.forward import patch_forward
+from altdiffusion.text_encoder.load_options import read_dtype, read_options
 
 
 class BridgeConfig(PreTrainedConfig):
@@ -220,10 +221,12 @@ class BridgedTextEncoder(_Exact):
                 f"{tower.config.project_dim}: take the bridge that was trained for it (1024 belongs to m18, "
                 "768 to the others)"
             )
+        attention = tower.config._attn_implementation
         config = BridgedTextEncoderConfig(tower.config, bridge.config, dtype=tower.dtype)
         tower.config.name_or_path = bridge.config.name_or_path = ""  # else config.json says where they were loaded from
         with torch.device("meta"):
             encoder = cls(config)
+        tower.config._attn_implementation = attention  # the config around it has overwritten it
         encoder.tower, encoder.bridge = patch_forward(tower), bridge
         return encoder.eval()
 
@@ -280,21 +283,24 @@ class _Penultimate(tuple[Tensor, ...]):
         return super().__getitem__(index)
 
 
-def load_bridge(source: str | Path | Bridge, dtype: torch.dtype, **hub_options: Any) -> Bridge:
-    """A bridge from a folder, an id on the hub or "mini", or a copy of the given one, in `dtype`. Raises InputError."""
+def load_bridge(source: str | Path | Bridge, dtype: torch.dtype | str | None = None, **options: Any) -> Bridge:
+    """A bridge from a folder, an id on the hub or "mini", or a copy of the given one.
+
+    dtype: of its weights, or its name; None means float32, "auto" as they are stored. torch_dtype is the same.
+    options: subfolder and the hub's, revision, token, cache_dir, ... Raises InputError, for any other option too.
+    """
+    read, weights_dtype = read_options("load_bridge", options, named=["dtype"]), read_dtype(dtype, options)
     if isinstance(source, Bridge):
-        return copy.deepcopy(source).to(dtype)
-    if source == hub.MINI:
-        folder = hub.mini_folder() / "bridge"
-    else:
-        folder = hub.resolve(source, ["config.json", "model.safetensors"], **hub_options)
+        return copy.deepcopy(source).to(weights_dtype or source.dtype)
+    mini = hub.mini_folder() / "bridge"
+    folder = mini if source == hub.MINI else read.find(source, ["config.json", "model.safetensors"])
     if not (folder / "config.json").is_file():
         raise InputError(f"no bridge in {folder}: expected a folder with config.json and model.safetensors")
     kind = tensor_files.read_json(folder / "config.json").get("model_type")
     if kind != BridgeConfig.model_type:
         raise InputError(f"{folder} holds no bridge: expected model_type {BridgeConfig.model_type!r}, got {kind!r}")
     try:
-        return Bridge.from_pretrained(folder, dtype=dtype)
+        return Bridge.from_pretrained(folder, dtype=weights_dtype or "auto")
     except (OSError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
         raise InputError(f"the bridge in {folder} can't be read: {first_line(error)}") from error
 

@@ -6,6 +6,7 @@ There is no model class of our own: what is added lives on the instance (`forwar
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from transformers import AltCLIPTextConfig, AltCLIPTextModel, XLMRobertaTokenize
 
 from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.text_encoder.forward import patch_forward
-from altdiffusion.text_encoder.tokenizer import choose_tokenizer, hub_files
+from altdiffusion.text_encoder.load_options import MODEL_OPTIONS, LoadOptions, read_dtype, read_options
+from altdiffusion.text_encoder.tokenizer import TOKENIZER_FILES, choose_tokenizer, has_tokenizer, hub_files
 
 logger = logging.getLogger(__name__)
 
@@ -23,13 +25,12 @@ logger = logging.getLogger(__name__)
 def load_text_encoder(
     model: str | Path | None = None,
     *,
-    dtype: torch.dtype | None = None,
-    device_map: Any = None,
+    dtype: torch.dtype | str | None = None,
     tokenizer: str | Path | XLMRobertaTokenizer | None = None,
     allow_pickle: bool = False,
     variant: str | None = None,
     use_safetensors: bool | None = None,
-    **hub_options: Any,
+    **options: Any,
 ) -> tuple[AltCLIPTextModel, XLMRobertaTokenizer]:
     """AltCLIP's text tower and its tokenizer, ready to take the place of CLIP's in a Stable Diffusion pipeline.
 
@@ -38,27 +39,41 @@ def load_text_encoder(
 
     model: None (the embedded default), an id on the hub, a folder (AltDiffusion, AltCLIP, or what `convert` wrote)
         or a single file (.safetensors, .ckpt), in any layout that `layouts.py` knows.
-    dtype: of the weights; None means float32.
-    device_map: as in transformers, e.g. "auto".
+    dtype: of the weights, or its name; None means float32, "auto" as they are stored. torch_dtype is the same.
     tokenizer: where to take it from if the model, a single file say, has none; by default XLM-R's on the hub.
     allow_pickle: read .bin and .ckpt files (with torch's weights_only).
-    variant, use_safetensors: which files of a folder, as in diffusers. hub_options: revision, token, cache_dir, ...
-    Raises InputError for what can't be found or read, and for tensors that are missing or left over.
+    variant, use_safetensors: which files of a folder, as in diffusers.
+    options: as in transformers: attn_implementation, device_map (e.g. "auto"), max_memory, quantization_config, subfolder,
+        and the hub's: revision, token, cache_dir, ...
+    Raises InputError for what can't be found or read, for tensors that are missing or left over, and for any other option.
     """
-    root = hub.resolve(model, hub_files(allow_pickle), **hub_options)
+    read = check_encoder_options("load_text_encoder", options)
+    weights_dtype = read_dtype(dtype, options)
+    root = read.find(model, hub_files(allow_pickle))
     files: dict[str, Any] = {"allow_pickle": allow_pickle, "variant": variant, "use_safetensors": use_safetensors}
-    encoder = read_text_encoder(root, dtype, device_map, **files)
-    return encoder, choose_tokenizer(tokenizer, root, **hub_options)
+    encoder = read_text_encoder(root, weights_dtype, read.others, **files)
+    if tokenizer is None and read.subfolder and not has_tokenizer(root):  # beside `text_encoder`, not in it
+        tokenizer = hub.resolve(model, TOKENIZER_FILES, **read.hub)
+    return encoder, choose_tokenizer(tokenizer, root, **read.elsewhere)
+
+
+def check_encoder_options(caller: str, options: dict[str, Any], named: Sequence[str] = ()) -> LoadOptions:
+    """What `load_text_encoder` takes in its options, for a caller that passes them on. Raises InputError for any other."""
+    own = ("dtype", "tokenizer", "allow_pickle", "variant", "use_safetensors")
+    return read_options(caller, options, MODEL_OPTIONS, (*named, *own))
 
 
 def read_text_encoder(
-    root: Path, dtype: torch.dtype | None = None, device_map: Any = None, **options: Any
+    root: Path, dtype: torch.dtype | None = torch.float32, model_options: dict[str, Any] | None = None, **files: Any
 ) -> AltCLIPTextModel:
-    """The text tower in a folder (or its subfolder `text_encoder`) or a file. options: of `tensor_files.read_weights`."""
+    """The text tower in a folder (or its subfolder `text_encoder`) or a file.
+
+    dtype: None: as stored. model_options: of transformers, see MODEL_OPTIONS. files: of `tensor_files.read_weights`.
+    """
     folder = root / "text_encoder" if (root / "text_encoder").is_dir() else root
-    state = tensor_files.read_weights(folder, dtype=dtype or torch.float32, wanted=_may_be_text, **options)
+    state = tensor_files.read_weights(folder, dtype=dtype, wanted=_may_be_text, **files)
     config = tensor_files.read_config(folder)
-    return build_text_encoder(state, config, what=f"the text encoder of {root}", device_map=device_map)
+    return build_text_encoder(state, config, what=f"the text encoder of {root}", **(model_options or {}))
 
 
 def check_text_encoder(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> None:
@@ -73,13 +88,16 @@ def _may_be_text(key: str) -> bool:
 
 
 def build_text_encoder(
-    state: layouts.State, config: dict[str, Any] | None = None, *, what: str, device_map: Any = None
+    state: layouts.State, config: dict[str, Any] | None = None, *, what: str, **model_options: Any
 ) -> AltCLIPTextModel:
-    """The encoder of a state dict in any layout, in the state's dtype. config: its config.json. what: its name in errors."""
+    """The encoder of a state dict in any layout, in the state's dtype. config: its config.json. what: its name in errors.
+
+    model_options: of transformers, see MODEL_OPTIONS.
+    """
     stock_config, stock = _to_stock(state, config, what)
     dtype = stock["transformation.weight"].dtype
     encoder = AltCLIPTextModel.from_pretrained(
-        None, config=stock_config, state_dict=stock, dtype=dtype, device_map=device_map
+        None, config=stock_config, state_dict=stock, dtype=dtype, **model_options
     )
     return patch_forward(encoder.eval())
 

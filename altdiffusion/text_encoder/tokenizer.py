@@ -22,17 +22,17 @@ MAX_TOKENS = 77  # what every Stable Diffusion UNet was trained with
 
 def hub_files(allow_pickle: bool) -> list[str]:
     """The files of a repository that `load_text_encoder` needs, as patterns."""
-    patterns = [*_TOKENIZER_FILES, "text_encoder/*.safetensors", "text_encoder/*.json", "model*.safetensors"]
+    patterns = [*TOKENIZER_FILES, "text_encoder/*.safetensors", "text_encoder/*.json", "model*.safetensors"]
     return [*patterns, "text_encoder/*.bin", "pytorch_model*.bin"] if allow_pickle else patterns
 
 
-_TOKENIZER_FILES = ["*.json", "*.model", "tokenizer/*.json", "tokenizer/*.model"]
+TOKENIZER_FILES = ["*.json", "*.model", "tokenizer/*.json", "tokenizer/*.model"]
 
 
 def load_tokenizer(source: str | Path | XLMRobertaTokenizer, **hub_options: Any) -> XLMRobertaTokenizer:
     """XLM-R's tokenizer, cutting at 77 tokens, by the name of its model, or one that is loaded already."""
     if isinstance(source, str | Path):
-        return read_tokenizer(hub.resolve(source, _TOKENIZER_FILES, **hub_options), **hub_options)
+        return read_tokenizer(hub.resolve(source, TOKENIZER_FILES, **hub_options), **hub_options)
     source.model_max_length = MAX_TOKENS
     return source
 
@@ -46,16 +46,22 @@ def read_tokenizer(root: Path, **hub_options: Any) -> XLMRobertaTokenizer:
     if root.is_file():
         logger.warning("%s carries no tokenizer: taking %s", root.name, hub.XLM_R)
         try:
-            root = hub.resolve(hub.XLM_R, _TOKENIZER_FILES, **hub_options)
+            root = hub.resolve(hub.XLM_R, TOKENIZER_FILES, **hub_options)
         except InputError as error:
             raise InputError(
                 f"{root} is a single file and carries no tokenizer: pass tokenizer= (--tokenizer), a folder with "
                 f"XLM-R's 'tokenizer.json' or 'sentencepiece.bpe.model' ({error})"
             ) from None
     folder = root / "tokenizer" if (root / "tokenizer").is_dir() else root
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "sentencepiece.bpe.model")):
+    if not has_tokenizer(root):
         raise InputError(f"no tokenizer in {folder}: expected tokenizer.json or sentencepiece.bpe.model")
     return _read(XLMRobertaTokenizer, folder)
+
+
+def has_tokenizer(root: Path) -> bool:
+    """Whether there is one in a folder or its subfolder `tokenizer`."""
+    folder = root / "tokenizer" if (root / "tokenizer").is_dir() else root
+    return any((folder / name).is_file() for name in ("tokenizer.json", "sentencepiece.bpe.model"))
 
 
 def choose_tokenizer(
@@ -75,7 +81,7 @@ def _read(tokenizer_class: Any, folder: Path) -> Any:
         tokenizer = tokenizer_class.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
         raise InputError(f"the tokenizer in {folder} can't be read: {first_line(error)}") from None
-    tokenizer.model_max_length = MAX_TOKENS
+    tokenizer.model_max_length = min(tokenizer.model_max_length, MAX_TOKENS)
     return tokenizer
 
 
