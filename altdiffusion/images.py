@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
@@ -82,6 +82,16 @@ def decode_image(source: ImageSource) -> Image.Image:
     return read_image(io.BytesIO(content))
 
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_WITH_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 _opening = threading.Lock()  # warnings' filters belong to the whole process
 
 
@@ -113,8 +123,26 @@ def _decoded(file: Path | IO[bytes], max_pixels: int) -> Iterator[Image.Image]:
 
 def upright(image: Image.Image, mode: str = "RGB") -> Image.Image:
     """Any image of PIL as `read_image` gives it. Raises BadImage for floats beyond 0 to 1."""
-    image = ImageOps.exif_transpose(image)
-    return as_rgb(image) if mode == "RGB" else _eight_bits(image).convert(mode)
+    image = turned(image)
+    if mode == "RGB":
+        return as_rgb(image)
+    image = _eight_bits(image)
+    return (image.convert("RGB") if image.mode in ("LAB", "HSV") else image).convert(mode)
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """The image as its EXIF says. Pillow's exif_transpose writes EXIF again, and fails where a camera's can't be written."""
+    image.load()  # which turns a TIFF
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # on damaged EXIF, Pillow raises whatever it stumbles over; the image is whole
+        return image
+    if turn is None:
+        return image
+    image = image.transpose(turn)
+    for name in _WITH_ORIENTATION:  # else who reads it again turns it twice
+        image.info.pop(name, None)
+    return image
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

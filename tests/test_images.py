@@ -1,11 +1,12 @@
 """Images of every kind come out upright and RGB; what is none is refused in one line."""
 
+import io
 import struct
 import warnings
 import zlib
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from altdiffusion import InputError
 from altdiffusion.altclip.image_inputs import as_image
@@ -45,6 +46,61 @@ def test_exif_turns_the_picture(tmp_path):
     exif[0x0112] = 6
     Image.new("RGB", (8, 4)).save(tmp_path / "x.jpg", exif=exif)
     assert open_image(tmp_path / "x.jpg").size == (4, 8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+def test_every_orientation_is_pillows_own_and_read_once(tmp_path, orientation, ending):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    start = Image.new("RGB", (8, 4))
+    start.paste("red", (0, 0, 3, 2))
+    start.save(tmp_path / f"x.{ending}", exif=exif)
+    with Image.open(tmp_path / f"x.{ending}") as image:
+        expected = ImageOps.exif_transpose(image).convert("RGB")
+    image = open_image(tmp_path / f"x.{ending}")
+    assert image.tobytes() == as_image(image).tobytes() == expected.tobytes()
+    assert image.size == expected.size
+
+
+def jpeg_with(tag, kind, count, value):
+    """A JPEG of 8 x 4 with orientation 6 and one more EXIF value, as a camera may write it."""
+    entries = [(0x0112, 3, 1, struct.pack("<H", 6)), (tag, kind, count, value)]
+    body, data, offset = b"", b"", 8 + 2 + 12 * len(entries) + 4
+    for number, type_, many, content in entries:
+        short = len(content) <= 4
+        body += struct.pack("<HHI", number, type_, many)
+        body += content.ljust(4, b"\0") if short else struct.pack("<I", offset + len(data))
+        data += b"" if short else content
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + body + bytes(4) + data
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 4), "red").save(buffer, "JPEG")
+    plain = buffer.getvalue()
+    return plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (0x9204, 10, 1, struct.pack("<ii", -1, 0)),  # an exposure bias of -1/0
+        (0x0100, 7, 4, b"abcd"),  # a width as four bytes
+        (0x0100, 9, 1, struct.pack("<i", -5)),  # a negative one
+        (0x829A, 5, 1, struct.pack("<II", 1, 0)),  # an exposure time of 1/0
+    ],
+)
+def test_exif_that_pillow_cannot_write_is_no_damage(tmp_path, entry):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(jpeg_with(*entry))
+    assert open_image(path).size == decode_image(image_file(path)).size == as_image(path).size == (4, 8)
+
+
+@pytest.mark.parametrize("mode", ["LAB", "CMYK", "P", "1", "LA", "I;16"])
+def test_every_mode_becomes_a_mask(tmp_path, mode):
+    start = Image.new("RGB", (9, 7), "white")
+    (Image.new(mode, (9, 7), 65535) if mode == "I;16" else start.convert(mode)).save(tmp_path / "x.tif")
+    mask = open_image(tmp_path / "x.tif", "L")
+    assert (mask.mode, mask.size) == ("L", (9, 7))
+    assert mask.getpixel((4, 4)) > 250
 
 
 def bomb(path, side):

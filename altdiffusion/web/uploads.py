@@ -6,9 +6,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from altdiffusion.images import FORMATS, as_rgb
+from altdiffusion.images import FORMATS, as_rgb, turned
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.translations import Refused
 
@@ -26,7 +26,7 @@ def open_upload(path: Any, limits: Limits, mode: str = "RGB") -> Image.Image:
             with Image.open(file, formats=FORMATS) as opened:
                 _check_pixels(opened.size, limits)
                 opened.load()
-                upright = ImageOps.exif_transpose(opened)
+                upright = turned(opened)
         return as_rgb(upright) if mode == "RGB" else as_rgb(upright).convert(mode)
     except Refused:
         raise
