@@ -69,6 +69,10 @@ def read_flags(cls: type[S], words: Sequence[Any], typed: Mapping[str, Any], unk
     config = flags.pop("config", None)
     known = [flag_of(name, field) for name, field in fields.items() if not is_positional(field)]
     problems = [f"{flag} is no option{suggest(flag, [*known, '--config'])}" for flag in unknown]
+    if isinstance(loras := flags.get("lora"), list):  # any other flag that is given twice counts as it is given last
+        flags["lora"] = loras[-1]
+        if len(loras) > 1:
+            problems.append(f"--lora: expected one LoRA, got {' and '.join(loras)}")
     values: Mapping[str, Any] = flags
     try:
         settings = read_settings(cls, flags, Path(config) if config else None)
@@ -121,8 +125,16 @@ def _signature(cls: type[Settings], config: bool) -> inspect.Signature:
 
 def _parameter(name: str, field: FieldInfo, has_words: bool) -> inspect.Parameter:
     """For cyclopts: a type that it can complete, and a converter that leaves everything as it was typed."""
+<<<<<<< HEAD
     hint, is_list = _completion_type(field), _is_list(field)
     about: dict[str, Any] = {"help": field.description, "converter": _all if is_list else _last}
+=======
+    hint, is_list = _completed(field), _is_list(field)
+    about: dict[str, Any] = {
+        "help": field.description,
+        "converter": _all if is_list or about_of(field).get("source") == "lora" else _last,
+    }
+>>>>>>> field_loading
     if is_positional(field):
         kind = inspect.Parameter.VAR_POSITIONAL if is_list else inspect.Parameter.POSITIONAL_ONLY
         default = inspect.Parameter.empty if is_list else None
@@ -132,6 +144,8 @@ def _parameter(name: str, field: FieldInfo, has_words: bool) -> inspect.Paramete
         hint = bool
     elif is_switch(field):  # `--resume`, `--resume false`
         hint, about["consume_multiple"] = _list_of(Literal["true", "false"]), (0, 1)
+    elif about_of(field).get("source") == "lora":  # all that are given, so that none is lost without a word
+        hint, about["converter"] = _list_of(hint), _all
     elif is_list:
         hint, about["consume_multiple"] = _list_of(hint), (1, None)
     keyword = inspect.Parameter.KEYWORD_ONLY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
+from huggingface_hub import constants
 from safetensors import SafetensorError
 
 from altdiffusion.checkpoints import hub
@@ -58,6 +60,8 @@ def load_pipeline(
 
     low_memory, optimize: see `save_memory`, `altdiffusion.optimize`; a dtype that is given stays.
     """
+    if lora is not None:
+        _check_lora(lora)
     target = choose_device(device)
     classes = {(True, True): AltDiffusionInpaintPipeline, (True, False): AltDiffusionImg2ImgPipeline}
     pipeline_class = classes.get((init_image, mask), AltDiffusionPipeline)
@@ -66,11 +70,11 @@ def load_pipeline(
         swap_text_encoder(pipe, text_encoder, bridge=bridge, allow_pickle=allow_pickle)
     if lora is not None:
         try:
-            path = local_path(lora)
-            source = hub.result_of_training(path) if path.exists() else lora
-            pipe.load_lora_weights(str(source), use_safetensors=None if allow_pickle else True)
-        except ImportError as error:
-            raise InputError(f"LoRA files need the package peft: pip install peft ({error})") from None
+            _load_lora(pipe, lora, allow_pickle)
+        except InputError:
+            raise
+        except ImportError as error:  # of a version that doesn't fit
+            raise InputError(f"{_NO_PEFT} ({first_line(error)})") from None
         except (OSError, ValueError, LookupError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
             raise InputError(f"{lora} can't be loaded as a LoRA: {first_line(error)}") from None
     if low_memory:
@@ -81,3 +85,24 @@ def load_pipeline(
     if optimize:
         make_fast(pipe, dtype=None if dtype is None else DTYPES[dtype])
     return pipe
+
+
+_NO_PEFT = 'a LoRA needs peft: pip install "altdiffusion[train]"'
+
+
+def _check_lora(lora: str | Path) -> None:
+    """Raise InputError for a LoRA that can't be there, and without peft, before the model is loaded."""
+    if importlib.util.find_spec("peft") is None:
+        raise InputError(_NO_PEFT)
+    if not local_path(lora).exists() and not hub.is_hub_id(str(lora)):
+        raise InputError(f"no such LoRA: {lora}: expected a file, a folder or an id on the hub")
+
+
+def _load_lora(pipe: DiffusionPipeline, lora: str | Path, allow_pickle: bool) -> None:
+    path = local_path(lora)
+    use_safetensors = None if allow_pickle else True
+    if path.exists() or constants.HF_HUB_OFFLINE:  # offline diffusers wants a file's name, so look into the cache
+        patterns = ["*.safetensors", *(["*.bin"] if allow_pickle else [])]
+        pipe.load_lora_weights(str(hub.resolve(lora, patterns)), use_safetensors=use_safetensors)
+    else:
+        hub.on_hub(str(lora), lambda name: pipe.load_lora_weights(name, use_safetensors=use_safetensors))

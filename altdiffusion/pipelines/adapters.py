@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
@@ -60,6 +62,40 @@ def load_lora_into_text_encoder(
             peft_config=LoraConfig(**settings),
         )
         scale_lora_layers(text_encoder, weight=kwargs.get("lora_scale", 1.0))
+
+
+@contextmanager
+def without_lora_layers(models: Sequence[Any]) -> Iterator[None]:
+    """For a while, each model with its own layers in place of those that peft put around them.
+
+    What was fused stays in their weights; a warning says what wasn't. None among the models is skipped.
+    """
+    replaced: list[tuple[Any, str, Any]] = []
+    flags: list[Any] = []
+    for model in models:
+        wrapped = [] if model is None else [name for name, part in model.named_modules() if hasattr(part, "base_layer")]
+        for name in wrapped:
+            parent, _, child = name.rpartition(".")
+            layer = model.get_submodule(name)
+            if ".base_layer" not in name:
+                replaced.append((model.get_submodule(parent), child, layer))
+        if wrapped and getattr(model, "_hf_peft_config_loaded", False):
+            flags.append(model)
+    if any(not layer.merged for _, _, layer in replaced):
+        logger.warning("the LoRA that is loaded is not saved: to save it in the weights, call fuse_lora() before")
+    try:
+        for parent, child, layer in replaced:
+            while hasattr(layer, "base_layer"):
+                layer = layer.base_layer
+            setattr(parent, child, layer)
+        for model in flags:
+            model._hf_peft_config_loaded = False  # else transformers writes the adapter alone
+        yield
+    finally:
+        for parent, child, layer in replaced:
+            setattr(parent, child, layer)
+        for model in flags:
+            model._hf_peft_config_loaded = True
 
 
 def check_textual_inversion(sources: Any, text_encoder: Any, /, **kwargs: Any) -> None:

@@ -144,8 +144,12 @@ class AltDiffusionMixin(DiffusionPipeline):
         return cls.from_pretrained(path, **kwargs)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Save in the stock layout, which plain diffusers and transformers load, with a model card."""
-        super().save_pretrained(save_directory, *args, **kwargs)
+        """Save in the stock layout, which plain diffusers and transformers load, with a model card.
+
+        A LoRA that is loaded is left out, with a warning; one that was fused is in the weights.
+        """
+        with adapters.without_lora_layers([self.unet, self.text_encoder]):
+            super().save_pretrained(save_directory, *args, **kwargs)
         for name in ("text_encoder", "safety_checker", "image_encoder"):
             # Without a dtype, transformers loads what config.json says and diffusers float32: let them agree.
             path = Path(save_directory) / name / "config.json"

@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput
 from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.forward_override import is_captured
-from altdiffusion.text_encoder.forward import patch_forward
+from altdiffusion.text_encoder.forward import patch_forward, real_tokens
 from altdiffusion.text_encoder.load_options import read_dtype, read_options
 
 
@@ -246,14 +246,12 @@ class BridgedTextEncoder(_Exact):
     ) -> Any:
         """Encode prompts.
 
-        input_ids, attention_mask: (batch, tokens) of AltCLIP's tokenizer; without a mask, padding is known by its id.
+        input_ids, attention_mask: (batch, tokens) of AltCLIP's tokenizer; padding is known by its id, whatever the mask says.
         kwargs: CLIP's other arguments, unused. Raises InputError for any layer but the usual one (`clip_skip`).
         """
         if output_hidden_states and not self.config.projection_dim:
             raise InputError(_NO_LAYERS)
-        if attention_mask is None:
-            attention_mask = input_ids.ne(self.config.text_config.pad_token_id)
-        attention_mask = attention_mask.bool()
+        attention_mask = real_tokens(input_ids, attention_mask, self.config.text_config.pad_token_id).bool()
         if not is_captured():  # the bridge ignores padding, so the tower need not encode it
             length = int(attention_mask.any(0).nonzero().max()) + 1
             input_ids, attention_mask = input_ids[:, :length], attention_mask[:, :length]

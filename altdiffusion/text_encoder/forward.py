@@ -26,9 +26,10 @@ class TrimmedForward(ForwardOverride):
     """Encodes each distinct row of a batch once, up to one padding token behind the longest.
 
     XLM-R gives all padding tokens one position, so with the attention mask all padding rows of every layer are
-    identical and one of them is enough. A missing mask is derived from the padding id: no row ever means to attend to
-    padding. Nothing is trimmed in training (dropout differs from row to row, also where only a part of the encoder is
-    in training mode), in captured graphs, for inputs_embeds, token_type_ids or position_ids, attention maps and tuples.
+    identical and one of them is enough. Padding ids are padding, without a mask and whatever it says: no prompt means
+    them, yet compel writes a mask of ones, as CLIP wants it. Nothing is trimmed in training (dropout differs from row to
+    row, also where only a part of the encoder is in training mode), in captured graphs, for inputs_embeds, token_type_ids
+    or position_ids, attention maps and tuples.
     """
 
     model: AltCLIPTextModel
@@ -46,9 +47,9 @@ class TrimmedForward(ForwardOverride):
         ids, mask, others = input_ids, attention_mask, (token_type_ids, position_ids, inputs_embeds)
         if ids is None or ids.dim() != 2 or any(tensor is not None for tensor in others):
             return self.original(ids, mask, *others, **kwargs)
-        if mask is None:
-            mask = ids.ne(self.model.config.pad_token_id).long()
-        if is_captured() or mask.dim() != 2 or self._must_stay_whole(kwargs):
+        if mask is None or (mask.dim() == 2 and (is_captured() or mask.shape == ids.shape)):
+            mask = real_tokens(ids, mask, self.model.config.pad_token_id)
+        if is_captured() or mask.shape != ids.shape or self._must_stay_whole(kwargs):
             return self.original(ids, mask, **kwargs)
         return self._trimmed(ids, mask, kwargs)
 
@@ -73,8 +74,7 @@ class TrimmedForward(ForwardOverride):
     def _trimmed(self, ids: Tensor, mask: Tensor, kwargs: dict[str, Any]) -> Any:
         """ids, mask: (batch, tokens)."""
         tokens = torch.arange(ids.shape[1], device=ids.device)
-        used = ids.ne(self.model.config.pad_token_id) | mask.bool()
-        lengths = torch.where(used, tokens + 1, 0).amax(1, keepdim=True)
+        lengths = torch.where(ids.ne(self.model.config.pad_token_id), tokens + 1, 0).amax(1, keepdim=True)
         rows = [(*row, *seen) for row, seen in zip(ids.tolist(), mask.tolist(), strict=True)]
         first, same = _distinct(rows)
         longest = int(lengths.max()) + 1
@@ -87,6 +87,12 @@ class TrimmedForward(ForwardOverride):
         if output.hidden_states is not None:
             output.hidden_states = tuple(None if states is None else states[places] for states in output.hidden_states)
         return output
+
+
+def real_tokens(ids: Tensor, mask: Tensor | None, padding: int) -> Tensor:
+    """int64 (batch, tokens): 1 for what isn't padding by its id and, where there is a mask, isn't hidden by it."""
+    real = ids.ne(padding)
+    return (real if mask is None else real & mask.bool()).long()
 
 
 def _distinct(rows: Sequence[tuple[int, ...]]) -> tuple[list[int], list[int]]:

@@ -61,12 +61,25 @@ def test_mask_is_derived_where_a_pipeline_passes_none(loaded):
         assert torch.equal(encoder(inputs.input_ids)[0], encoder(**inputs)[0])
 
 
-def test_padding_that_the_mask_attends_to_is_kept(loaded):
+@pytest.mark.parametrize("texts", [("一只猫",), ("a cat", "", "cat " * 90)])
+@pytest.mark.parametrize("dtype", [torch.long, torch.bool, torch.float32])
+@pytest.mark.parametrize("training", [False, True])
+def test_padding_is_padding_where_the_mask_is_all_ones(loaded, texts, dtype, training):
     encoder, tokenizer = loaded
-    ids = tokens(tokenizer, "一只猫").input_ids
-    mask = torch.ones_like(ids)
+    inputs = tokens(tokenizer, *texts)
+    ones = torch.ones_like(inputs.input_ids, dtype=dtype)
     with torch.no_grad():
-        torch.testing.assert_close(encoder(ids, mask)[0], untrimmed(encoder)(ids, mask)[0], atol=1e-5, rtol=0)
+        expected = untrimmed(encoder)(**inputs)[0]
+        got = encoder.train(training)(inputs.input_ids, ones)[0]
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+def test_a_mask_hides_real_tokens_too(loaded):
+    encoder, tokenizer = loaded
+    inputs = tokens(tokenizer, "a cat on a mat", "一只猫")
+    inputs.attention_mask[0, 2:4] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(**inputs)[0], untrimmed(encoder)(**inputs)[0], atol=1e-5, rtol=0)
 
 
 def test_tuples_are_given_on_request(loaded):
