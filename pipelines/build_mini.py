@@ -63,6 +63,7 @@ from altdiffusion.toy.glyphs import (
 )
 from altdiffusion.training import stage_settings
 
+CAPTIONS = [*LANGUAGES, *(f"{language}-wordy" for language in LANGUAGES)]  # the columns of the data, plain and wordy
 WIDTH = 192  # of the text towers' states, and of what the UNet attends to
 
 # Optimizer steps; with the batch sizes below about eight hours of two CPU cores without AMX.
@@ -196,6 +197,7 @@ class Build:
             "phase-1",
             teacher=str(self.out / "teacher/model"),
             student=str(self.out / "phase-1/start"),
+            languages=CAPTIONS,
             batch_size=256,
             learning_rate=1.5e-3,
             teacher_cache=self.out / "phase-1/teacher-cache",
@@ -207,6 +209,7 @@ class Build:
             "contrast",
             "phase-2",
             model=str(self.out / "phase-1/model"),
+            languages=CAPTIONS,
             batch_size=256,
             learning_rate=2e-4,
             image_cache=self.out / "phase-2/image-cache",
@@ -301,10 +304,10 @@ class Build:
 
     def kv(self) -> None:
         self._train("align", "kv", model=str(self.out / "sd-mini/model"), text_encoder=str(self.out / "phase-2/model"),
-                    trainable="kv", learning_rate=1.5e-3, **self._unet_settings("zh"))  # fmt: skip
+                    trainable="kv", languages=CAPTIONS, learning_rate=1.5e-3, **self._unet_settings("zh"))  # fmt: skip
 
     def unet(self) -> None:
-        self._train("align", "unet", model=str(self.out / "kv/model"), trainable="unet",
+        self._train("align", "unet", model=str(self.out / "kv/model"), trainable="unet", languages=CAPTIONS,
                     learning_rate=1e-3, **self._unet_settings("zh"))  # fmt: skip
 
     def mini(self) -> None:

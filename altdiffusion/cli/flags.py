@@ -125,16 +125,11 @@ def _signature(cls: type[Settings], config: bool) -> inspect.Signature:
 
 def _parameter(name: str, field: FieldInfo, has_words: bool) -> inspect.Parameter:
     """For cyclopts: a type that it can complete, and a converter that leaves everything as it was typed."""
-<<<<<<< HEAD
     hint, is_list = _completion_type(field), _is_list(field)
-    about: dict[str, Any] = {"help": field.description, "converter": _all if is_list else _last}
-=======
-    hint, is_list = _completed(field), _is_list(field)
     about: dict[str, Any] = {
         "help": field.description,
         "converter": _all if is_list or about_of(field).get("source") == "lora" else _last,
     }
->>>>>>> field_loading
     if is_positional(field):
         kind = inspect.Parameter.VAR_POSITIONAL if is_list else inspect.Parameter.POSITIONAL_ONLY
         default = inspect.Parameter.empty if is_list else None
