@@ -28,7 +28,7 @@ from altdiffusion.generation.schedulers import build_scheduler, check_steps, fin
 from altdiffusion.generation.settings import ImageSettings, settings_with
 from altdiffusion.settings import about_of
 
-PREVIEW_SIDE = 16  # of the latents that a preview is decoded from; a whole image of 512 pixels has 64
+PREVIEW_SIDE = 16  # longest latent side decoded for a preview; an image of 512 pixels has 64
 _PER_IMAGE = settings_with("per_image")
 
 
@@ -59,7 +59,10 @@ class GenerateRequest:
         return tuple(value for name, value in self.settings if name not in _PER_IMAGE)
 
     def resolved(self, pipe: Any) -> GenerateRequest:
-        """With the model's defaults for what isn't said, and with image and mask as large as the result."""
+        """With the model's defaults for unset settings, and with image and mask as large as the result.
+
+        A size that is asked for is kept, though the image is stretched to it; else the image keeps its shape.
+        """
         settings = self.settings.resolved(self.settings.model or pipe)
         native = pipe.unet.config.sample_size * pipe.vae_scale_factor
         size = (settings.width or native, settings.height or native)
@@ -73,7 +76,10 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Step:
-    """A step is done. rows: indices of the requests still in the batch. previews: decodes what there is of them, roughly."""
+    """Progress after one denoising step.
+
+    rows: indices of the requests still in the batch. previews: decodes what there is of them, roughly.
+    """
 
     done: int
     total: int
@@ -95,20 +101,20 @@ def draw_batch(
 
     Each is the same as alone but for rounding: a batch is computed by other kernels.
     requests: of one `batch_key`. on_step: called after each step; returns the indices of the requests that are still
-        wanted, None for all. The others leave the batch at once, and when none is left it ends. (With masks they stay, to
-        no end, until all are dropped: diffusers keeps what belongs to a mask out of reach.)
+        wanted, None for all. The others leave the batch at once, and when none is left it ends. (Requests with
+        masks stay until all are dropped: diffusers gives the callback no access to mask tensors.)
     Raises InputError where requests differ in what a batch has in common; NotFinite, which has the other images, where
     the model's numbers overflowed.
     """
     if len({request.batch_key for request in requests}) > 1:
-        raise InputError(f"a batch differs in {', '.join(_PER_IMAGE)} alone: other settings are not mixed")
+        raise InputError(f"requests of a batch may differ in {', '.join(_PER_IMAGE)} only")
     if not requests:
         return []
     requests = [request.resolved(pipe) for request in requests]
     common = requests[0].settings
     pipe = pipeline_of_kind(pipe, common.init_image is not None, common.mask is not None)
-    own = pipe.scheduler
-    scheduler = own if common.scheduler is None else build_scheduler(common.scheduler, pipe)
+    original_scheduler = pipe.scheduler
+    scheduler = original_scheduler if common.scheduler is None else build_scheduler(common.scheduler, pipe)
     check_steps(scheduler, common.steps_or_default)
     # one each, on the CPU: the same image alone, in any batch, on any device
     generators = [torch.Generator().manual_seed(request.settings.seed or 0) for request in requests]
@@ -125,9 +131,9 @@ def draw_batch(
     except _AllDropped:
         return [None] * len(requests)
     finally:
-        pipe.scheduler, pipe.image_processor = own, processor
+        pipe.scheduler, pipe.image_processor = original_scheduler, processor
     used = {
-        "scheduler": find_scheduler(common.scheduler).written if common.scheduler else _class_name(own),
+        "scheduler": find_scheduler(common.scheduler).written if common.scheduler else _class_name(original_scheduler),
         "model": common.model or pipe.name_or_path,
         "dtype": None if pipe.unet.dtype == torch.float32 else dtype_name(pipe.unet.dtype),
     }
@@ -146,7 +152,7 @@ def draw_batch(
 
 
 def _arguments(pipe: Any, requests: Sequence[GenerateRequest]) -> dict[str, Any]:
-    """Of the pipeline's call, from the settings and images of a batch."""
+    """Keyword arguments for `pipe(...)`, from the settings and images of a batch."""
     arguments: dict[str, Any] = {
         "image": [request.image for request in requests if request.image is not None],
         "mask_image": [request.mask for request in requests if request.mask is not None],
@@ -155,7 +161,7 @@ def _arguments(pipe: Any, requests: Sequence[GenerateRequest]) -> dict[str, Any]
         values = [getattr(request.settings, name) for request in requests]
         argument = about_of(ImageSettings.model_fields[name])["argument"]
         arguments[argument] = values if name in _PER_IMAGE else values[0]
-    taken = inspect.signature(pipe.__call__).parameters  # an image says its own width and height
+    taken = inspect.signature(pipe.__call__).parameters  # image to image takes no size: the image has it
     return {name: value for name, value in arguments.items() if name in taken and value not in (None, [])}
 
 

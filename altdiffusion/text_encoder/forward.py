@@ -23,13 +23,13 @@ def patch_forward(encoder: AltCLIPTextModel) -> AltCLIPTextModel:
 
 
 class TrimmedForward(ForwardOverride):
-    """Encodes each distinct row of a batch once, up to one padding token behind the longest.
+    """Encodes each distinct row of a batch once, up to one padding token after the longest.
 
     XLM-R gives all padding tokens one position, so with the attention mask all padding rows of every layer are
     identical and one of them is enough. Padding ids are padding, without a mask and whatever it says: no prompt means
     them, yet compel writes a mask of ones, as CLIP wants it. Nothing is trimmed in training (dropout differs from row to
     row, also where only a part of the encoder is in training mode), in captured graphs, for inputs_embeds, token_type_ids
-    or position_ids, attention maps and tuples.
+    or position_ids, attention maps and `return_dict=False`.
     """
 
     model: AltCLIPTextModel
@@ -49,7 +49,7 @@ class TrimmedForward(ForwardOverride):
             return self.original(ids, mask, *others, **kwargs)
         if mask is None or (mask.dim() == 2 and (is_captured() or mask.shape == ids.shape)):
             mask = real_tokens(ids, mask, self.model.config.pad_token_id)
-        if is_captured() or mask.shape != ids.shape or self._must_stay_whole(kwargs):
+        if is_captured() or mask.shape != ids.shape or self._cannot_trim(kwargs):
             return self.original(ids, mask, **kwargs)
         return self._trimmed(ids, mask, kwargs)
 
@@ -64,7 +64,7 @@ class TrimmedForward(ForwardOverride):
         """
         return self.model.transformation(self.model.pre_LN(hidden_states))
 
-    def _must_stay_whole(self, kwargs: dict[str, Any]) -> bool:
+    def _cannot_trim(self, kwargs: dict[str, Any]) -> bool:
         def asked(name: str) -> bool:
             return bool(getattr(self.model.config, name) if kwargs.get(name) is None else kwargs[name])
 
@@ -76,12 +76,12 @@ class TrimmedForward(ForwardOverride):
         tokens = torch.arange(ids.shape[1], device=ids.device)
         lengths = torch.where(ids.ne(self.model.config.pad_token_id), tokens + 1, 0).amax(1, keepdim=True)
         rows = [(*row, *seen) for row, seen in zip(ids.tolist(), mask.tolist(), strict=True)]
-        first, same = _distinct(rows)
-        longest = int(lengths.max()) + 1
-        output = self.original(ids[first, :longest], mask[first, :longest], **kwargs)
+        unique_rows, row_of = _distinct(rows)
+        longest = int(lengths.max()) + 1  # one padding token to copy from
+        output = self.original(ids[unique_rows, :longest], mask[unique_rows, :longest], **kwargs)
 
         # Each row of the batch again, its first padding token repeated up to the end.
-        places = (torch.tensor(same, device=ids.device)[:, None], torch.minimum(tokens, lengths))
+        places = (torch.tensor(row_of, device=ids.device)[:, None], torch.minimum(tokens, lengths))
         output.last_hidden_state = output.last_hidden_state[places]
         output.pooler_output = output.last_hidden_state[:, 0]
         if output.hidden_states is not None:
