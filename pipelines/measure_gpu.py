@@ -11,7 +11,7 @@ then take the checkout along, with .whl/ and .whl-xformers/, and there
 
     install="python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade"
     $install --target /tmp/site .whl/*.whl && $install --target /tmp/xformers .whl-xformers/*.whl
-    PYTHONPATH=/tmp/site python3 pipelines/measure_gpu.py --xformers /tmp/xformers --out "$OUT"
+    PYTHONPATH=/tmp/site python3 pipelines/measure_gpu.py --xformers /tmp/xformers --out results
 
 The parts, most wanted first: generation (with xformers apart), memory and attention, text states and scoring, training.
 Each runs in a process of its own; what fails, or what no time is left for, is named with its reason, and the rest goes on.
