@@ -183,9 +183,9 @@ def test_the_number_format_is_said_and_which_to_take(dtype):
 
 
 def test_kinds_are_not_mixed(pipe):
-    with pytest.raises(InputError, match="requests of a batch may differ in .*seed.* only"):
+    with pytest.raises(InputError, match=r"requests of a batch may differ in .*seed.* only"):
         draw_batch(pipe, [requests()[0], requests(image=START)[0]])
-    with pytest.raises(InputError, match="requests of a batch may differ in .*seed.* only"):
+    with pytest.raises(InputError, match=r"requests of a batch may differ in .*seed.* only"):
         draw_batch(pipe, [requests(steps=2)[0], requests(steps=3)[0]])
     with pytest.raises(InputError, match="init_image: expected both"):
         GenerateRequest(ImageSettings(prompt="猫"), START)
