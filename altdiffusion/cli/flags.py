@@ -126,10 +126,7 @@ def _signature(cls: type[Settings], config: bool) -> inspect.Signature:
 def _parameter(name: str, field: FieldInfo, has_words: bool) -> inspect.Parameter:
     """For cyclopts: a type that it can complete, and a converter that leaves everything as it was typed."""
     hint, is_list = _completion_type(field), _is_list(field)
-    about: dict[str, Any] = {
-        "help": field.description,
-        "converter": _all if is_list or about_of(field).get("source") == "lora" else _last,
-    }
+    about: dict[str, Any] = {"help": field.description, "converter": _all if is_list else _last}
     if is_positional(field):
         kind = inspect.Parameter.VAR_POSITIONAL if is_list else inspect.Parameter.POSITIONAL_ONLY
         default = inspect.Parameter.empty if is_list else None
