@@ -1,0 +1,29 @@
+"""All stages of reading a prompt, in order: choices, LoRAs, editing, weights."""
+
+from __future__ import annotations
+
+from altdiffusion.prompt_syntax.choices import expand_choices, first_choice
+from altdiffusion.prompt_syntax.editing import schedule
+from altdiffusion.prompt_syntax.loras import take_loras
+from altdiffusion.prompt_syntax.tokens import BracketedPrompt
+from altdiffusion.prompt_syntax.weights import parse_weights
+
+DEFAULT_STEPS = 50  # where the caller has none
+
+
+def plain_text(prompt: str, steps: int = DEFAULT_STEPS, lenient: bool = False) -> str:
+    """What a prompt says without any syntax, for scoring: the first choices, and the text of the last step.
+
+    Raises InputError for what is malformed; lenient: see `parse_weights`.
+    """
+    text, _ = take_loras(first_choice(prompt, lenient), lenient)
+    return parse_weights(schedule(text, steps, lenient)[-1].prompt, lenient).text
+
+
+def check(prompt: str, steps: int = DEFAULT_STEPS) -> None:
+    """Raise InputError for the first malformed part of a prompt, in any of its choices and at any step."""
+    BracketedPrompt(prompt, brackets="()[]{}")  # first of all, so that an error's character is the one in this prompt
+    for choice in expand_choices(prompt):
+        text, _ = take_loras(choice)
+        for part in schedule(text, steps):
+            parse_weights(part.prompt)
