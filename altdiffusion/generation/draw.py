@@ -26,6 +26,8 @@ from altdiffusion.generation.load import pipeline_of_kind
 from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.schedulers import build_scheduler, check_steps, find_scheduler
 from altdiffusion.generation.settings import ImageSettings, settings_with
+from altdiffusion.prompt_syntax import choose
+from altdiffusion.prompts.states import ScheduledStates, encode_schedule
 from altdiffusion.settings import about_of
 
 PREVIEW_SIDE = 16  # longest latent side decoded for a preview; an image of 512 pixels has 64
@@ -118,11 +120,20 @@ def draw_batch(
     check_steps(scheduler, common.steps_or_default)
     # one each, on the CPU: the same image alone, in any batch, on any device
     generators = [torch.Generator().manual_seed(request.settings.seed or 0) for request in requests]
-    batch = _Batch(len(requests), generators, on_step, shrinks=common.mask is None)
-    arguments = _arguments(pipe, requests) | {"generator": generators}
-    if on_step is not None:
+    prompts = encode_schedule(
+        pipe,
+        [_chosen(request.settings.prompt, request.settings) for request in requests],
+        [_chosen(request.settings.negative_prompt, request.settings) for request in requests],
+        steps=common.steps_run,
+        prompt_syntax=common.prompt_syntax,
+        weighting=common.weighting,
+        long_prompts=common.long_prompts,
+    )
+    batch = _Batch(len(requests), generators, on_step, prompts, shrinks=common.mask is None)
+    arguments = _arguments(pipe, requests) | prompts.first.arguments() | {"generator": generators}
+    if on_step is not None or len(prompts.states) > 1:
         arguments["callback_on_step_end"] = batch.after_step
-        arguments["callback_on_step_end_tensor_inputs"] = ["latents", "prompt_embeds"]
+        arguments["callback_on_step_end_tensor_inputs"] = ["latents", *prompts.first.step_tensors(False, [0])]
     processor = pipe.image_processor
     watched = _FiniteRows(processor)
     pipe.scheduler, pipe.image_processor = scheduler, watched
@@ -165,6 +176,13 @@ def _arguments(pipe: Any, requests: Sequence[GenerateRequest]) -> dict[str, Any]
     return {name: value for name, value in arguments.items() if name in taken and value not in (None, [])}
 
 
+def _chosen(prompt: str, settings: ImageSettings) -> str:
+    """The prompt with one of its choices {a|b}, by the image's seed."""
+    if settings.prompt_syntax == "none":
+        return prompt
+    return choose(prompt, settings.seed or 0, lenient=settings.prompt_syntax == "lenient")
+
+
 def _class_name(scheduler: Any) -> str:
     return type(scheduler).__name__.removesuffix("Scheduler")
 
@@ -192,16 +210,29 @@ class _FiniteRows:
 class _Batch:
     """The rows of a batch that are still there, and which of them are wanted."""
 
-    def __init__(self, count: int, generators: list[torch.Generator], on_step: OnStep | None, shrinks: bool) -> None:
+    def __init__(
+        self,
+        count: int,
+        generators: list[torch.Generator],
+        on_step: OnStep | None,
+        prompts: ScheduledStates,
+        shrinks: bool,
+    ) -> None:
         self.rows = list(range(count))
         self.wanted = set(self.rows)
-        self._generators, self._on_step, self._shrinks = generators, on_step, shrinks
+        self._generators, self._on_step, self._prompts, self._shrinks = generators, on_step, prompts, shrinks
 
     def after_step(self, pipe: Any, done: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        assert self._on_step is not None
+        """A pipeline's `callback_on_step_end`: drops rows, and changes the states where the prompt changes."""
+        if self._on_step is not None:
+            tensors = self._drop(pipe, self._on_step, done, timestep, tensors)
+        change = self._prompts.change_at(done + 1, pipe.num_timesteps)
+        return tensors if change is None else tensors | change.step_tensors(pipe.do_classifier_free_guidance, self.rows)
+
+    def _drop(self, pipe: Any, on_step: OnStep, done: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         latents: Tensor = tensors["latents"]
         step = Step(done + 1, pipe.num_timesteps, tuple(self.rows), lambda: _previews(pipe, latents, timestep))
-        wanted = self._on_step(step)
+        wanted = on_step(step)
         if wanted is None:
             return tensors
         self.wanted &= set(wanted)
@@ -210,9 +241,10 @@ class _Batch:
         keep = [place for place, row in enumerate(self.rows) if row in self.wanted]
         if self._shrinks and len(keep) < len(self.rows):
             count = len(self.rows)
-            embeds = tensors["prompt_embeds"]  # with guidance, the negative ones come before the others
-            both = [place + start for start in range(0, embeds.shape[0], count) for place in keep]
-            tensors = tensors | {"latents": latents[keep], "prompt_embeds": embeds[both]}
+            tensors = tensors | {"latents": latents[keep]}
+            for name in tensors.keys() - {"latents"}:  # with guidance, the negative ones come before the others
+                both = [place + start for start in range(0, tensors[name].shape[0], count) for place in keep]
+                tensors[name] = tensors[name][both]
             _shrink_history(pipe.scheduler, keep, count)
             self._generators[:] = [self._generators[place] for place in keep]  # the scheduler holds the same list
             self.rows = [self.rows[place] for place in keep]

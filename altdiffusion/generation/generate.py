@@ -22,6 +22,7 @@ from altdiffusion.generation.load import load_pipeline, pipeline_of_kind
 from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.schedulers import find_scheduler
 from altdiffusion.generation.settings import IN_MEMORY, ImageSettings, settings_with
+from altdiffusion.prompt_syntax import plain_text
 
 MAX_IMAGES = 10000  # of one prompt
 
@@ -107,7 +108,8 @@ def generate(
         return
     for prompt in prompts:
         some = list(itertools.islice(results, count))
-        ranked = best_of_n.rank(judge, [one.image for one in some], prompt, [one.filtered for one in some])
+        words = plain_text(prompt, base.prompt_syntax)
+        ranked = best_of_n.rank(judge, [one.image for one in some], words, [one.filtered for one in some])
         for index, score in ranked[:num_images]:
             yield replace(some[index], settings=some[index].settings.replace(score=round(score, 4)))
 

@@ -55,10 +55,11 @@ def _text(settings: ImageSettings, prompt: str) -> str:
 def _pairs(settings: ImageSettings) -> Iterator[tuple[str, Any]]:
     """(infotext name, value) of the fields that are known."""
     for name, value in settings:
-        label = about_of(ImageSettings.model_fields[name]).get("infotext")
+        field = ImageSettings.model_fields[name]
+        label = about_of(field).get("infotext")
         if name == "width" and settings.width and settings.height:
             yield "Size", f"{settings.width}x{settings.height}"
-        elif label and value is not None and value is not False:
+        elif label and value not in (None, False, field.default):
             yield label, value
 
 
@@ -160,7 +161,7 @@ def to_command(settings: ImageSettings) -> str:
     for name, value in settings:
         if name == "width" and settings.width:
             flags += ["--size", f"{settings.width}x{settings.height}"]
-        elif name not in settings_with("metavar") or value is None or value is False or value == "":
+        elif name not in settings_with("metavar") or value in (None, False, ImageSettings.model_fields[name].default):
             continue
         elif value is True:
             flags.append(as_flag(name))

@@ -37,7 +37,11 @@ def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
         values["scheduler"], lines = _scheduler(settings.scheduler)
         left_out += lines
     for name, value in list(values.items()):
-        if name not in ("prompt", "width", "height") and value is not None and (problem := _problem(name, value)):
+        if (
+            name not in ("prompt", "negative_prompt", "width", "height")
+            and value is not None
+            and (problem := _problem(name, value))
+        ):
             leave_out(name, problem)
     size = {"width": settings.width, "height": settings.height}
     if (settings.width or settings.height) and (problem := _problem("width", settings.width, **size)):
@@ -45,6 +49,9 @@ def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
         values |= {"width": None, "height": None}
     if not settings.prompt.strip():
         left_out.append("prompt: there is none, and the command needs one")
+    elif problem := _problem("prompt", settings.prompt) or _problem("negative_prompt", settings.negative_prompt):
+        values["prompt_syntax"] = "lenient"
+        left_out.append(f"{problem}: read as AUTOMATIC1111 does, by --prompt-syntax lenient")
     if tags := re.findall(r"<(?:lora|lyco|hypernet):[^<>]*>", settings.prompt):
         left_out.append(f"{' '.join(tags)}: read as words; name a LoRA's file with --lora")
     return ImageSettings.model_construct(**values), left_out

@@ -7,9 +7,12 @@ read off `ImageSettings`: to add a setting is to add a line here. Light on purpo
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from altdiffusion.checkpoints import hub
+from altdiffusion.errors import InputError
+from altdiffusion.prompt_syntax import PromptSyntax, check
 from altdiffusion.settings import Settings, about_of, setting
 
 DEFAULT_STEPS = 25
@@ -33,9 +36,9 @@ class ImageSettings(Settings):
 
     # fmt: off
     prompt: str = setting(..., "what to generate, in any of the model's languages",
-        argument="prompt", per_image=True, web=True)
+        per_image=True, web=True)
     negative_prompt: str = setting("", "what not to generate",
-        metavar="T", argument="negative_prompt", per_image=True, web=True)
+        metavar="T", per_image=True, web=True)
     steps: int | None = setting(None, "denoising steps (default: 25)", minimum=1, maximum=999,
         metavar="N", infotext="Steps", argument="num_inference_steps", web=True)
     scheduler: str | None = setting(None, "ddim, euler, dpm++, DPM++ 2M Karras, ... (default: the model's own)",
@@ -66,6 +69,12 @@ class ImageSettings(Settings):
         metavar="T", infotext="Precision", loading=True)
     allow_pickle: bool | None = setting(None, "read .bin and .ckpt files, which can carry code",
         metavar="", infotext="Pickle allowed", loading=True)
+    prompt_syntax: PromptSyntax = setting("webui", "(word:1.2), BREAK, [from:to:0.5] ... as the web UIs read them; lenient: "
+        "malformed ones too; none: brackets are text", metavar="S", infotext="Prompt syntax", web=True)
+    weighting: Literal["a1111", "no-norm", "comfyui"] = setting("a1111", "what a weight does to its tokens",
+        metavar="W", infotext="Weighting", web=True)
+    long_prompts: Literal["chunks", "whole"] = setting("chunks", "over 75 tokens: in chunks, or all at once",
+        metavar="L", infotext="Long prompts", web=True)
     score: float | None = setting(None, "AltCLIP's, where the best of several was asked for",
         infotext="AltCLIP score", per_image=True)
     # fmt: on
@@ -74,6 +83,8 @@ class ImageSettings(Settings):
         problems = []
         if not self.prompt.strip():
             problems.append('no prompt: expected at least one, none of them empty, such as "一只猫"')
+        elif self.prompt_syntax == "webui":
+            problems += list(_syntax_problems(self.prompt, self.negative_prompt, steps=self.steps_run))
         if self.init_image is None:
             problems += [
                 f"{name.replace('_', ' ')} needs an init image: give one, or leave {name.replace('_', ' ')} out"
@@ -102,6 +113,12 @@ class ImageSettings(Settings):
         """Whether an init image would stay as it is: the first steps are skipped, the more the lower the strength."""
         return self.init_image is not None and int(self.steps_or_default * self.strength_or_default) < 1
 
+    @property
+    def steps_run(self) -> int:
+        """The steps that an image takes: an init image skips the first ones. At least 1."""
+        skipping = self.strength_or_default if self.init_image is not None else 1.0
+        return max(1, int(self.steps_or_default * skipping))
+
     def resolved(self, model: Any) -> ImageSettings:
         """The same with a seed and with defaults for what isn't said, but for the size, which only the model's files know.
 
@@ -113,6 +130,14 @@ class ImageSettings(Settings):
             seed=secrets.randbelow(2**32) if self.seed is None else self.seed,
             strength=None if self.init_image is None else self.strength_or_default,
         )
+
+
+def _syntax_problems(*prompts: str, steps: int) -> Iterator[str]:
+    for prompt in prompts:
+        try:
+            check(prompt, steps)
+        except InputError as error:
+            yield str(error)
 
 
 def settings_with(about: str) -> list[str]:

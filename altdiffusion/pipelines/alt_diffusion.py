@@ -33,6 +33,7 @@ from altdiffusion.files import write_text
 from altdiffusion.pipelines import adapters, legacy_import
 from altdiffusion.pipelines.model_card import write_model_card
 from altdiffusion.pipelines.single_file import load_single_file
+from altdiffusion.prompts.calls import with_prompt_syntax
 from altdiffusion.speed.low_memory import save_memory
 from altdiffusion.speed.optimize import optimize
 from altdiffusion.text_encoder.bridge import BridgedTextEncoder
@@ -184,19 +185,19 @@ class AltDiffusionMixin(DiffusionPipeline):
 class AltDiffusionPipeline(AltDiffusionMixin, StableDiffusionPipeline):
     """Text to image: a `StableDiffusionPipeline` whose prompts are read by AltCLIP, in any of its languages."""
 
-    __call__ = with_best_of(StableDiffusionPipeline.__call__)
+    __call__ = with_best_of(with_prompt_syntax(StableDiffusionPipeline.__call__))
 
 
 class AltDiffusionImg2ImgPipeline(AltDiffusionMixin, StableDiffusionImg2ImgPipeline):
     """Image to image: a `StableDiffusionImg2ImgPipeline` whose prompts are read by AltCLIP."""
 
-    __call__ = with_best_of(StableDiffusionImg2ImgPipeline.__call__)
+    __call__ = with_best_of(with_prompt_syntax(StableDiffusionImg2ImgPipeline.__call__))
 
 
 class AltDiffusionInpaintPipeline(AltDiffusionMixin, StableDiffusionInpaintPipeline):
     """Inpainting: a `StableDiffusionInpaintPipeline` whose prompts are read by AltCLIP."""
 
-    __call__ = with_best_of(StableDiffusionInpaintPipeline.__call__)
+    __call__ = with_best_of(with_prompt_syntax(StableDiffusionInpaintPipeline.__call__))
 
 
 # diffusers finds the pipelines that belong together by the names in these tables.

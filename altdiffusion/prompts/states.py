@@ -66,7 +66,10 @@ class PromptStates:
 
         rows: of the batch, in order; one may come several times.
         """
-        named = {"prompt_embeds": (self.negative_embeds, self.embeds), "add_text_embeds": (self.negative_pooled, self.pooled)}
+        named = {
+            "prompt_embeds": (self.negative_embeds, self.embeds),
+            "add_text_embeds": (self.negative_pooled, self.pooled),
+        }
         return {
             name: torch.cat([part[list(rows)] for part in (negative, positive)[not guided :]])
             for name, (negative, positive) in named.items()
@@ -94,11 +97,11 @@ class ScheduledStates:
 
         timesteps: of the run; some schedulers have more of them than steps.
         """
-        now, before = (self._index(index * self.steps // timesteps) for index in (timestep, timestep - 1))
-        return None if now == before else self.states[now]
+        now, before = (self._at(index * self.steps // timesteps) for index in (timestep, timestep - 1))
+        return None if now is before else now
 
-    def _index(self, step: int) -> int:
-        return bisect.bisect_right(self.starts, max(step, 0)) - 1
+    def _at(self, step: int) -> PromptStates:
+        return self.states[bisect.bisect_right(self.starts, max(step, 0)) - 1]
 
 
 def encode_prompts(
@@ -133,7 +136,9 @@ def encode_prompts(
     options: dict[str, Any] = {"weighting": weighting, "long_prompts": long_prompts, "clip_skip": clip_skip}
     scheduled = encode_schedule(pipe, prompts, negative_prompts, steps=1000, prompt_syntax=prompt_syntax, **options)
     if len(scheduled.states) > 1:
-        raise InputError("a prompt that changes over the steps has no single states: pass it with prompt_syntax='webui'")
+        raise InputError(
+            "a prompt that changes over the steps has no single states: pass it with prompt_syntax='webui'"
+        )
     return scheduled.first.arguments()
 
 
@@ -166,27 +171,24 @@ def encode_schedule(
     encoder, tokenizer = _reader_of(pipe)
     schedules = [_schedule(prompt, steps, prompt_syntax) for prompt in [*prompts, *negatives]]
     starts = sorted({0, *(part.until for parts in schedules for part in parts if part.until < steps)})
-    texts = [next(part.prompt for part in parts if start < part.until) for start in starts for parts in schedules]
-    read = [_chunks(tokenizer, _weights(text, prompt_syntax), long_prompts) for text in texts]
+    texts_at = [tuple(next(p.prompt for p in parts if start < p.until) for parts in schedules) for start in starts]
+    distinct = list(dict.fromkeys(texts_at))  # an alternation comes back to its first text
+    read = [_chunks(tokenizer, _weights(text, prompt_syntax), long_prompts) for texts in distinct for text in texts]
     if long_prompts == "whole":
         _check_context(encoder, max(len(row[0]) for row in read))
     count = max(map(len, read))
     chunks = [chunk for row in read for chunk in [*row, *[[]] * (count - len(row))]]
     with torch.no_grad(), _lora_scaled(encoder, lora_scale):
         states, pooled = _encode(encoder, tokenizer, chunks, pipe._execution_device, weighting, clip_skip)
-    states = states.unflatten(0, (len(starts), 2 * len(prompts), count)).flatten(2, 3)
-    first_pooled = None if pooled is None else pooled.unflatten(0, (len(starts), 2 * len(prompts), count))[:, :, 0]
-    return ScheduledStates(
-        tuple(starts),
-        tuple(
-            PromptStates(
-                *states[index].split(len(prompts)),
-                *(() if first_pooled is None else first_pooled[index].split(len(prompts))),
-            )
-            for index in range(len(starts))
-        ),
-        steps,
-    )
+    shape = (len(distinct), 2, len(prompts))
+    states = states.reshape(*shape, count * states.shape[1], states.shape[2])
+    if pooled is not None:  # of a prompt's first chunk
+        pooled = pooled.reshape(*shape, count, -1)[:, :, :, 0]
+    by_texts = {
+        texts: PromptStates(*states[index], *(() if pooled is None else pooled[index]))
+        for index, texts in enumerate(distinct)
+    }
+    return ScheduledStates(tuple(starts), tuple(by_texts[texts] for texts in texts_at), steps)
 
 
 def _schedule(prompt: str, steps: int, syntax: PromptSyntax) -> list[ScheduledPrompt]:
