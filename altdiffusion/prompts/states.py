@@ -169,11 +169,11 @@ def encode_schedule(
         if value not in get_args(known):
             raise InputError(f"{name}={value!r}: expected {', '.join(get_args(known))}")
     encoder, tokenizer = _reader_of(pipe)
-    schedules = [_schedule(prompt, steps, prompt_syntax) for prompt in [*prompts, *negatives]]
+    schedules = [schedule_of(prompt, steps, prompt_syntax) for prompt in [*prompts, *negatives]]
     starts = sorted({0, *(part.until for parts in schedules for part in parts if part.until < steps)})
     texts_at = [tuple(next(p.prompt for p in parts if start < p.until) for parts in schedules) for start in starts]
     distinct = list(dict.fromkeys(texts_at))  # an alternation comes back to its first text
-    read = [_chunks(tokenizer, _weights(text, prompt_syntax), long_prompts) for texts in distinct for text in texts]
+    read = [chunks_of(tokenizer, text, prompt_syntax, long_prompts)[1] for texts in distinct for text in texts]
     if long_prompts == "whole":
         _check_context(encoder, max(len(row[0]) for row in read))
     count = max(map(len, read))
@@ -191,7 +191,8 @@ def encode_schedule(
     return ScheduledStates(tuple(starts), tuple(by_texts[texts] for texts in texts_at), steps)
 
 
-def _schedule(prompt: str, steps: int, syntax: PromptSyntax) -> list[ScheduledPrompt]:
+def schedule_of(prompt: str, steps: int, syntax: PromptSyntax) -> list[ScheduledPrompt]:
+    """A prompt's texts over the steps, its LoRAs taken out. Raises InputError for choices that are open."""
     if syntax == "none":
         return [ScheduledPrompt(steps, prompt)]
     lenient = syntax == "lenient"
@@ -201,10 +202,16 @@ def _schedule(prompt: str, steps: int, syntax: PromptSyntax) -> list[ScheduledPr
     return schedule(text, steps, lenient)
 
 
-def _weights(text: str, syntax: PromptSyntax) -> WeightedPrompt:
+def chunks_of(
+    tokenizer: Any, text: str, syntax: PromptSyntax, long_prompts: LongPrompts = "chunks"
+) -> tuple[str, list[list[Token]]]:
+    """A prompt at one step: (its text without weights and breaks, its tokens in chunks)."""
     if syntax == "none":
-        return WeightedPrompt(text, (Span(0, len(text), 1.0),), ())
-    return parse_weights(text, syntax == "lenient")
+        prompt = WeightedPrompt(text, (Span(0, len(text), 1.0),), ())
+    else:
+        prompt = parse_weights(text, syntax == "lenient")
+    tokens = prompt_tokens(tokenizer, prompt)
+    return prompt.text, [tokens] if long_prompts == "whole" else in_chunks(tokens, prompt)
 
 
 def _reader_of(pipe: Any) -> tuple[Any, Any]:
@@ -233,11 +240,6 @@ def _check_context(encoder: Any, tokens: int) -> None:
             f'long_prompts="whole": this text encoder has positions for {limit} tokens, the prompt has {tokens}: '
             'expected "chunks"'
         )
-
-
-def _chunks(tokenizer: Any, prompt: WeightedPrompt, long_prompts: LongPrompts) -> list[list[Token]]:
-    tokens = prompt_tokens(tokenizer, prompt)
-    return [tokens] if long_prompts == "whole" else in_chunks(tokens, prompt)
 
 
 @contextmanager
