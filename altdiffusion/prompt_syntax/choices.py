@@ -97,5 +97,6 @@ def _options(source: BracketedPrompt, opened: int, lenient: bool) -> list[list[N
     if lenient:
         return None
     problem = "numbers of options and their weights aren't read" if unread else "there is nothing to choose from"
-    remedy = "expected {a|b}; \\{ is text, and (word:1.1) a weight"
-    raise malformed(source.prompt, source.tokens[opened].at, f"{problem} in {source.pair_text(opened)}", remedy)
+    remedy = "expected {a|b}; write \\{ for a brace that is text, (word:1.1) for a weight"
+    shown = source.text(opened, source.pairs[opened] + 1)
+    raise malformed(source.prompt, source.tokens[opened].at, problem, remedy, shown)

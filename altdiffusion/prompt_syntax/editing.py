@@ -22,7 +22,8 @@ def schedule(prompt: str, steps: int, lenient: bool = False) -> list[ScheduledPr
     """The prompts of an image's steps, in order; the last one is until `steps`. Weights and escapes are still in them.
 
     Raises InputError for what isn't [from:to:when], [to:when], [from::when] or [a|b], and for a time that no step has.
-    lenient: such brackets are text. All is as A1111 reads it then, which leaves a whole prompt unread if a | is elsewhere.
+    lenient: such brackets are text. All is as A1111 reads it then, which leaves a whole prompt unread if a | is elsewhere;
+        where its grammar has two readings, and chance decides there, the outermost brackets are read.
     """
     if steps < 1:
         raise InputError(f"steps: expected at least 1, got {steps}")
@@ -124,15 +125,15 @@ class _Reader:
         kinds = {self.source.tokens[cut].kind for cut in cuts}
         if kinds == {"|"}:
             options = [self._nodes(*part) for part in parts]
-            self._expect(opened, any(options) or self.lenient, "is empty")
+            self._expect(opened, any(options) or self.lenient, "nothing is in it")
             return [_Alternation(options)]
-        self._expect(opened, "|" not in kinds, "has both | and :")
+        self._expect(opened, "|" not in kinds, "it has both bars and colons")
         when = self._when(opened, *parts[-1]) if cuts else None
         if when is None:  # a weight, which the next stage reads
             return [self.source.tokens[opened].text, *self._nodes(opened + 1, closed), self.source.tokens[closed].text]
-        self._expect(opened, len(cuts) <= 2, "has too many colons")
+        self._expect(opened, len(cuts) <= 2, "it has too many colons")
         *before, after = [self._nodes(*part) for part in parts[:-1]]
-        self._expect(opened, any(before) or bool(after) or self.lenient, "is empty")
+        self._expect(opened, any(before) or bool(after) or self.lenient, "nothing is in it")
         return [_Edit(before[0] if before else [], after, when)]
 
     def _when(self, opened: int, start: int, end: int) -> int | None:
@@ -140,27 +141,27 @@ class _Reader:
         written = self.source.text(start, end)
         number = ascii_number(written)
         if number is None:
-            self._expect(
-                opened, is_prose(written) and not self.lenient, f"ends in “{written.strip()}”, which is no step"
-            )
+            prose = is_prose(self.source.tokens[start - 1].text + written) and not self.lenient
+            self._expect(opened, prose, f"“{written.strip()}” is no step")
             return None
         value = float(number)
         if "." in number:
-            advice = "is no fraction of the steps; a weight has round brackets, as in (cat:1.2)"
-            self._expect(opened, 0 <= value <= 1 or self.lenient, f"changes at {value:g}, which {advice}")
+            problem = f"{value:g} is no fraction of the steps; a weight has round brackets, as in (cat:1.2)"
+            self._expect(opened, 0 <= value <= 1 or self.lenient, problem)
             value *= self.steps
-        self._expect(opened, value >= 0 or self.lenient, "changes before the first step")
+        self._expect(opened, value >= 0 or self.lenient, "that step is before the first")
         return min(self.steps, int(value))
 
     def _expect(self, opened: int, holds: bool, problem: str) -> None:
         if not holds:
-            remedy = "expected [from:to:0.5] (half of the steps), [from:to:10] (steps), [to:10], [from::10] or [a|b]; \\[ is text"
-            bracket = self.source.pair_text(opened)
-            raise malformed(self.source.prompt, self.source.tokens[opened].at, f"{bracket} {problem}", remedy)
+            shown = self.source.text(opened, self.source.pairs[opened] + 1)
+            remedy = "expected [from:to:10] (a step) or [from:to:0.5] (half of the steps), [to:10], [from::10] or [a|b]"
+            at = self.source.tokens[opened].at
+            raise malformed(self.source.prompt, at, problem, f"{remedy}; write \\[ for a bracket that is text", shown)
 
     def _check_round_brackets(self, opened: int, closed: int) -> None:
         """A1111 edits nothing around round brackets that have a bar or two colons."""
         for inner in range(opened + 1, closed):
             if inner in self.source.pairs and self.source.tokens[inner].kind == "(":
                 cuts = [self.source.tokens[cut].kind for cut in self.source.cuts(inner, ":|")]
-                self._expect(opened, "|" not in cuts and len(cuts) <= 1, "has round brackets with too many parts")
+                self._expect(opened, "|" not in cuts and len(cuts) <= 1, "round brackets in it have too many parts")

@@ -40,8 +40,8 @@ def take_loras(prompt: str, lenient: bool = False) -> tuple[str, tuple[LoraTag, 
         except InputError as error:
             if lenient:
                 return found[0]
-            remedy = "expected <lora:NAME:WEIGHT>; \\< is text"
-            raise malformed(prompt, found.start(), f"{found[0].strip()[:40]} {error}", remedy) from None
+            remedy = "expected <lora:NAME:WEIGHT>; write \\< for text"
+            raise malformed(prompt, found.start(), str(error), remedy, found[0]) from None
         return ""
 
     return _TAG.sub(take, prompt), tuple(loras)
@@ -50,18 +50,18 @@ def take_loras(prompt: str, lenient: bool = False) -> tuple[str, tuple[LoraTag, 
 def _lora(kind: str, written: str, closed: str) -> LoraTag:
     """A tag as A1111 has it: NAME, NAME:WEIGHT, NAME:TEXT-ENCODER:UNET, or these two by name, te= and unet=."""
     if not closed:
-        raise InputError("isn't closed")
+        raise InputError("the > is missing")
     if kind not in _KINDS:
-        raise InputError("is no LoRA")
+        raise InputError(f"{kind} is no LoRA")
     name, *parts = (part.strip() for part in re.split("[:：]", written))
     if not name:
-        raise InputError("has no name")
+        raise InputError("it has no name")
     weights: dict[str, float] = {}
     for place, part in enumerate(parts):
         label, equals, number = part.rpartition("=")
         key = label if equals else ("te", "unet", "")[min(place, 2)]
         if key not in ("te", "unet") or key in weights:
-            raise InputError(f"has “{part}”, which isn't read")
+            raise InputError(f"“{part}” isn't read")
         weights[key] = _weight(number)
     text_encoder = weights.get("te", 1.0)
     unet = weights.get("unet", text_encoder)
@@ -71,7 +71,7 @@ def _lora(kind: str, written: str, closed: str) -> LoraTag:
 def _weight(written: str) -> float:
     number = ascii_number(written)
     if number is None:
-        raise InputError(f"has the weight “{written}”, which is no number")
+        raise InputError(f"the weight “{written}” is no number")
     if abs(float(number)) > MAX_LORA_WEIGHT:
-        raise InputError(f"has the weight {number}, beyond {MAX_LORA_WEIGHT:g}")
+        raise InputError(f"the weight is {number}, beyond {MAX_LORA_WEIGHT:g}")
     return float(number)

@@ -14,6 +14,7 @@ _ASCII = str.maketrans("（）［］｛｝：｜．＋－٫", "()[]{}:|.+-.")  #
 _KINDS = {form: form.translate(_ASCII) for form in "()[]{}:|（）［］｛｝：｜"}
 _TOKEN = re.compile(r"\\.?|[()\[\]{}:|（）［］｛｝：｜]|[^\\()\[\]{}:|（）［］｛｝：｜]+", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
+_PROSE = re.compile(r"[:：]\s+[^\s\d.．٫+＋\-－]|：[^\x00-\x7f\s\d．٫＋－]")  # ： needs no space after it
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -38,17 +39,19 @@ def ascii_number(text: str) -> str | None:
     return number if _NUMBER.fullmatch(number) else None
 
 
-def is_prose(after_colon: str) -> bool:
-    """Whether the colon before this belongs to a sentence, as in (style: anime): a space follows, and no number."""
-    return re.match(r"\s+[^\s\d.+-]", after_colon.translate(_ASCII)) is not None
+def is_prose(colon_and_after: str) -> bool:
+    """Whether a colon in brackets belongs to a sentence, as in (style: anime) and （风格：水墨）, and no number was meant."""
+    return _PROSE.match(colon_and_after) is not None
 
 
-def malformed(prompt: str, at: int, problem: str, remedy: str) -> InputError:
-    """The error at a character of a prompt, which it shows with what stands around it."""
+def malformed(prompt: str, at: int, problem: str, remedy: str, shown: str | None = None) -> InputError:
+    """The error at a character of a prompt, with the part to show, or else what stands around that character."""
     start, end = max(0, at - 15), at + 25
-    excerpt = " ".join(prompt[start:end].split())
-    excerpt = f"{'…' if start else ''}{excerpt}{'…' if end < len(prompt) else ''}"
-    return InputError(f"prompt, character {at + 1}: {problem} in “{excerpt}”: {remedy}")
+    if shown is None:
+        shown = f"{'…' if start else ''}{prompt[start:end]}{'…' if end < len(prompt) else ''}"
+    elif len(shown) > 40:
+        shown = f"{shown[:39]}…"
+    return InputError(f"prompt, character {at + 1}, “{' '.join(shown.split())}”: {problem}: {remedy}")
 
 
 class BracketedPrompt:
@@ -67,8 +70,8 @@ class BracketedPrompt:
                 continue
             if token.kind in _CLOSING:
                 opened.append(index)
-                if len(opened) > MAX_DEPTH and not lenient:
-                    raise malformed(prompt, token.at, f"more than {MAX_DEPTH} brackets in each other", "use fewer")
+                if len(opened) > MAX_DEPTH:
+                    raise malformed(prompt, token.at, f"brackets in brackets, more than {MAX_DEPTH} deep", "use fewer")
             elif opened and _CLOSING[self.tokens[opened[-1]].kind] == token.kind:
                 self.pairs[opened.pop()] = index
             elif lenient:
@@ -99,8 +102,3 @@ class BracketedPrompt:
     def text(self, start: int, end: int) -> str:
         """What tokens start to end (excluded) say, as written."""
         return "".join(token.text for token in self.tokens[start:end])
-
-    def pair_text(self, opened: int) -> str:
-        """A pair with what it holds, shortened: for errors."""
-        text = " ".join(self.text(opened, self.pairs[opened] + 1).split())
-        return text if len(text) <= 40 else f"{text[:39]}…"

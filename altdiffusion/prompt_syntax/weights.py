@@ -66,20 +66,22 @@ def parse_weights(prompt: str, lenient: bool = False) -> WeightedPrompt:
 
     position = 0
     while position < len(tokens):
-        token = tokens[position]
+        kind, text, _ = tokens[position]
         position += 1
-        if token.kind in ("(", "["):
-            opened.append((token.kind, len(pieces.texts)))
-        elif token.kind == "\\":
-            pieces.add(token.text[1:])
-        elif token.kind == ":":
-            weight = _weight_after(prompt, tokens, position, lenient) if opened else None
+        if not kind:
+            pieces.add_with_breaks(text)
+        elif kind in "([":
+            opened.append((kind, len(pieces.texts)))
+        elif kind == "\\":
+            pieces.add(text[1:])
+        elif kind == ":":
+            weight = _weight_after(prompt, tokens, position, lenient)
             if weight is not None and close("(", weight):
                 position += 2  # the number and the bracket
             else:
-                pieces.add(token.text)
-        elif not (token.kind == ")" and close("(", ROUND)) and not (token.kind == "]" and close("[", 1 / ROUND)):
-            pieces.add_with_breaks(token.text)
+                pieces.add(text)
+        elif not (kind == ")" and close("(", ROUND)) and not (kind == "]" and close("[", 1 / ROUND)):
+            pieces.add(text)
     for bracket, start in sorted(opened):  # left open: lenient only
         pieces.multiply(start, ROUND if bracket == "(" else 1 / ROUND)
 
@@ -108,7 +110,9 @@ class _Pieces:
         self.length += len(text)
 
     def add_with_breaks(self, text: str) -> None:
-        first, *others = _BREAK.split(text) if "BREAK" in text else [text]
+        if "BREAK" not in text:
+            return self.add(text)
+        first, *others = _BREAK.split(text)
         self.add(first)
         for other in others:
             if self.length > (self.breaks[-1] if self.breaks else 0):
@@ -143,9 +147,9 @@ def _weight_after(prompt: str, tokens: list[Token], position: int, lenient: bool
         return None
     number = ascii_number(written)
     weight = None if number is None else float(number)
-    if lenient or (weight is not None and 0 <= weight <= MAX_WEIGHT) or is_prose(written):
+    colon = tokens[position - 1]
+    if lenient or (weight is not None and 0 <= weight <= MAX_WEIGHT) or is_prose(colon.text + written):
         return weight
     problem = f"the weight “{written.strip()}” is no number" if weight is None else f"the weight is {weight:g}"
-    colon = tokens[position - 1]
-    remedy = f"expected 0 to {MAX_WEIGHT:g}, as in (cat:1.2), or \\{colon.text} for a colon that is text"
+    remedy = f"expected 0 to {MAX_WEIGHT:g}, as in (cat:1.2); write \\{colon.text} for a colon that is text"
     raise malformed(prompt, colon.at, problem, remedy)
