@@ -55,12 +55,15 @@ def _text(settings: ImageSettings, prompt: str) -> str:
 def _pairs(settings: ImageSettings) -> Iterator[tuple[str, Any]]:
     """(infotext name, value) of the fields that are known."""
     for name, value in settings:
-        field = ImageSettings.model_fields[name]
-        label = about_of(field).get("infotext")
+        label = about_of(ImageSettings.model_fields[name]).get("infotext")
         if name == "width" and settings.width and settings.height:
             yield "Size", f"{settings.width}x{settings.height}"
-        elif label and value not in (None, False, field.default):
+        elif label and not _is_unsaid(name, value):
             yield label, value
+
+
+def _is_unsaid(name: str, value: Any) -> bool:
+    return value is None or value is False or value == ImageSettings.model_fields[name].default
 
 
 def _quoted(value: str) -> str:
@@ -161,7 +164,7 @@ def to_command(settings: ImageSettings) -> str:
     for name, value in settings:
         if name == "width" and settings.width:
             flags += ["--size", f"{settings.width}x{settings.height}"]
-        elif name not in settings_with("metavar") or value in (None, False, ImageSettings.model_fields[name].default):
+        elif name not in settings_with("metavar") or _is_unsaid(name, value):
             continue
         elif value is True:
             flags.append(as_flag(name))

@@ -7,7 +7,6 @@ read off `ImageSettings`: to add a setting is to add a line here. Light on purpo
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from typing import Any, Literal
 
 from altdiffusion.checkpoints import hub
@@ -72,9 +71,9 @@ class ImageSettings(Settings):
     prompt_syntax: PromptSyntax = setting("webui", "(word:1.2), BREAK, [from:to:0.5] ... as the web UIs read them; lenient: "
         "malformed ones too; none: brackets are text", metavar="S", infotext="Prompt syntax", web=True)
     weighting: Literal["a1111", "no-norm", "comfyui"] = setting("a1111", "what a weight does to its tokens",
-        metavar="W", infotext="Weighting", web=True)
+        metavar="W", infotext="Weighting")
     long_prompts: Literal["chunks", "whole"] = setting("chunks", "over 75 tokens: in chunks, or all at once",
-        metavar="L", infotext="Long prompts", web=True)
+        metavar="L", infotext="Long prompts")
     score: float | None = setting(None, "AltCLIP's, where the best of several was asked for",
         infotext="AltCLIP score", per_image=True)
     # fmt: on
@@ -83,8 +82,7 @@ class ImageSettings(Settings):
         problems = []
         if not self.prompt.strip():
             problems.append('no prompt: expected at least one, none of them empty, such as "一只猫"')
-        elif self.prompt_syntax == "webui":
-            problems += list(_syntax_problems(self.prompt, self.negative_prompt, steps=self.steps_run))
+        problems += self.syntax_problems
         if self.init_image is None:
             problems += [
                 f"{name.replace('_', ' ')} needs an init image: give one, or leave {name.replace('_', ' ')} out"
@@ -114,6 +112,17 @@ class ImageSettings(Settings):
         return self.init_image is not None and int(self.steps_or_default * self.strength_or_default) < 1
 
     @property
+    def syntax_problems(self) -> list[str]:
+        """What is malformed in the prompts, a line each."""
+        problems = []
+        for prompt in (self.prompt, self.negative_prompt) if self.prompt_syntax == "webui" else ():
+            try:
+                check(prompt, self.steps_run)
+            except InputError as error:
+                problems.append(str(error))
+        return problems
+
+    @property
     def steps_run(self) -> int:
         """The steps that an image takes: an init image skips the first ones. At least 1."""
         skipping = self.strength_or_default if self.init_image is not None else 1.0
@@ -130,14 +139,6 @@ class ImageSettings(Settings):
             seed=secrets.randbelow(2**32) if self.seed is None else self.seed,
             strength=None if self.init_image is None else self.strength_or_default,
         )
-
-
-def _syntax_problems(*prompts: str, steps: int) -> Iterator[str]:
-    for prompt in prompts:
-        try:
-            check(prompt, steps)
-        except InputError as error:
-            yield str(error)
 
 
 def settings_with(about: str) -> list[str]:

@@ -87,8 +87,11 @@ def read_request(
         raise Refused("bad_number", name=missing, least=8, most=_range(missing, limits)[1])
     values |= {"init_image": image and IN_MEMORY, "mask": mask and IN_MEMORY}
     values = {name: value for name, value in values.items() if value is not None}
-    if ImageSettings.model_construct(**values).leaves_no_step:
+    said_settings = ImageSettings.model_construct(**values)
+    if said_settings.leaves_no_step:
         raise Refused("few_steps")
+    for problem in said_settings.syntax_problems:
+        raise Refused("bad_prompt", problem=problem)
     try:
         settings = ImageSettings(**values)
     except InputError:  # all that visitors are told of is checked above

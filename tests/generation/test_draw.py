@@ -10,6 +10,7 @@ from altdiffusion.generation.draw import GenerateRequest, draw_batch
 from altdiffusion.generation.result import NotFinite
 from altdiffusion.generation.schedulers import SCHEDULERS
 from altdiffusion.generation.settings import IN_MEMORY, ImageSettings
+from altdiffusion.prompt_syntax import choose
 
 PROMPTS = [("一只猫", "", 1), ("a cat, please", "кошка", 7), ("قطة على خلفية زرقاء", "", 0)]
 START, MASK = Image.effect_noise((16, 16), 50).convert("RGB"), Image.new("L", (16, 16), 0)
@@ -192,3 +193,43 @@ def test_kinds_are_not_mixed(pipe):
     with pytest.raises(InputError, match="strength needs an init image"):
         requests(strength=0.5)
     assert draw_batch(pipe, []) == []
+
+
+def drawn(pipe, *settings, on_step=None):
+    images = draw_batch(pipe, [GenerateRequest(ImageSettings(**each)) for each in settings], on_step)
+    return [image and np.asarray(image.image, np.int16) for image in images]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "same"),
+    [
+        ("(一只猫:1.0)", "一只猫"),
+        (r"a cat \(red\)", "a cat (red)"),
+        ("{一只猫|一只猫}", "一只猫"),
+        ("[一只猫:a dog:2]", "一只猫"),
+    ],
+)
+def test_prompt_syntax_is_read(pipe, prompt, same):
+    (read,) = draw_batch(pipe, [GenerateRequest(ImageSettings(prompt=prompt, seed=3, steps=2))])
+    (literal,) = drawn(pipe, {"prompt": same, "prompt_syntax": "none", "seed": 3, "steps": 2})
+    np.testing.assert_allclose(np.asarray(read.image, np.int16), literal, atol=1)
+    assert read.settings.prompt == prompt  # the original spelling, in the PNG too
+
+
+def test_choices_are_taken_by_the_seed(pipe):
+    prompt = "{一只猫|a dog|the moon}"
+    together = drawn(pipe, *({"prompt": prompt, "seed": seed, "steps": 1} for seed in range(4)))
+    for seed, image in enumerate(together):
+        (alone,) = drawn(pipe, {"prompt": choose(prompt, seed), "seed": seed, "steps": 1})
+        np.testing.assert_allclose(image, alone, atol=1)
+
+
+def test_a_prompt_that_changes_in_a_batch_that_shrinks(pipe):
+    """Rows that leave take their states with them."""
+    settings = [{"prompt": prompt, "seed": 1, "steps": 4} for prompt in ("[a:b:1]", "[一只猫:a dog:2]")]
+    dropped, stayed = drawn(pipe, *settings, on_step=lambda step: [1])
+    assert dropped is None
+    (alone,) = drawn(pipe, settings[1])
+    (unchanged,) = drawn(pipe, settings[1] | {"prompt": "一只猫"})
+    np.testing.assert_allclose(stayed, alone, atol=1)
+    assert np.abs(alone - unchanged).max() > 1

@@ -99,8 +99,8 @@ def _component(name: str, default: Any, limits: Limits) -> Any:
         return gr.Textbox(label=label, placeholder=I18N("seed_hint"), max_length=25)
     choices = OFFERED_SCHEDULERS if name == "scheduler" else choices_of(field)
     if choices:
-        own = (I18N("scheduler_own"), "")
-        return gr.Dropdown([own, *((choice, choice) for choice in choices)], value=default or "", label=label)
+        own = [] if field.default else [(I18N("scheduler_own"), "")]
+        return gr.Dropdown([*own, *((choice, choice) for choice in choices)], value=default or "", label=label)
     if type_of(field) is str:
         return gr.Textbox(label=label, max_length=limits.text)
     if type_of(field) is bool:
