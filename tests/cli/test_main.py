@@ -20,6 +20,8 @@ EARLY = [  # wrong input of each command, which is said before the libraries loa
     (["generate", "a", "--device", "gpu", "--dtype", "int8", "--steps", "0"], "--device: expected cuda"),
     (["score", "nowhere.png", "--prompt", "a"], "no such image: nowhere.png"),
     (["score", ".", "--prompt", "a", "--model", "./nowhere"], "unknown model './nowhere'"),
+    (["generate", "a (cat", "--prompt-syntax", "webui"], "character 3, “a (cat”: ( isn't closed"),
+    (["tokens", "a", "--model", "./nowhere"], "unknown model './nowhere'"),
     (["info", "nowhere.png"], "no such image"),
     (["demo", "--models", "./nowhere", "--port", "99999"], "--port: expected 0 to 65535"),
     (["convert", "./nowhere", "out"], "unknown model './nowhere'"),
@@ -67,7 +69,8 @@ def test_help_shows_commands_in_groups_with_an_example(run):
 
 
 @pytest.mark.parametrize(
-    "words", [["generate"], ["score"], ["info"], ["demo"], ["convert"], ["train", "bridge"], ["evaluate", "mini"], ["benchmark"]]
+    "words", [["generate"], ["score"], ["tokens"], ["info"], ["demo"], ["convert"], ["train", "bridge"], ["evaluate", "mini"],
+              ["benchmark"]]
 )  # fmt: skip
 def test_each_command_has_an_example(run, words):
     page = run(*words, "--help").out
@@ -148,6 +151,8 @@ def test_info_reports_versions_device_and_attention(run):
         (["generate", "a", "--device", "cuda:99"], "this machine has"),
         (["generate", "a", "--init-image", "nowhere.png"], "no such image"),
         (["convert", "./nowhere", "out"], "unknown model"),
+        (["generate", "a (cat", "--prompt-syntax", "webui"], "character 3, “a (cat”: ( isn't closed"),
+        (["tokens", "a", "--model", "./nowhere"], "unknown model './nowhere'"),
         (["info", "nowhere.png"], "no such image"),
     ],
 )

@@ -195,6 +195,14 @@ def test_kinds_are_not_mixed(pipe):
     assert draw_batch(pipe, []) == []
 
 
+@pytest.fixture(scope="module")
+def mini():
+    """A model whose images depend on their prompts."""
+    pipe = AltDiffusionPipeline.from_pretrained("mini")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def drawn(pipe, *settings, on_step=None):
     images = draw_batch(pipe, [GenerateRequest(ImageSettings(**each)) for each in settings], on_step)
     return [image and np.asarray(image.image, np.int16) for image in images]
@@ -209,27 +217,27 @@ def drawn(pipe, *settings, on_step=None):
         ("[一只猫:a dog:2]", "一只猫"),
     ],
 )
-def test_prompt_syntax_is_read(pipe, prompt, same):
-    (read,) = draw_batch(pipe, [GenerateRequest(ImageSettings(prompt=prompt, seed=3, steps=2))])
-    (literal,) = drawn(pipe, {"prompt": same, "prompt_syntax": "none", "seed": 3, "steps": 2})
+def test_prompt_syntax_is_read(mini, prompt, same):
+    (read,) = draw_batch(mini, [GenerateRequest(ImageSettings(prompt=prompt, seed=3, steps=2))])
+    (literal,) = drawn(mini, {"prompt": same, "prompt_syntax": "none", "seed": 3, "steps": 2})
     np.testing.assert_allclose(np.asarray(read.image, np.int16), literal, atol=1)
     assert read.settings.prompt == prompt  # the original spelling, in the PNG too
 
 
-def test_choices_are_taken_by_the_seed(pipe):
+def test_choices_are_taken_by_the_seed(mini):
     prompt = "{一只猫|a dog|the moon}"
-    together = drawn(pipe, *({"prompt": prompt, "seed": seed, "steps": 1} for seed in range(4)))
+    together = drawn(mini, *({"prompt": prompt, "seed": seed, "steps": 1} for seed in range(4)))
     for seed, image in enumerate(together):
-        (alone,) = drawn(pipe, {"prompt": choose(prompt, seed), "seed": seed, "steps": 1})
+        (alone,) = drawn(mini, {"prompt": choose(prompt, seed), "seed": seed, "steps": 1})
         np.testing.assert_allclose(image, alone, atol=1)
 
 
-def test_a_prompt_that_changes_in_a_batch_that_shrinks(pipe):
+def test_a_prompt_that_changes_in_a_batch_that_shrinks(mini):
     """Rows that leave take their states with them."""
     settings = [{"prompt": prompt, "seed": 1, "steps": 4} for prompt in ("[a:b:1]", "[一只猫:a dog:2]")]
-    dropped, stayed = drawn(pipe, *settings, on_step=lambda step: [1])
+    dropped, stayed = drawn(mini, *settings, on_step=lambda step: [1])
     assert dropped is None
-    (alone,) = drawn(pipe, settings[1])
-    (unchanged,) = drawn(pipe, settings[1] | {"prompt": "一只猫"})
+    (alone,) = drawn(mini, settings[1])
+    (unchanged,) = drawn(mini, settings[1] | {"prompt": "一只猫"})
     np.testing.assert_allclose(stayed, alone, atol=1)
-    assert np.abs(alone - unchanged).max() > 1
+    assert np.abs(alone - unchanged).max() > 20
