@@ -37,9 +37,14 @@ def sd_mini_folder() -> Path:
     return mini_folder() / "sd-mini"
 
 
+def vae_folder(root: Path) -> Path:
+    """The folder of the VAE in a pipeline's; SD-mini's is mini's."""
+    return (mini_folder() if root == sd_mini_folder() else root) / "vae"
+
+
 def is_local(name: str | Path) -> bool:
     """Whether a model is on this machine: an embedded one, or a path that exists. Raises InputError for no possible path."""
-    return name in EMBEDDED or local_path(name).exists()
+    return str(name) in EMBEDDED or local_path(name).exists()
 
 
 def resolve(name: str | Path | None, files: Sequence[str] | None = None, **hub_options: Any) -> Path:
@@ -50,9 +55,9 @@ def resolve(name: str | Path | None, files: Sequence[str] | None = None, **hub_o
     hub_options: revision, token, cache_dir, local_files_only... of `huggingface_hub`.
     Raises InputError for what is neither here nor on the hub.
     """
-    if name is None or name == MINI:
+    if name is None or str(name) == MINI:
         return mini_folder()
-    if name == SD_MINI:
+    if str(name) == SD_MINI:
         return sd_mini_folder()
     path = local_path(name)
     if path.exists():
