@@ -35,6 +35,9 @@ def test_the_embedded_names_are_known_as_text_and_as_paths(tmp_path, monkeypatch
     assert is_local(Path(name))
     assert vae_folder(folder) == mini_folder() / "vae"
     assert AltDiffusionPipeline.fetch(Path(name)) == folder
+    (tmp_path / name).mkdir()
+    assert resolve(name) == folder
+    assert resolve(Path(name)) == Path(name)  # a folder of that name is the user's own
 
 
 def test_what_is_local(tmp_path):
