@@ -36,6 +36,14 @@ ENDINGS = (
 )  # of their files
 
 
+# The formats that generated images are written in, by their files' endings; other formats' endings are refused.
+WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+NOT_WRITTEN = (
+    *(ending for ending in ENDINGS if ending not in WRITTEN),
+    *(".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".tga", ".ico", ".ppm", ".eps", ".pdf", ".apng", ".exr"),
+)
+
+
 class BadImage(ValueError):
     """An image can't be used. Its text is the reason, the same for every image with the same defect."""
 
@@ -189,10 +197,22 @@ def image_key(source: ImageSource) -> str:
     return f"{path}:{source.member}" if source.member else path
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images in a folder, sorted by name; hidden files and subfolders are left alone. [] where there is no folder."""
-    paths = folder.iterdir() if folder.is_dir() else ()
+def image_files(folder: Path, deep: bool = False) -> list[Path]:
+    """The images in a folder, sorted by name; hidden files are left alone. [] where there is no folder.
+
+    deep: those in its subfolders, too, but for hidden ones; each folder once, wherever links lead.
+    """
+    paths = _files_below(folder) if deep else folder.iterdir() if folder.is_dir() else ()
     return sorted(path for path in paths if path.suffix.lower() in ENDINGS and path.name[0] != "." and path.is_file())
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    seen = {os.path.realpath(folder)}
+    for root, folders, names in os.walk(folder, followlinks=True):
+        places = {os.path.realpath(os.path.join(root, name)): name for name in sorted(folders, reverse=True)}
+        folders[:] = sorted(name for place, name in places.items() if place not in seen and name[0] != ".")
+        seen.update(places)
+        yield from (Path(root, name) for name in names)
 
 
 def fit(image: Image.Image, native: int, multiple: int = 8) -> Image.Image:

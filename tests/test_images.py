@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from altdiffusion import InputError
 from altdiffusion.altclip.image_inputs import as_image
-from altdiffusion.images import TooManyPixels, decode_image, fit, image_file, open_image, read_image
+from altdiffusion.images import TooManyPixels, decode_image, fit, image_file, image_files, open_image, read_image
 from altdiffusion.prefetch import prefetch
 
 
@@ -187,3 +187,15 @@ def test_reading_in_threads_leaves_the_filters_of_warnings_alone(tmp_path):
     before = list(warnings.filters)
     list(prefetch(read_image, [tmp_path / "x.png"] * 200, ahead=50, workers=8))
     assert warnings.filters == before
+
+
+def test_the_images_below_a_folder_are_each_found_once(tmp_path):
+    for name in ("b.png", "a/c.JPG", "a/deep/d.webp", ".hidden/x.png", "a/.e.png", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a/deep/again").symlink_to(tmp_path)
+    (tmp_path / "z").symlink_to(tmp_path / "a")
+    names = [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path, deep=True)]
+    assert names == ["a/c.JPG", "a/deep/d.webp", "b.png"]
+    assert [path.name for path in image_files(tmp_path)] == ["b.png"]
+    assert image_files(tmp_path / "nowhere", deep=True) == []

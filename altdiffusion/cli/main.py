@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from altdiffusion import __version__
+from altdiffusion.cli.terminal import escape_the_unprintable, say
 from altdiffusion.errors import GenerationFailed, InputError, TrainingStopped
+from altdiffusion.files import as_utf8
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -46,18 +48,19 @@ _HELP = ("--help", "-h")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    escape_the_unprintable()
     try:
-        call = parse(sys.argv[1:] if arguments is None else arguments)
+        call = parse([as_utf8(word) for word in (sys.argv[1:] if arguments is None else arguments)])
         if call is not None:
             prepare_environment()
             call.run(call.settings)
         sys.stdout.flush()
         return 0
     except (InputError, GenerationFailed, TrainingStopped) as error:
-        print(f"altdiffusion: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"altdiffusion: {' '.join(str(error).split())}")
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
-        print("altdiffusion: interrupted; what was finished is kept", file=sys.stderr)
+        say("altdiffusion: interrupted; what was finished is kept")
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -268,8 +268,7 @@ def _load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[
     for name, model_class in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
         if name in passed:
             continue
-        shared = name == "vae" and folder == hub.sd_mini_folder()
-        part = (hub.mini_folder() if shared else folder) / name
+        part = hub.vae_folder(folder) if name == "vae" else folder / name
         if not part.is_dir():
             raise InputError(f"{folder} has no folder {name!r}: the download is incomplete")
         passed[name] = tensor_files.load_strict(

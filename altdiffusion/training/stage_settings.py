@@ -61,7 +61,7 @@ class ContrastSettings(TrainingSettings):
 class AutoencoderSettings(TrainingSettings):
     """An image autoencoder (VAE) for latent diffusion."""
 
-    model: str = setting(..., "the AutoencoderKL to start from: its folder", source="model")
+    model: str = setting(..., "the AutoencoderKL to start from: its folder, or a pipeline's", source="model")
     train_data: list[str] = setting(..., _IMAGES, source="data")
     loss: Literal["l1", "mse", "l1+mse"] = setting(
         "l1+mse",

@@ -66,7 +66,7 @@ def test_score_takes_folders(capsys, altclip, pictures, tmp_path):
     status, out, _ = run(capsys, "score", pictures[0], folder, *words, "--json")
     assert status == 0
     found = [row["image"] for row in json.loads(out)["results"]]
-    assert found == [pictures[0], str(folder / "a.PNG"), str(folder / "b.png")]
+    assert found == [pictures[0], str(folder / "a.PNG"), str(folder / "b.png"), str(folder / "deep/c.png")]
     (tmp_path / "empty").mkdir()
     status, out, err = run(capsys, "score", tmp_path / "empty", *words)
     assert (status, out) == (2, "")

@@ -1,6 +1,7 @@
 """Every layout through the pipelines, out again into plain diffusers, and into every door that diffusers has."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -176,6 +177,17 @@ def test_components_and_controlnet(pipe):
     control = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(16, 32))
     guided = StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=control)
     assert np.isfinite(draw(guided, image=Image.new("RGB", (16, 16)))).all()
+
+
+@pytest.mark.parametrize("model", ["mini", "sd-mini"])
+def test_a_controlnet_on_an_embedded_model_is_made_as_the_documentation_says(model):
+    pipe = AltDiffusionPipeline.from_pretrained(model)
+    page = (Path(__file__).parents[2] / "docs/pipelines.md").read_text(encoding="utf-8")
+    channels = tuple(map(int, re.search(r"conditioning_embedding_out_channels=\((.*?)\)", page)[1].split(", ")))
+    assert len(channels) == len(pipe.vae.config.block_out_channels)
+    control = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=channels)
+    guided = StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=control)
+    assert np.isfinite(draw(guided, image=PICTURE)).all()
 
 
 _ALIAS = """

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from altdiffusion.data.table import NOT_UTF8, way_out
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.files import local_path
 from altdiffusion.images import ENDINGS, BadImage, ImageSource, image_file
@@ -70,7 +71,9 @@ def read_lines(source: str | Path) -> list[str]:
     path = local_path(source)
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise InputError(f"{path} can't be read ({NOT_UTF8}): expected a name a line; {way_out(path)}") from None
+    except OSError as error:
         raise InputError(f"{path} can't be read ({first_line(error)}): expected UTF-8 text, a name a line") from None
     if not any(lines):
         raise InputError(f"{path} is empty: expected a name a line")
