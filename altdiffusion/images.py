@@ -8,7 +8,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -120,18 +120,19 @@ _opening = threading.Lock()  # warnings' filters belong to the whole process
 @contextmanager
 def _decoded(file: Path | IO[bytes], max_pixels: int, header_only: bool = False) -> Iterator[Image.Image]:
     """An image whose every defect is a BadImage."""
-    with _defects_named(max_pixels):
+    # From a stream, as Pillow maps an uncompressed TIFF of a path into memory, and turns it wrongly then.
+    with _defects_named(max_pixels), file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
         try:
-            image = _load(file, max_pixels, header_only)
+            image = _load(stream, max_pixels, header_only)
         except (BadImage, UnicodeError):
             raise
         except ValueError:  # Pillow's of large texts, among others
-            image = _load(_without_large_texts(file), max_pixels, header_only)
+            image = _load(_without_large_texts(stream), max_pixels, header_only)
         with image:
             yield image
 
 
-def _load(file: Path | IO[bytes], max_pixels: int, header_only: bool) -> Image.Image:
+def _load(file: IO[bytes], max_pixels: int, header_only: bool) -> Image.Image:
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(file, formats=FORMATS)
@@ -168,16 +169,13 @@ def _too_many(max_pixels: int) -> str:
     return f"more than {max_pixels:,} pixels: make it smaller"
 
 
-def _without_large_texts(file: Path | IO[bytes]) -> IO[bytes]:
+def _without_large_texts(file: IO[bytes]) -> IO[bytes]:
     """A PNG without the texts and colour profiles over 1 MB, which Pillow refuses; any other file as it is.
 
     Raises BadImage where they are over 64 MB in all.
     """
-    if isinstance(file, Path):
-        content = file.read_bytes()
-    else:
-        file.seek(0)
-        content = file.read()
+    file.seek(0)
+    content = file.read()
     if not content.startswith(b"\x89PNG"):
         return io.BytesIO(content)
     kept, place, total = [content[:8]], 8, 0

@@ -66,6 +66,20 @@ def test_every_orientation_is_pillows_own_and_read_once(tmp_path, orientation, e
     assert image.size == expected.size == image_size(image_file(tmp_path / f"x.{ending}"))
 
 
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "I;16"])
+def test_an_uncompressed_tiff_is_turned_as_a_png_is(tmp_path, mode, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise = Image.effect_noise((8, 4), 90)
+    start = noise.convert("I").point(lambda value: value * 257).convert(mode) if mode == "I;16" else noise.convert(mode)
+    start.save(tmp_path / "x.tif", exif=exif)
+    (start.convert("RGB") if mode == "CMYK" else start).save(tmp_path / "x.png", exif=exif)
+    for wanted in ("RGB", "L"):
+        tiff, png = (open_image(tmp_path / f"x.{ending}", wanted) for ending in ("tif", "png"))
+        assert (tiff.size, tiff.tobytes()) == (png.size, png.tobytes())
+
+
 def jpeg_with(tag, kind, count, value):
     """A JPEG of 8 x 4 with orientation 6 and one more EXIF value, as a camera may write it."""
     entries = [(0x0112, 3, 1, struct.pack("<H", 6)), (tag, kind, count, value)]
@@ -162,7 +176,7 @@ def test_fit_keeps_area_and_proportions(size, native, expected):
     [
         ("1", 1, (255, 255, 255), 255),
         ("CMYK", (0, 255, 255, 0), (255, 0, 0), 76),
-        ("LAB", (255, 128, 128), (127, 127, 127), 127),
+        ("LAB", (255, 128, 128), (254, 255, 254), 255),
         ("RGBA", (200, 0, 0, 0), (255, 255, 255), 60),
         ("LA", (80, 0), (255, 255, 255), 80),
         ("I;16", 32768, (127, 127, 127), 127),
@@ -174,7 +188,8 @@ def test_paths_and_data_sets_and_memory_are_read_alike(tmp_path, kind, pixel, rg
     path = tmp_path / ("x.tif" if kind in ("F", "CMYK", "LAB") else "x.png")
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new(kind, (8, 4), pixel).save(path, exif=exif)
+    options = {"compression": "tiff_lzw"} if path.suffix == ".tif" else {}  # see the uncompressed ones below
+    Image.new(kind, (8, 4), pixel).save(path, exif=exif, **options)
     images = [open_image(path), read_image(path), decode_image(image_file(path)), as_image(path)]
     images += [as_image(Image.open(path)), open_image(Image.open(path)), open_upload(path, Limits())]
     assert {(image.mode, image.size, image.getpixel((0, 0))) for image in images} == {("RGB", (4, 8), rgb)}
@@ -228,7 +243,7 @@ def png_with(path, *texts):
     Image.effect_noise((8, 4), 50).convert("RGB").save(path, pnginfo=info, icc_profile=profile)
 
 
-MANY = 3 * 2**20
+MANY = 2 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -252,8 +267,9 @@ def test_large_texts_and_profiles_are_no_damage(tmp_path, texts):
     assert open_info(tmp_path / "x.png").prompt == "a cat"
 
 
-def test_texts_that_would_fill_the_memory_are_refused(tmp_path):
-    png_with(tmp_path / "x.png", ("a", "a" * 2**26, True), ("b", "b" * 2**26, True))
+def test_texts_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", 3 * 2**20)
+    png_with(tmp_path / "x.png", ("a", "a" * MANY, True), ("b", "b" * MANY, True))
     with pytest.raises(InputError, match="the texts in the image are too large: expected at most 64 MB"):
         open_image(tmp_path / "x.png")
 
