@@ -12,6 +12,7 @@ from altdiffusion.images import fitting_size
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 WHITE = 128  # from here on, a mask's value is what the model generates anew
+NOISE = 16  # black and white of a JPEG are so far off, at most, but for its edges
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,13 @@ def prepare(
         native x native pixels; the photo keeps its own size.
     """
     white = mask.point(lambda value: 255 * (value >= WHITE))
-    whole: Box = (0, 0, photo.width, photo.height)
+    mask = mask.point(lambda value: 0 if value < NOISE else 255 if value > 255 - NOISE else value)
+    box: Box = (0, 0, photo.width, photo.height)
     if padding is not None:
-        # of the white alone, as the black of a JPEG is never quite black
-        box: Box = VaeImageProcessor.get_crop_region(_blurred(white, blur), *(size or (native, native)), pad=padding)
-    else:
-        box = whole
-    size_drawn = size or fitting_size((box[2] - box[0], box[3] - box[1]), native)
-    image = photo.crop(box).resize(size_drawn, Image.Resampling.LANCZOS)
-    white = _in_latents(white.crop(box), size_drawn, latent_pixels)
+        box = VaeImageProcessor.get_crop_region(_blurred(white, blur), *(size or (native, native)), pad=padding)
+    model_size = size or fitting_size((box[2] - box[0], box[3] - box[1]), native)
+    image = photo.crop(box).resize(model_size, Image.Resampling.LANCZOS)
+    white = _in_latents(white.crop(box), model_size, latent_pixels)
     if padding is None and size is not None:
         photo, mask, box = image, mask.resize(size, Image.Resampling.BILINEAR), (0, 0, *size)
     return Inpainting(image, white, PasteBack(photo, _blurred(mask, blur), box))
@@ -85,7 +84,7 @@ def _blurred(mask: Image.Image, radius: int) -> Image.Image:
 
 
 def _in_latents(white: Image.Image, size: tuple[int, int], latent_pixels: int) -> Image.Image:
-    """The mask in `size`, where each latent that has any white is white.
+    """The mask in `size`, where each latent that has any white, by pixels' centres, is white.
 
     diffusers looks at one pixel of each latent, so that small parts would be lost and stay as they were.
     """

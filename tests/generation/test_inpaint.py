@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from diffusers.image_processor import VaeImageProcessor
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFilter
 
 from altdiffusion.generation import inpaint
 
@@ -68,7 +68,8 @@ def test_the_model_is_told_of_every_white_pixel_by_whole_latents(size, boxes, pa
     across, down = start.image.width / (right - left), start.image.height / (bottom - top)
     for x0, y0, x1, y1 in boxes:
         for x, y in ((x0, y0), (x1 - 1, y0), (x0, y1 - 1), (x1 - 1, y1 - 1)):
-            assert told[int((y + 0.5 - top) * down), int((x + 0.5 - left) * across)] == 255
+            row, column = int((y + 0.5 - top) * down), int((x + 0.5 - left) * across)
+            assert told[max(0, row - 1) : row + 1, max(0, column - 1) : column + 1].max() == 255
 
 
 @pytest.mark.parametrize("blur", [1, 4, 10])
@@ -80,7 +81,8 @@ def test_blur_softens_the_edge_and_nothing_far_from_it(blur, padding):
     assert row[: 70 - 4 * blur].max() == 0
     assert row[70 + min(4 * blur, 29)] > 240
     assert (np.diff(row[:100]) >= 0).all()
-    assert 100 < row[69] < row[70] < 156
+    assert 50 < row[69] < row[70]
+    assert row[69] + row[70] == pytest.approx(255, abs=3)
     assert len(np.unique(row)) > blur
 
 
@@ -131,7 +133,12 @@ def test_a_jpegs_black_is_black_enough():
     mask.save(buffer, "JPEG", quality=50)
     noisy = Image.open(buffer).convert("L")
     assert np.count_nonzero(noisy) > np.count_nonzero(mask)
-    assert prepared(photo_of((128, 128)), noisy, padding=0).paste.box == pytest.approx((40, 40, 60, 60), abs=1)
+    photo = photo_of((128, 128))
+    start = prepared(photo, noisy, padding=0)
+    assert start.paste.box == pytest.approx((40, 40, 60, 60), abs=1)
+    far = np.asarray(mask.filter(ImageFilter.MaxFilter(17))) == 0  # beyond the blocks at the edge
+    for paste in (start.paste, prepared(photo, noisy).paste):
+        np.testing.assert_array_equal(np.asarray(paste(Image.new("RGB", (64, 64))))[far], np.asarray(photo)[far])
 
 
 def test_a_soft_mask_blends():
