@@ -22,6 +22,7 @@ from torch import Tensor
 from altdiffusion import images
 from altdiffusion.devices import dtype_name
 from altdiffusion.errors import InputError
+from altdiffusion.generation import inpaint
 from altdiffusion.generation.load import pipeline_of_kind
 from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.schedulers import build_scheduler, check_steps, find_scheduler
@@ -38,12 +39,16 @@ _PER_IMAGE = settings_with("per_image")
 class GenerateRequest:
     """One image to generate. image: RGB, what to start from; mask: L, white where it is generated anew, as large as image.
 
-    `settings.init_image` and `settings.mask` say where these come from: a path or IN_MEMORY. Raises InputError.
+    `settings.init_image` and `settings.mask` say where these come from: a path or IN_MEMORY.
+    size: width and height that the model generates, and paste: what puts that into the photo, both by `resolved`.
+    Raises InputError, where the mask is black, too.
     """
 
     settings: ImageSettings
     image: Image.Image | None = None
     mask: Image.Image | None = None
+    size: tuple[int, int] | None = None
+    paste: inpaint.PasteBack | None = None
 
     def __post_init__(self) -> None:
         for image, name in ((self.image, "init_image"), (self.mask, "mask")):
@@ -54,26 +59,43 @@ class GenerateRequest:
             raise InputError(
                 f"the mask is {width} x {height}, the init image {self.image.width} x {self.image.height}: make them equal"
             )
+        if self.mask is not None and (brightest := inpaint.brightest(self.mask)) < inpaint.WHITE:
+            raise InputError(
+                f"the mask is black, so nothing is to be generated: expected white where it is, of 255, got at most {brightest}"
+            )
 
     @property
     def batch_key(self) -> Hashable:
         """Requests of equal keys can be generated together."""
-        return tuple(value for name, value in self.settings if name not in _PER_IMAGE)
+        return self.size, *(value for name, value in self.settings if name not in _PER_IMAGE)
+
+    @property
+    def known_size(self) -> tuple[int, int]:
+        """Width and height that the model generates; zeros where nobody has said and the model isn't known yet."""
+        return self.size or (self.settings.width or 0, self.settings.height or 0)
 
     def resolved(self, pipe: Any) -> GenerateRequest:
-        """With the model's defaults for unset settings, and with image and mask as large as the result.
+        """With the model's defaults for unset settings, and with image and mask as the model takes them.
 
-        A size that is asked for is kept, though the image is stretched to it; else the image keeps its shape.
+        A size that is asked for is kept, though the image is stretched to it; else the image keeps its shape. With a mask,
+        see `inpaint.prepare`.
         """
+        if self.size is not None:
+            return self
         settings = self.settings.resolved(self.settings.model or pipe)
         native = pipe.unet.config.sample_size * pipe.vae_scale_factor
-        size = (settings.width or native, settings.height or native)
-        image, mask = self.image, self.mask
+        asked = (settings.width, settings.height) if settings.width and settings.height else None
+        if self.image is not None and self.mask is not None:
+            start = inpaint.prepare(
+                self.image, self.mask, native=native, latent_pixels=pipe.vae_scale_factor,
+                size=asked, blur=settings.mask_blur or 0, padding=settings.only_masked,
+            )  # fmt: skip
+            return GenerateRequest(settings, start.image, start.mask, start.image.size, start.paste)
+        image = self.image
         if image is not None:
-            image = image.resize(size, Image.Resampling.LANCZOS) if settings.width else images.fit(image, native)
-            size = image.size
-            mask = None if mask is None else mask.resize(size)
-        return GenerateRequest(settings.replace(width=size[0], height=size[1]), image, mask)
+            image = image.resize(asked, Image.Resampling.LANCZOS) if asked else images.fit(image, native)
+        size = asked or (image.size if image else (native, native))
+        return GenerateRequest(settings.replace(width=size[0], height=size[1]), image, size=size)
 
 
 @dataclass(frozen=True)
@@ -108,11 +130,11 @@ def draw_batch(
     Raises InputError where requests differ in what a batch has in common; NotFinite, which has the other images, where
     the model's numbers overflowed.
     """
-    if len({request.batch_key for request in requests}) > 1:
-        raise InputError(f"requests of a batch may differ in {', '.join(_PER_IMAGE)} only")
     if not requests:
         return []
     requests = [request.resolved(pipe) for request in requests]
+    if len({request.batch_key for request in requests}) > 1:
+        raise InputError(f"requests of a batch may differ in {', '.join(_PER_IMAGE)} only")
     common = requests[0].settings
     pipe = pipeline_of_kind(pipe, common.init_image is not None, common.mask is not None)
     original_scheduler = pipe.scheduler
@@ -154,7 +176,7 @@ def draw_batch(
     for row, image, filtered, finite in zip(batch.rows, output.images, flags, watched.finite, strict=True):
         settings = requests[row].settings.replace(**used)
         if row in batch.wanted and finite:
-            results[row] = GeneratedImage(image, settings, bool(filtered))
+            results[row] = GeneratedImage(_pasted(image, requests[row], bool(filtered)), settings, bool(filtered))
         elif row in batch.wanted:
             failed.append(settings)
     if failed:
@@ -172,6 +194,7 @@ def _arguments(pipe: Any, requests: Sequence[GenerateRequest]) -> dict[str, Any]
         values = [getattr(request.settings, name) for request in requests]
         argument = about_of(ImageSettings.model_fields[name])["argument"]
         arguments[argument] = values if name in _PER_IMAGE else values[0]
+    arguments["width"], arguments["height"] = requests[0].known_size
     taken = inspect.signature(pipe.__call__).parameters  # image to image takes no size: the image has it
     return {name: value for name, value in arguments.items() if name in taken and value not in (None, [])}
 
@@ -181,6 +204,13 @@ def _chosen(prompt: str, settings: ImageSettings) -> str:
     if settings.prompt_syntax == "none":
         return prompt
     return choose(prompt, settings.seed or 0, lenient=settings.prompt_syntax == "lenient")
+
+
+def _pasted(image: Image.Image, request: GenerateRequest, filtered: bool) -> Image.Image:
+    """What was generated, in its photo; all of it black where the safety checker made it so."""
+    if request.paste is None:
+        return image
+    return Image.new("RGB", request.paste.photo.size) if filtered else request.paste(image)
 
 
 def _class_name(scheduler: Any) -> str:

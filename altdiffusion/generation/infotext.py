@@ -30,7 +30,8 @@ from altdiffusion.settings import about_of, as_flag, type_of
 
 KEY = "parameters"
 _NEGATIVE = re.compile(r"\nNegative [pP]rompt: ?")
-_READ_TOO = {"Size", "Schedule type", "Exact prompts"}
+_READ_TOO = {"Size", "Schedule type", "Exact prompts", "Inpaint area"}
+_ONLY_MASKED = "Only masked"
 _PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 
@@ -60,6 +61,8 @@ def _pairs(settings: ImageSettings) -> Iterator[tuple[str, Any]]:
         if name == "width" and settings.width and settings.height:
             yield "Size", f"{settings.width}x{settings.height}"
         elif label and not _is_unsaid(name, value):
+            if name == "only_masked":
+                yield "Inpaint area", _ONLY_MASKED
             yield label, value
 
 
@@ -86,6 +89,10 @@ def read_infotext(text: str) -> tuple[ImageSettings, list[str]]:
         prompt, negative, pairs, others = _parts(text)
     if "Sampler" in pairs and pairs.get("Schedule type", "Automatic") != "Automatic":  # newer web UIs have it apart
         pairs["Sampler"] += f" {pairs['Schedule type']}"
+    if pairs.get("Inpaint area") == _ONLY_MASKED:
+        pairs.setdefault("Masked area padding", "32")  # the web UIs' own
+    else:
+        pairs.pop("Masked area padding", None)
     values: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
     for name in settings_with("infotext"):
         field = ImageSettings.model_fields[name]

@@ -28,7 +28,8 @@ class ImageSettings(Settings):
     What `setting` is told of a field besides default, help and range:
     metavar: the command line has it as a flag, with this placeholder ("" for a switch).
     infotext: its name in the text inside a PNG. argument: the pipeline's argument that it becomes.
-    per_image: it may differ between images that are generated together. needs_image: it makes no sense without an init image.
+    per_image: it may differ between images that are generated together.
+    needs: the image, init_image or mask, without which it makes no sense.
     loading: of the pipeline, so it can't be said of one that is loaded already.
     web: visitors of the page and of the API may set it. slider: the step of a number's slider on the page (default: 1).
     """
@@ -53,11 +54,15 @@ class ImageSettings(Settings):
     model: str | None = setting(None, "id on the hub, folder or single file (default: mini)",
         metavar="M", source="model", infotext="Model")
     strength: float | None = setting(None, "how much to change --init-image (default: 0.8; with a mask 1)", above=0,
-        maximum=1, metavar="X", infotext="Denoising strength", argument="strength", needs_image=True, web=True, slider=0.05)
+        maximum=1, metavar="X", infotext="Denoising strength", argument="strength", needs="init_image", web=True, slider=0.05)
     init_image: str | None = setting(None, "image to start from",
         metavar="F", source="image", infotext="Init image")
     mask: str | None = setting(None, "white where --init-image is generated anew",
-        metavar="F", source="image", infotext="Mask", needs_image=True)
+        metavar="F", source="image", infotext="Mask", needs="init_image")
+    mask_blur: int | None = setting(None, "pixels by which the mask's edge is softened (default: 0; in the web UIs 4)",
+        minimum=0, maximum=64, metavar="N", infotext="Mask blur", needs="mask", web=True)
+    only_masked: int | None = setting(None, "generate the masked part alone, with N pixels around it, in the model's full size",
+        minimum=0, maximum=256, metavar="N", infotext="Masked area padding", needs="mask", web=True)
     lora: str | None = setting(None, "LoRA file, folder or id on the hub",
         metavar="F", source="lora", infotext="Lora", loading=True)
     text_encoder: str | None = setting(None, "AltCLIP in place of the model's own encoder (with --bridge default: mini's)",
@@ -83,13 +88,14 @@ class ImageSettings(Settings):
         if not self.prompt.strip():
             problems.append('no prompt: expected at least one, none of them empty, such as "一只猫"')
         problems += self.syntax_problems
-        if self.init_image is None:
-            problems += [
-                f"{name.replace('_', ' ')} needs an init image: give one, or leave {name.replace('_', ' ')} out"
-                for name in settings_with("needs_image")
-                if getattr(self, name) is not None
-            ]
-        elif self.leaves_no_step:
+        for needed, called in (("init_image", "an init image"), ("mask", "a mask")):
+            if getattr(self, needed) is None:
+                problems += [
+                    f"{name.replace('_', ' ')} needs {called}: give one, or leave {name.replace('_', ' ')} out"
+                    for name in settings_that_need(needed)
+                    if getattr(self, name) is not None
+                ]
+        if self.leaves_no_step:
             problems.append(
                 f"strength {self.strength_or_default} of {self.steps_or_default} steps leaves no step: raise either"
             )
@@ -131,6 +137,8 @@ class ImageSettings(Settings):
     def resolved(self, model: Any) -> ImageSettings:
         """The same with a seed and with defaults for what isn't said, but for the size, which only the model's files know.
 
+        With a mask, a size that isn't said stays so: the result is as large as the init image, in whatever size it is generated.
+
         model: as in `default_guidance_scale`.
         """
         return self.replace(
@@ -138,12 +146,18 @@ class ImageSettings(Settings):
             guidance_scale=default_guidance_scale(model) if self.guidance_scale is None else self.guidance_scale,
             seed=secrets.randbelow(2**32) if self.seed is None else self.seed,
             strength=None if self.init_image is None else self.strength_or_default,
+            mask_blur=None if self.mask is None else self.mask_blur or 0,
         )
 
 
 def settings_with(about: str) -> list[str]:
     """The fields that `setting` was told this of, such as "web" or "metavar"."""
     return [name for name, field in ImageSettings.model_fields.items() if about in about_of(field)]
+
+
+def settings_that_need(image: str) -> list[str]:
+    """The fields that make no sense without this one: init_image, mask."""
+    return [name for name in settings_with("needs") if about_of(ImageSettings.model_fields[name])["needs"] == image]
 
 
 def default_guidance_scale(model: Any) -> float:
