@@ -75,7 +75,7 @@ class ImageSettings(Settings):
         metavar="", infotext="Pickle allowed", loading=True)
     prompt_syntax: PromptSyntax = setting("webui", "(word:1.2), BREAK, [from:to:0.5] ... as the web UIs read them; lenient: "
         "malformed ones too; none: brackets are text", metavar="S", infotext="Prompt syntax", web=True)
-    weighting: Literal["a1111", "no-norm", "comfyui"] = setting("a1111", "what a weight does to its tokens",
+    weighting: Literal["a1111", "no-norm", "comfyui", "masked"] = setting("a1111", "what a weight does to its tokens",
         metavar="W", infotext="Weighting")
     long_prompts: Literal["chunks", "whole"] = setting("chunks", "over 75 tokens: in chunks, or all at once",
         metavar="L", infotext="Long prompts")

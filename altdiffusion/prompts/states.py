@@ -32,10 +32,10 @@ from altdiffusion.prompt_syntax import (
     take_loras,
 )
 from altdiffusion.prompts.tokens import Token, in_chunks, prompt_tokens
+from altdiffusion.prompts.weighting import Row, Weighting, beside, weighted
 from altdiffusion.text_encoder.bridge import BridgedTextEncoder
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad
 
-Weighting = Literal["a1111", "no-norm", "comfyui"]
 LongPrompts = Literal["chunks", "whole"]
 
 
@@ -120,7 +120,8 @@ def encode_prompts(
     negative_prompts: one for all, or one for each.
     prompt_syntax: "webui" refuses what is malformed, "lenient" reads it as A1111 does, "none" reads brackets as text.
     weighting: what a weight does to the hidden states of its tokens: "a1111" multiplies them and restores the mean of all,
-        "no-norm" multiplies them alone, "comfyui" moves them away from the states of "".
+        "no-norm" multiplies them alone, "comfyui" moves them away from the states of ""; "masked" moves all states away from
+        those of the prompt without the word, at the cost of encoding that, too, and keeps the length of each.
     long_prompts: "chunks" encodes 75 tokens at a time and puts the states one after the other; "whole" encodes all at
         once, which XLM-R can up to 510 tokens, and no CLIP and no bridge.
     clip_skip: as in diffusers.
@@ -256,24 +257,27 @@ def _lora_scaled(encoder: Any, scale: float | None) -> Iterator[None]:
 
 
 def _encode(
-    encoder: Any, tokenizer: Any, chunks: Sequence[list[Token]], device: Any, weighting: str, clip_skip: int | None
+    encoder: Any,
+    tokenizer: Any,
+    chunks: Sequence[list[Token]],
+    device: Any,
+    weighting: Weighting,
+    clip_skip: int | None,
 ) -> tuple[Tensor, Tensor | None]:
     """States (chunks, tokens, width) with their weights, and the pooled vectors (chunks, width) that XL takes, or None."""
-    begin, end, padding = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-    length = max(MAX_TOKENS, *(len(chunk) + 2 for chunk in chunks))
-    rows = [(begin, *(token.id for token in chunk), end) for chunk in chunks]
-    weights = torch.ones(len(chunks), length)
-    for index, chunk in enumerate(chunks):
-        weights[index, 1 : len(chunk) + 1] = torch.tensor([token.weight for token in chunk])
-    needs_empty = weighting == "comfyui" and bool((weights != 1).any())
-    unique = list(dict.fromkeys([*rows, *[(begin, end)] * needs_empty]))
-    ids, mask = pad(unique, padding, length)
+    rows = [Row((tokenizer.bos_token_id, *(token.id for token in chunk), tokenizer.eos_token_id)) for chunk in chunks]
+    others = [beside(row, chunk, weighting) for row, chunk in zip(rows, chunks, strict=True)]
+    unique = list(dict.fromkeys([*rows, *(other for some in others for other in some)]))
+    place = {row: index for index, row in enumerate(unique)}
+    length = max(MAX_TOKENS, *(len(row.ids) for row in rows))
+    ids, mask = pad([row.ids for row in unique], tokenizer.pad_token_id, length)
     is_xl = bool(isinstance(encoder, BridgedTextEncoder) and encoder.config.projection_dim)
-    is_clip = isinstance(encoder, CLIPTextModel)  # which has learnt to read its padding
+    if isinstance(encoder, CLIPTextModel):  # has learnt to read its padding
+        mask = torch.ones_like(mask)
+    for index, row in enumerate(unique):
+        mask[index, list(row.hidden)] = 0
     output = encoder(
-        ids.to(device),
-        attention_mask=None if is_clip else mask.to(device),
-        output_hidden_states=is_xl or clip_skip is not None,
+        ids.to(device), attention_mask=mask.to(device), output_hidden_states=is_xl or clip_skip is not None
     )
     if is_xl:
         states, pooled = output.hidden_states[-2], output[0]
@@ -281,30 +285,8 @@ def _encode(
         states, pooled = encoder.text_model.final_layer_norm(output.hidden_states[-(clip_skip + 1)]), None
     else:
         states, pooled = output[0], None
-    empty = states[unique.index((begin, end))] if needs_empty else None
-    places = torch.tensor([unique.index(row) for row in rows], device=states.device)
-    states = _weighted(states[places], weights.to(states), weighting, empty)
-    return states, None if pooled is None else pooled[places]
-
-
-def _weighted(states: Tensor, weights: Tensor, weighting: str, empty: Tensor | None) -> Tensor:
-    """The states (rows, tokens, width) with weights (rows, tokens); rows whose weights are all 1 stay as they are.
-
-    empty: (tokens, width), the states of "".
-    """
-    weights = weights[..., None]
-    changed = (weights != 1).flatten(1).any(1)
-    if not changed.any():
-        return states
-    if empty is not None:
-        return torch.where(weights == 1, states, empty + (states - empty) * weights)
-    weighted = states * weights
-    if weighting == "no-norm":
-        return weighted
-    before, after = (part.float().mean((1, 2), keepdim=True) for part in (states, weighted))
-    restored = torch.where(changed[:, None, None], before / after, 1.0)
-    if not ((restored > 0.1) & (restored < 10)).all():
-        raise InputError(
-            "these weights leave no mean that could be restored: take smaller ones, or weighting 'no-norm' or 'comfyui'"
-        )
-    return weighted * restored.to(states.dtype)
+    of_chunks = [
+        weighted(states[place[row]], chunk, weighting, [states[place[other]] for other in some])
+        for row, chunk, some in zip(rows, chunks, others, strict=True)
+    ]
+    return torch.stack(of_chunks), None if pooled is None else pooled[[place[row] for row in rows]]

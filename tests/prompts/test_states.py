@@ -10,7 +10,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from altdiffusion import AltDiffusionPipeline, InputError
 from altdiffusion.prompt_syntax import parse_weights
 from altdiffusion.prompts.states import encode_prompts, encode_schedule
-from altdiffusion.prompts.tokens import prompt_tokens
+from altdiffusion.prompts.tokens import Token, prompt_tokens
+from altdiffusion.prompts.weighting import weighted
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_plain_prompts_are_encoded_as_diffusers_does_it(pipe, prompt):
     torch.testing.assert_close(ours["negative_prompt_embeds"], negative, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("weighting", ["a1111", "no-norm", "comfyui"])
+@pytest.mark.parametrize("weighting", ["a1111", "no-norm", "comfyui", "masked"])
 @pytest.mark.parametrize("prompt", ["(一只猫:1.0)，月光", "(a cat:1), a dog", "（猫：1）"])
 def test_weight_one_is_bit_equal_to_no_weight(pipe, prompt, weighting):
     plain = parse_weights(prompt).text
@@ -69,6 +70,34 @@ def test_comfyui_moves_away_from_the_empty_prompt(pipe):
     weighted = states(pipe, "(一只猫:1.5)", weighting="comfyui")[0]
     places = slice(1, 1 + len(prompt_tokens(pipe.tokenizer, parse_weights("一只猫"))))
     torch.testing.assert_close(weighted[places], (empty + 1.5 * (plain - empty))[places])
+
+
+def test_masked_leaves_out_a_word_of_weight_zero(pipe):
+    """As if no other token had seen it; lengths of states stay."""
+    parsed = parse_weights("一只(猫:0)，月光")
+    heavy = [place for place, token in enumerate(prompt_tokens(pipe.tokenizer, parsed), 1) if token.weight == 0]
+    inputs = pipe.tokenizer(parsed.text, padding="max_length", max_length=77, return_tensors="pt")
+    plain = pipe.text_encoder(**inputs)[0]
+    inputs["attention_mask"][0, heavy] = 0
+    without = pipe.text_encoder(**inputs)[0]
+    expected = without * plain.norm(dim=-1, keepdim=True) / without.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(states(pipe, "一只(猫:0)，月光", weighting="masked"), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_masked_heavier_than_one_moves_away_from_the_rest(pipe):
+    without, light, plain, heavy = (
+        states(pipe, f"一只(猫:{weight})，月光", weighting="masked").flatten() for weight in (0, 0.5, 1, 1.5)
+    )
+    apart = [float(torch.cosine_similarity(without, other, 0)) for other in (light, plain, heavy)]
+    assert apart == sorted(apart, reverse=True)
+    assert apart[2] < apart[1] - 0.01
+
+
+def test_means_that_cannot_be_restored_are_refused(pipe):
+    """The states of these tokens have a mean of nearly 0, the others' sum falls."""
+    chunk = [Token(5, "a", 0, 1, 10.0, True)]
+    with pytest.raises(InputError, match="no mean that could be restored"):
+        weighted(torch.tensor([[1.0], [-0.5], [0.0]]), chunk, "a1111", [])
 
 
 def test_a_row_is_the_same_in_any_batch(pipe):
@@ -167,7 +196,7 @@ def test_a_stock_clip(published):
         ("[a:b:0.5]", {}, "changes over the steps"),
         ("<lora:ink:0.8> a cat", {}, "names a LoRA"),
         ("a {red|blue} cat", {}, "has choices"),
-        ("a cat", {"weighting": "compel"}, "weighting='compel': expected a1111, no-norm, comfyui"),
+        ("a cat", {"weighting": "compel"}, "weighting='compel': expected a1111, no-norm, comfyui, masked"),
         ("a cat", {"long_prompts": "yes"}, "long_prompts='yes': expected chunks, whole"),
         ("a cat", {"negative_prompts": ["a", "b"]}, "2 negative prompts for 1 prompts"),
         ("猫" * 600, {}, "601 tokens: expected at most 510"),
