@@ -12,19 +12,21 @@ from altdiffusion.web.service import DemoService
 from altdiffusion.web.tabs import score
 from altdiffusion.web.tabs.change import change_tab
 from altdiffusion.web.tabs.compare import compare_tab
-from altdiffusion.web.tabs.controls import I18N, PRIVATE, as_gallery
+from altdiffusion.web.tabs.controls import I18N, PRIVATE, STYLES, as_gallery, style_choices
 from altdiffusion.web.tabs.draw import draw_tab
 from altdiffusion.web.tabs.read import read_tab
 from altdiffusion.web.translations import LANGUAGES, say
 
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 JS = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+HEAD = f"<script>{(Path(__file__).parent / 'prompt_weights.js').read_text(encoding='utf-8')}</script>"
 _FONTS = ["Segoe UI", "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 
 
 def look() -> dict[str, Any]:
     """What `launch` wants besides the page. No font comes from another site."""
-    return {"theme": gr.themes.Default(font=_FONTS, font_mono=["monospace"]), "css": CSS, "i18n": I18N}
+    theme = gr.themes.Default(font=_FONTS, font_mono=["monospace"])
+    return {"theme": theme, "css": CSS, "head": HEAD, "i18n": I18N}
 
 
 def build_page(service: DemoService) -> gr.Blocks:
@@ -56,15 +58,18 @@ def build_page(service: DemoService) -> gr.Blocks:
                     label=I18N("gallery"), columns=4, object_fit="contain", interactive=False, buttons=["download"]
                 )
         history.change(as_gallery, history, gallery, **PRIVATE)
-        # tabs that were not opened yet don't hear of a change in the browser: their names come from here
+        # tabs that were not opened yet don't hear of a change in the browser: their names come from here, as the styles' do
         every_tab = [block for block in page.blocks.values() if isinstance(block, gr.Tab) and block.elem_id]
+        styles = [
+            each for each in page.blocks.values() if isinstance(each, gr.Dropdown) and STYLES in each.elem_classes
+        ]
+
+        def words(language: str) -> list[Any]:
+            choices = style_choices(service, language)
+            named = [gr.Tab(label=say(str(tab.elem_id), language)) for tab in every_tab]
+            return [*named, *(gr.Dropdown(choices=choices) for _ in styles)]
+
         switch = "async (language) => [await window.altdiffusionLanguage(language)]"
-        page.load(None, None, language, js=JS, **PRIVATE).then(
-            lambda language: _named(every_tab, language), language, every_tab, **PRIVATE
-        )
-        language.input(lambda language: _named(every_tab, language), language, every_tab, js=switch, **PRIVATE)
+        page.load(None, None, language, js=JS, **PRIVATE).then(words, language, [*every_tab, *styles], **PRIVATE)
+        language.input(words, language, [*every_tab, *styles], js=switch, **PRIVATE)
     return page
-
-
-def _named(tabs: list[gr.Tab], language: str) -> list[gr.Tab]:
-    return [gr.Tab(label=say(str(tab.elem_id), language)) for tab in tabs]

@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from altdiffusion.errors import InputError
+from altdiffusion.generation.styles import read_styles
 from altdiffusion.web.limits import Limits
 
 KEEP_SECONDS = 6 * 3600  # generated and uploaded images; a page that is open longer loses the oldest of its history
@@ -26,7 +27,10 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Serving:
-    """How the owner wants the page served. auth: "name:password". models: what visitors may choose from; empty: mini."""
+    """How the owner wants the page served. auth: "name:password". models: what visitors may choose from; empty: mini.
+
+    styles: a file as `read_styles` reads it; None: the package's own.
+    """
 
     host: str = LOOPBACK
     port: int | None = None
@@ -38,6 +42,7 @@ class Serving:
     device: str | None = None
     dtype: str | None = None
     allow_pickle: bool = False
+    styles: Path | None = None
 
 
 def serve(serving: Serving) -> None:
@@ -56,6 +61,7 @@ def running(serving: Serving) -> Iterator[str]:
         raise InputError(f"--max-queue {serving.max_queue}: expected at least 1")
     if serving.limits.pixels < 64:
         raise InputError(f"--max-pixels {serving.limits.pixels}: expected at least 64, such as 589824 for 768 x 768")
+    styles = read_styles(serving.styles)
     folder = Path(tempfile.mkdtemp(prefix="altdiffusion-demo-"))
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     max_image_pixels = Image.MAX_IMAGE_PIXELS
@@ -74,7 +80,7 @@ def running(serving: Serving) -> Iterator[str]:
         models = Models(list(serving.models) or offered(), scorer=serving.scorer, **options)
         generated = folder / "generated"
         generated.mkdir()
-        service = DemoService(models, serving.limits, max_waiting=serving.max_queue, folder=generated)
+        service = DemoService(models, serving.limits, max_waiting=serving.max_queue, folder=generated, styles=styles)
         page = build_page(service)
         page.queue(api_open=False, max_size=1000, default_concurrency_limit=None)
         uploads = serving.limits.upload_bytes * serving.limits.pictures
