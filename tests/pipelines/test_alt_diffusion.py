@@ -307,6 +307,36 @@ def test_lora_for_clip_applies_its_unet_half_and_says_so(published, caplog, swap
     assert list(ours.unet.peft_config) == ["default_0"]
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_lora_without_a_text_half_warns_as_diffusers_does(published, caplog, swapped):
+    pytest.importorskip("peft")
+    stock = clip_pipeline()
+    pipe = (
+        swap_text_encoder(clip_pipeline(), published("m9"))
+        if swapped
+        else AltDiffusionPipeline.from_pretrained(published("m9"))
+    )
+    said = []
+    for each in (stock, pipe):
+        caplog.clear()
+        state = {name: value for name, value in clip_lora(each.unet).items() if name.startswith("unet.")}
+        with caplog.at_level("WARNING", "diffusers.loaders.lora_base"):
+            each.load_lora_weights(state)
+        said.append([record.getMessage() for record in caplog.records if "No LoRA keys" in record.getMessage()])
+    assert len(said[0]) == 1
+    assert said[1] == [line.replace("CLIPTextModel", "AltCLIPTextModel") for line in said[0]]
+
+
+def test_a_text_encoders_lora_by_too_old_a_peft_is_one_line(published, monkeypatch):
+    pytest.importorskip("peft")
+    pipe = AltDiffusionPipeline.from_pretrained(published("m9"))
+    layer = "text_encoder.roberta.encoder.layer.0.attention.self.query"
+    state = {f"{layer}.lora_A.weight": torch.randn(2, 64), f"{layer}.lora_B.weight": torch.randn(64, 2)}
+    monkeypatch.setattr("altdiffusion.pipelines.adapters.MIN_PEFT_VERSION", "99.0")
+    with pytest.raises(InputError, match=r"wants peft 99\.0 or newer .*pip install \"transformers<"):
+        pipe.load_lora_weights(state)
+
+
 @pytest.mark.parametrize("alpha", [2, 7])
 def test_lora_of_our_tower_is_loaded(published, tmp_path, alpha):
     peft = pytest.importorskip("peft")
