@@ -119,7 +119,7 @@ def without_lora_layers(models: Sequence[Any]) -> Iterator[None]:
 
 def refuse_ip_adapter(unet: Any) -> None:
     """Raise InputError where an IP-Adapter is loaded: a saved UNet would hold tensors that its config knows nothing of."""
-    if isinstance(unet.encoder_hid_proj, MultiIPAdapterImageProjection):
+    if isinstance(getattr(unet, "encoder_hid_proj", None), MultiIPAdapterImageProjection):
         raise InputError(
             "an IP-Adapter is loaded, which diffusers can't save within a pipeline: call unload_ip_adapter() before, and "
             "load_ip_adapter() again after loading what is saved"
