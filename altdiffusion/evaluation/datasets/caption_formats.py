@@ -109,7 +109,9 @@ def read_entries(
     if form == NAMES:
         raise InputError(f"{path} holds names of images, no captions: give the file of a language's captions")
     if form == IDS:
-        raise InputError(f"{path} holds ids, no captions: give the captions beside it, such as test_texts.jsonl")
+        raise InputError(
+            f"{path} holds ids alone, no captions nor lines with text_id: give the file beside it, such as test_texts.jsonl"
+        )
     if form == IMAGES:
         raise InputError(f"{path} holds images: give the captions beside it, such as test_texts.jsonl")
     raise InputError(f"{path} is in no format for captions, nor is a file of image names beside it. Read are {FORMS}")

@@ -207,7 +207,7 @@ def test_what_lies_beside_cn_clips_captions_does_not_confuse_it(tmp_path, beside
 
 def test_a_file_of_ids_alone_is_named_as_such(tmp_path, pictures):
     path = write(tmp_path / "test_texts.tr.jsonl", '{"image_id": 7, "text_ids": [1, 2]}')
-    with pytest.raises(InputError, match=r"holds ids, no captions: .*test_texts\.jsonl"):
+    with pytest.raises(InputError, match=r"holds ids alone, no captions .*: .*test_texts\.jsonl"):
         read_captions(path, pictures)
 
 
