@@ -130,6 +130,7 @@ class BridgeSettings(TrainingSettings):
     model: str = setting(
         ..., "the Stable Diffusion 1.x, 2.x or XL whose text states are learnt: folder or id on the hub", source="model"
     )
+    allow_pickle: bool = neutral(False, "read .bin files of these two, which can carry code")
     train_data: list[str] = setting(..., _TEXTS, source="data")
     languages: list[str] = setting([], _LANGUAGES)
     teacher_language: str = setting("en", "the column that CLIP reads")
