@@ -184,7 +184,11 @@ def readable(kind):
     def clip(cls, width):
         sizes = {"hidden_size": width, "projection_dim": width, "intermediate_size": 8, "num_hidden_layers": 3}
         ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
-        return cls(CLIPTextConfig(**sizes, **ids, num_attention_heads=2)).eval()
+        model = cls(CLIPTextConfig(**sizes, **ids, num_attention_heads=2)).eval()
+        for name, parameter in model.named_parameters():
+            if name.endswith("final_layer_norm.bias"):
+                torch.nn.init.ones_(parameter)  # a mean that can be restored, as trained models have
+        return model
 
     if kind == "xl":
         pipe.register_modules(tokenizer_2=tokenizer, text_encoder_2=clip(CLIPTextModelWithProjection, 1280))
