@@ -14,6 +14,7 @@ from altdiffusion.speed.openvino_models import CompiledNetwork, UnetForward, use
 from altdiffusion.speed.optimize import optimize
 
 openvino = pytest.importorskip("openvino")
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from altdiffusion.checkpoints.hub import mini_folder
 from altdiffusion.cli.main import main
 from altdiffusion.generation.settings import default_guidance_scale
 
+pytestmark = pytest.mark.long
+
 THINGS = {
     "a cat": "一只猫",
     "a banana": "一根香蕉",

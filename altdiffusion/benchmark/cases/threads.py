@@ -6,13 +6,13 @@ A small model's images, scores and training steps, and a step of the full-size U
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +33,6 @@ WAYS = {
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 LOADS = ("an idle machine", "beside a busy program")
-WORKS = ("4 images by mini", "64 images scored by mini", "10 training steps of mini's UNet", "a step of the large UNet")
 
 
 def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
@@ -44,7 +43,7 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
             if load == LOADS[1]:
                 stack.enter_context(_running([sys.executable, "-c", "while True: pass"]))
             for work in WORKS:
-                ways = {way: partial(_ask, worker, work) for way, worker in workers.items()}
+                ways = {way: functools.partial(_ask, worker, work) for way, worker in workers.items()}
                 yield Comparison(f"{work}, {load}", in_turns(ways, sizes.rounds, torch.device("cpu")))
 
 
@@ -73,26 +72,40 @@ def _ask(worker: subprocess.Popen[str], work: str) -> None:
         raise RuntimeError(f"the process for {work!r} ended with status {worker.wait()}")
 
 
-def _works(sizes: Sizes) -> Iterator[Callable[[], object]]:
-    """Those of WORKS, in order."""
+def _generating(sizes: Sizes) -> Callable[[], object]:
     pipe = load_pipeline(device="cpu")
     pipe.set_progress_bar_config(disable=True)
-    yield lambda: list(generate("一只猫", model=pipe, steps=15, seed=1, num_images=4))
+    return lambda: list(generate("一只猫", model=pipe, steps=15, seed=1, num_images=4))
+
+
+def _scoring(sizes: Sizes) -> Callable[[], object]:
     scorer = PromptScorer.from_pretrained(device="cpu")
     images = [Image.effect_noise((256, 256), 80).convert("RGB") for _ in range(64)]
-    yield lambda: scorer.score(images, ["猫", "a dog"])
-    trained = load_pipeline(device="cpu").unet.train().requires_grad_(True)
-    optimizer = torch.optim.AdamW(trained.parameters(), 1e-5)
-    yield lambda: _train(trained, optimizer, steps=10)
-    large = models.unet(sizes).eval().requires_grad_(False)
-    yield lambda: large(*_inputs(large, 2))  # with guidance
+    return lambda: scorer.score(images, ["猫", "a dog"])
 
 
-def _train(unet: Any, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for _ in range(steps):
-        torch.autograd.backward(unet(*_inputs(unet, 8)).sample.square().mean())
-        optimizer.step()
-        optimizer.zero_grad()
+def _training(sizes: Sizes) -> Callable[[], object]:
+    unet: Any = load_pipeline(device="cpu").unet.train().requires_grad_(True)
+    optimizer = torch.optim.AdamW(unet.parameters(), 1e-5)
+    inputs = _inputs(unet, 8)
+
+    def run() -> None:
+        for _ in range(10):
+            torch.autograd.backward(unet(*inputs).sample.square().mean())
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return run
+
+
+def _large_step(sizes: Sizes) -> Callable[[], object]:
+    with torch.device("meta"):  # random weights would take longer to draw than all steps
+        unet: Any = models.unet(sizes).eval().requires_grad_(False)
+    unet.to_empty(device="cpu")
+    for tensor in unet.parameters():
+        tensor.fill_(0.01)
+    inputs = _inputs(unet, 2)  # with guidance
+    return lambda: unet(*inputs)
 
 
 def _inputs(unet: Any, batch: int) -> tuple[torch.Tensor, int, torch.Tensor]:
@@ -101,8 +114,16 @@ def _inputs(unet: Any, batch: int) -> tuple[torch.Tensor, int, torch.Tensor]:
     return latents, 1, torch.randn(batch, 77, config.cross_attention_dim)
 
 
+WORKS: dict[str, Callable[[Sizes], Callable[[], object]]] = {  # made where they are first asked for
+    "4 images by mini": _generating,
+    "64 images scored by mini": _scoring,
+    "10 training steps of mini's UNet": _training,
+    "a step of the large UNet": _large_step,
+}
+
+
 if __name__ == "__main__":
-    works = dict(zip(WORKS, _works(Sizes(**json.loads(sys.argv[1]))), strict=True))
+    make = functools.cache(lambda work: WORKS[work](Sizes(**json.loads(sys.argv[1]))))
     for line in sys.stdin:
-        works[line.strip()]()
+        make(line.strip())()
         print(line, end="", flush=True)
