@@ -9,8 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
-from helpers.metric_process import one_process
+from helpers.metric_process import SCORE_TOGETHER
 from helpers.small_altclip import save_small
 from PIL import Image
 
@@ -86,11 +85,12 @@ def test_states_of_two_metrics_add_up(scorer, images, expected):
     assert int(first.pairs) == 5
 
 
-def test_two_processes_give_the_figure_of_one(folder, scorer, images, expected, tmp_path):
+def test_two_processes_give_the_figure_of_one(forks, folder, scorer, images, expected, tmp_path):
     chosen = expected.topk(3).indices.tolist()  # two pairs in one process, one in the other
     texts = [TEXTS[number] for number in chosen]
     torch.save((images[chosen], texts), tmp_path / "pairs.pt")
-    mp.spawn(one_process, (str(folder), str(tmp_path)), nprocs=2)
+    done = forks.run_script(SCORE_TOGETHER, folder, tmp_path, processes=2)
+    assert done.status == [0, 0], done.stderr
     alone = AltCLIPScore(scorer)
     alone.update(images[chosen], texts)
     for rank in (0, 1):

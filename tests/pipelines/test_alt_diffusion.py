@@ -38,6 +38,7 @@ from altdiffusion import (
 SMALL = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "np"}
 PICTURE = Image.new("RGB", (16, 16), "red")
 MASK = Image.new("L", (16, 16), 255)
+pytestmark = pytest.mark.long
 
 
 def draw(pipe, prompt="一只猫", **kwargs):

@@ -22,6 +22,7 @@ from altdiffusion.generation.infotext import from_infotext, open_info  # noqa: E
 from altdiffusion.web import draw_queue  # noqa: E402
 
 QUICK = {"steps": web_server.STEPS, "width": 32, "height": 32}
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
