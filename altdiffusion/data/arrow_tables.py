@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from altdiffusion.data.columns import IMAGE_COLUMNS, choose_columns, image_column
-from altdiffusion.data.table import BadRecord, GoodRecords, Skip, texts
+from altdiffusion.data.table import BadRecord, Skip, Table, texts
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.images import ImageSource, image_file
 
@@ -15,7 +15,7 @@ _IMAGE_COLUMNS = ("image", "jpg", "png", "webp")  # of plain bytes; with the fea
 _TEXT_TYPES = ("string", "large_string", "string_view")
 
 
-class ArrowTable:
+class ArrowTable(Table):
     """A row a record; rows are numbered from 0, as the library does.
 
     Raises InputError: the library isn't installed, nothing that it can read, none of the columns asked for, no images.
@@ -35,28 +35,21 @@ class ArrowTable:
         self._holds_paths = self._image_column in strings
         columns = dict.fromkeys([*self.columns, *filter(None, [self._image_column])])
         self._data = data.select_columns(list(columns)).with_format("arrow")  # slices of the map: nothing is copied
-        self._good = GoodRecords()
+        self._check(self._rows(), lambda row: self._record(*row), skip)
+
+    def _rows(self) -> Iterator[tuple[Any, int, int]]:
+        """(a batch of rows, a row's place in it, its place in the table)."""
         row = 0
         for batch in self._data.iter(batch_size=1000):
             for place in range(len(batch)):
-                try:
-                    self._record(batch, place, row)
-                except BadRecord as reason:
-                    skip(f"{path}:{row}", str(reason))
-                    self._good.add(False)
-                else:
-                    self._good.add(True)
+                yield batch, place, row
                 row += 1
 
-    def __len__(self) -> int:
-        return len(self._good)
+    def _read(self, position: int) -> dict[str, Any]:
+        return self._record(self._data[position], 0, position)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self._good.position(index)
-        return self._record(self._data[row], 0, row)
-
-    def where(self, index: int) -> str:
-        return f"{self.path}:{self._good.position(index)}"
+    def _where(self, position: int) -> str:
+        return f"{self.path}:{position}"
 
     def _record(self, batch: Any, place: int, row: int) -> dict[str, Any]:
         """The record at `place` of a batch of rows, which is `row` of the whole table."""
