@@ -189,9 +189,9 @@ def image_key(source: ImageSource) -> str:
     return f"{path}:{source.member}" if source.member else path
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images in a folder, sorted by name; hidden files and subfolders are left alone. [] where there is no folder."""
-    paths = folder.iterdir() if folder.is_dir() else ()
+def image_files(folder: Path, below: bool = False) -> list[Path]:
+    """The images in a folder, or in those below it too, sorted by name; without hidden ones. [] where there is no folder."""
+    paths = () if not folder.is_dir() else folder.rglob("*") if below else folder.iterdir()
     return sorted(path for path in paths if path.suffix.lower() in ENDINGS and path.name[0] != "." and path.is_file())
 
 

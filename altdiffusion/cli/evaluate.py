@@ -177,7 +177,7 @@ def classification(settings: ClassificationSettings) -> None:
     hide_loading()
     names = None if settings.classes is None else read_lines(settings.classes)
     templates = None if settings.templates is None else read_lines(settings.templates)
-    data = localised(read_labelled(settings.data, settings.split), settings.language, names)
+    data = localised(read_labelled(settings.data, settings.split, settings.max_skipped), settings.language, names)
     limits = (settings.batch_size, settings.max_skipped)
 
     def measure(system: System) -> ClassificationResult:

@@ -11,7 +11,7 @@ from altdiffusion.data.table import BadRecord, Skip, Table, texts
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.images import ImageSource, image_file
 
-_IMAGE_COLUMNS = ("image", "jpg", "png", "webp")  # of plain bytes; with the feature Image, any name will do
+_IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")  # of plain bytes; with the feature Image, any name will do
 _TEXT_TYPES = ("string", "large_string", "string_view")
 
 
@@ -29,13 +29,21 @@ class ArrowTable(Table):
         text = [name for name in strings if name.lower() not in IMAGE_COLUMNS]
         self.present = tuple(data.column_names)
         self.columns = choose_columns(path, asked, data.column_names, text)
-        self._image_column = _find_image_column(data.features, strings) if images else None
-        if images and self._image_column is None:
+        self.image_column = _find_image_column(data.features, strings) if images else None
+        if images and self.image_column is None:
             raise InputError(f"{path} has no images: expected a column image, got {', '.join(data.column_names)}")
-        self._holds_paths = self._image_column in strings
-        columns = dict.fromkeys([*self.columns, *filter(None, [self._image_column])])
+        self._holds_paths = self.image_column in strings
+        self._whole = data
+        columns = dict.fromkeys([*self.columns, *filter(None, [self.image_column])])
         self._data = data.select_columns(list(columns)).with_format("arrow")  # slices of the map: nothing is copied
         self._check(self._rows(), lambda row: self._record(*row), skip)
+
+    def labels(self, column: str) -> tuple[list[Any], list[str]]:
+        """A column's value in each record, and the names that a ClassLabel gives to its numbers, else none."""
+        batches = self._whole.select_columns([column]).with_format("arrow").iter(batch_size=1000)
+        values = [value for batch in batches for value in batch.column(0).to_pylist()]
+        names = getattr(self._whole.features[column], "names", None) or []
+        return [values[self._position(index)] for index in range(len(self))], list(names)
 
     def _rows(self) -> Iterator[tuple[Any, int, int]]:
         """(a batch of rows, a row's place in it, its place in the table)."""
@@ -58,8 +66,8 @@ class ArrowTable(Table):
         except UnicodeDecodeError:
             raise BadRecord("not UTF-8") from None
         record: dict[str, Any] = texts(raw, self.columns)
-        if self._image_column:
-            record["image"] = self._image(batch.column(self._image_column)[place], row)
+        if self.image_column:
+            record["image"] = self._image(batch.column(self.image_column)[place], row)
         return record
 
     def _image(self, cell: Any, row: int) -> ImageSource:
@@ -105,7 +113,10 @@ def _load(path: Path) -> Any:
     try:
         return datasets.load_from_disk(str(path)) if path.is_dir() else datasets.Dataset.from_parquet(str(path))
     except Exception as error:  # the library wraps whatever its readers raise
-        raise InputError(f"{path} can't be read: {first_line(error.__cause__ or error)}") from None
+        what = "folder by save_to_disk" if path.is_dir() else "parquet file"
+        raise InputError(
+            f"{path} can't be read, no {what} that is whole: {first_line(error.__cause__ or error)}"
+        ) from None
     finally:
         if showed_bars:
             datasets.enable_progress_bars()

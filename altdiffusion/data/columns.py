@@ -63,7 +63,7 @@ def choose_columns(
         )
     raise InputError(
         f"{path} has no column caption or text, and none named by a language (en, zh, ...): its columns are "
-        f"{', '.join(present) or 'none'}; name those to read with --languages"
+        f"{', '.join(present) or 'none'}; name those to read with --languages (one, in evaluate retrieval: --language)"
     )
 
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +41,7 @@ Skip = Callable[[str, str], object]  # told where a bad record is and what is wr
 
 
 class Table(ABC):
-    """Good records, numbered from 0. Safe to read from threads; `for record in table` works too.
+    """Good records, numbered from 0. Safe to read from threads.
 
     A reader checks every record once, when it is opened. Memory grows with the bad ones only.
     """
@@ -69,6 +69,9 @@ class Table(ABC):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Each column's text, trimmed; under "image" an ImageSource if opened with images. Raises IndexError."""
         return self._read(self._position(index))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self.__getitem__, range(len(self)))
 
     def where(self, index: int) -> str:
         """The record's place as a person would look for it: "captions.tsv:17"."""

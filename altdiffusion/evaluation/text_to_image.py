@@ -30,7 +30,7 @@ from altdiffusion.generation.generate import generate
 from altdiffusion.generation.infotext import open_info
 from altdiffusion.generation.load import load_pipeline
 from altdiffusion.generation.result import save_image
-from altdiffusion.images import ENDINGS, open_image
+from altdiffusion.images import image_files, open_image
 from altdiffusion.metrics import own_prompt_first
 
 CELL = 128  # pixels of an image on the sheet
@@ -87,7 +87,7 @@ def evaluate_generation(
     seed: of prompt i it is seed + i. The others: as in `generate`. Raises InputError.
     """
     tables = open_tables([prompts], list(languages), images=False, skipped=SkipLog(max_skipped))
-    texts = {name: [record[name] for record in tables[0]] for name in languages or tables[0].columns}  # type: ignore[attr-defined]
+    texts = {name: [record[name] for record in tables[0]] for name in languages or tables[0].columns}
     reference_images = None if reference is None else read_reference(reference)
     pipe = load_pipeline(model, device=device, dtype=dtype, allow_pickle=allow_pickle)
     judge = load_scorer(scorer, str(model or pipe.name_or_path), pipe.device)
@@ -154,7 +154,7 @@ def frechet_distance(
 def read_reference(folder: str | Path) -> list[Image.Image]:
     """All images in a folder and below it. Raises InputError where there are none, or one can't be read."""
     root = local_path(folder)
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS)
+    paths = image_files(root, below=True)
     if not paths:
         raise InputError(f"no images in {root}: expected a folder of them to compare with")
     return [open_image(path) for path in paths]

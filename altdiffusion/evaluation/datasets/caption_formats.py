@@ -256,16 +256,16 @@ def table_columns(path: Path, names: Sequence[str], language: str | None) -> tup
     if image is None:
         raise InputError(f"{path} has no column of images: expected image or file_name, got {', '.join(names)}")
     rest = [name for name in names if name != image]
-    captions = (language,) if language in rest else default_columns(rest)
+    return image, one_column(path, names, (language,) if language in rest else default_columns(rest), language)
+
+
+def one_column(path: Path, names: Sequence[str], captions: Sequence[str], language: str | None) -> str:
+    """The only column of captions, in the language asked for. Raises InputError where there are several, or others."""
     asked = language is not None and any(map(is_language, captions)) and language not in captions
-    if len(captions) != 1 or asked:
-        what = (
-            f"column {language}" if asked else "column caption or text" if not captions else "single column of captions"
-        )
-        raise InputError(
-            f"{path} has no {what}: its columns are {', '.join(names)}; choose one of them with --language"
-        )
-    return image, captions[0]
+    if len(captions) == 1 and not asked:
+        return captions[0]
+    what = f"column {language}" if asked else "single column of captions" if captions else "column caption or text"
+    raise InputError(f"{path} has no {what}: its columns are {', '.join(names)}; choose one of them with --language")
 
 
 def _table(path: Path, form: str, language: str | None, skip: Skip) -> tuple[list[Entry], list[str]] | None:
@@ -284,11 +284,18 @@ def _table(path: Path, form: str, language: str | None, skip: Skip) -> tuple[lis
     for where, reason in odd:
         if reason != "an empty line":
             skip(where, reason)
-    left_out = ", ".join(name for name in names if name not in (image, caption))
-    note = f"captions are read from the column {caption}, images from {image}" + (
-        f"; left out: {left_out}" if left_out else ""
-    )
+    note = columns_read(names, image, caption)
     return [Entry(where, _text(row.get(caption)), (_text(row.get(image)).strip(),)) for where, row in rows], [note]
+
+
+def columns_read(names: Sequence[str], image: str | None, caption: str) -> str:
+    """What should be known of how a table was read. image: the column of images, if they lie in one."""
+    left_out = ", ".join(name for name in names if name not in (image, caption))
+    return (
+        f"captions are read from the column {caption}"
+        + (f", images from {image}" if image else "")
+        + (f"; left out: {left_out}" if left_out else "")
+    )
 
 
 def _text(value: object) -> str:
