@@ -1,7 +1,7 @@
 """Runs systems on a data set of images with captions: `altdiffusion evaluate retrieval`.
 
 data = read_captions("flickr30k_cn_test.txt", "flickr30k-images")
-for result in evaluate_retrieval([AltCLIPSystem(...), ...], data):
+for result in evaluate_retrieval(map(load_system, ["mini", ...]), data):
     print(result.system, result.metrics.mean)
 """
 

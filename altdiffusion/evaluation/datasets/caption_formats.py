@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from altdiffusion.data.columns import default_columns, image_column, is_language
 from altdiffusion.data.line_file import LineFile, find_delimiter, split_header
@@ -182,11 +183,16 @@ def _karpathy(path: Path, lines: Sequence[bytes], split: str, skip: Skip) -> Ite
                 yield Entry(f"{where}.sentences[{place}]", caption if isinstance(caption, str) else "", (name,))
 
 
-def _of_cn_clip(line: str) -> bool:
+def _object(line: str) -> dict[str, Any]:
+    """The JSON object in a line; {} where there is none."""
     try:
-        record = parse_object(line)
+        return parse_object(line)
     except BadRecord:
-        return False
+        return {}
+
+
+def _of_cn_clip(line: str) -> bool:
+    record = _object(line)
     return any(id_key in record and text_key in record for id_key, text_key, _ in _KEYS)
 
 
@@ -223,30 +229,23 @@ def _clip_benchmark(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[
 
 def _is_table(lines: Sequence[str]) -> bool:
     """Whether the first line is a header that names a column of images, or of as many columns, 3 or more, as the others."""
-    try:
-        delimiter = find_delimiter(lines[0])
-        names = split_header(lines[0], delimiter)
-    except BadRecord:
-        return False
+    delimiter = find_delimiter(lines[0])
 
-    def fits(line: str) -> bool:
+    def columns(line: str) -> list[str]:
         try:
-            return len(split_header(line, delimiter)) == len(names)
+            return split_header(line, delimiter)
         except BadRecord:
-            return False
+            return []
 
+    names, rows = columns(lines[0]), lines[1:]
     if len(names) > 1 and image_column(names) is not None:
         return True
-    return (
-        len(names) > 2 and len(lines) > 1 and _most(lines[1:], fits) and _most(lines[1:], _NAME_AND_CAPTION.fullmatch)
-    )
+    as_wide = len(names) > 2 and _most(rows, lambda line: len(columns(line)) == len(names))
+    return as_wide and _most(rows, _NAME_AND_CAPTION.fullmatch)
 
 
 def _of_jsonl(line: str) -> bool:
-    try:
-        record = parse_object(line)
-    except BadRecord:
-        return False
+    record = _object(line)
     return isinstance(record.get(image_column(record) or ""), str)
 
 
