@@ -133,14 +133,8 @@ def _fields(content: str, delimiter: str) -> list[str]:
 
 def _tab_fields(content: str, count: int) -> list[str]:
     """Quotes are a field's own unless all of them stand as csv and pandas write them."""
-    if '"' in content:
-        try:
-            fields = _fields(content, "\t")
-        except BadRecord:
-            fields = []
-        if len(fields) == count:
-            return fields
-    return content.split("\t")
+    fields = _split(content) if '"' in content else []
+    return fields if len(fields) == count else content.split("\t")
 
 
 def _comma_separated(lines: Iterable[bytes], delimiter: str) -> Iterator[bytes]:
@@ -181,7 +175,7 @@ def _tab_separated(lines: Iterable[bytes], count: int, is_quoted_by_csv: Callabl
             size += len(more)
             is_open = b'"' not in more or _is_open(b"".join(taken))
         record = b"".join(taken)
-        has_all_columns = not is_open and len(_split(record)) == count
+        has_all_columns = not is_open and len(_split(record.decode("latin-1"))) == count
         if has_all_columns and (any(part.count(b"\t") != count - 1 for part in taken) or is_quoted_by_csv()):
             yield record
         else:
@@ -202,19 +196,19 @@ def _is_open(record: bytes) -> bool:
 
 def _is_as_written(record: bytes, count: int) -> bool:
     """Whether csv writes a record's fields so: in quotes those that need them, or all."""
-    fields = _split(record)
+    text = record.decode("latin-1").removesuffix("\n").removesuffix("\r")
+    fields = _split(text)
     all_quoted = ['"' + field.replace('"', '""') + '"' for field in fields]
     needed = [
         quoted if set(field) & set('"\t\r\n') else field for field, quoted in zip(fields, all_quoted, strict=True)
     ]
-    text = record.decode("latin-1").removesuffix("\n").removesuffix("\r")
     return len(fields) == count and text in ("\t".join(needed), "\t".join(all_quoted))
 
 
-def _split(record: bytes) -> list[str]:
-    """The fields of a record of a TSV as csv reads them; [] where it can't. A character a byte."""
+def _split(content: str) -> list[str]:
+    """The fields of a record of a TSV as csv reads them; [] where it can't."""
     try:
-        return _fields(record.decode("latin-1"), "\t")
+        return _fields(content, "\t")
     except BadRecord:
         return []
 

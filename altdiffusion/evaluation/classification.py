@@ -76,7 +76,7 @@ def evaluate_classification(
         good = []
         for index, image in enumerate(islice(decoded, batch), start):
             if isinstance(image, BadImage):
-                problems.append((f"{data.images[index].path} {data.images[index].member}".strip(), str(image)))
+                problems.append((data.images[index].where, str(image)))
             else:
                 good.append(image)
                 labels.append(data.labels[index])

@@ -23,7 +23,7 @@ from altdiffusion.evaluation.datasets.captioned import CaptionedImages, Problem
 from altdiffusion.evaluation.datasets.decoding import decode_ahead
 from altdiffusion.evaluation.paper_results import PublishedRow, published_rows
 from altdiffusion.evaluation.systems.base import System
-from altdiffusion.images import BadImage, ImageSource
+from altdiffusion.images import BadImage
 from altdiffusion.metrics import RetrievalMetrics, retrieval_metrics_of_features
 
 
@@ -65,7 +65,7 @@ def evaluate_retrieval(
     for system in systems:
         started = time.monotonic()
         images, bad = _image_features(system, data, batch_size, max_skipped)
-        data = data.without(list(bad), [Problem(_where(data.images[i]), reason) for i, reason in bad.items()])
+        data = data.without(list(bad), [Problem(data.images[i].where, reason) for i, reason in bad.items()])
         if not data.captions:
             raise InputError(f"{data.name}: no caption is left, none of its images can be read")
         texts = _text_features(system, data.captions, batch_size)
@@ -100,7 +100,7 @@ def _image_features(
     for index, image in enumerate(decoded):
         if isinstance(image, BadImage):
             bad[index] = str(image)
-            skipped.add(_where(data.images[index]), str(image))
+            skipped.add(data.images[index].where, str(image))
         else:
             good.append(image)
         if len(good) == batch_size:
@@ -136,7 +136,3 @@ def _joined(features: list[Tensor]) -> Tensor:
         tokens = max(batch.shape[1] for batch in features)
         features = [F.pad(batch, (0, 0, 0, tokens - batch.shape[1])) for batch in features]
     return torch.cat(features)
-
-
-def _where(image: ImageSource) -> str:
-    return f"{image.path}:{image.member}" if image.member else str(image.path)

@@ -154,7 +154,7 @@ class TextCache:
         def compute_places(places: Sequence[int]) -> list[Tensor]:
             return compute(list(map(text, places)))
 
-        about = {**about, **about_data(records.tables)}
+        about = {**about, **about_data(records.parts)}
         self._cache = FeatureCache(folder, self._empty + 1, compute_places, about, accelerator, batch)
 
     def __getitem__(self, text: tuple[int, str] | None) -> Tensor:

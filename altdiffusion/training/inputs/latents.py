@@ -33,7 +33,7 @@ class Latents:
         self.channels = int(vae.config.latent_channels)
         self._cache = None
         if cache is not None:
-            about = {"what": "latents", "vae": checksum(vae), **about_data(data.records.tables)}
+            about = {"what": "latents", "vae": checksum(vae), **about_data(data.records.parts)}
             about["sizes"] = [list(size) for size in sorted({size_of(record) for record in range(len(data))})]
             self._cache = FeatureCache(cache, len(data), self._compute, about, accelerator, batch=8)
 

@@ -143,7 +143,7 @@ def _cache_images(
         "what": "image features",
         "vision": checksum(model.vision_model, model.visual_projection),
         "processor": json.loads(processor.to_json_string()),
-        **about_data(data.records.tables),
+        **about_data(data.records.parts),
     }
     return FeatureCache(settings.image_cache, len(data), compute, about, accelerator)
 

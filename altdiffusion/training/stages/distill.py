@@ -62,7 +62,7 @@ def train_distill(settings: DistillSettings) -> None:
             "teacher": checksum(teacher.text_model),
             "language": settings.teacher_language,
         }
-        about |= about_data(text.records.tables)
+        about |= about_data(text.records.parts)
 
         def compute(records: Sequence[int]) -> list[Tensor]:
             return list(read_teacher(text.english(records)).unsqueeze(1))
