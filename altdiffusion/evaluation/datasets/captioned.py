@@ -251,8 +251,7 @@ def _captions_file(path: Path, split: str, language: str | None) -> Path:
         return inside
     files = _files(path, {"token", "karpathy", "cn-clip", "csv", "jsonl", "clip-benchmark"})
     if not files and (names := _files(path, {NAMES})):
-        count = len(read_lines(names[0]))
-        files = [file for file in _files(path, {LINES}) if len(read_lines(file)) == count]
+        files = _as_long_as(names[0], LINES)
     if not files:
         raise InputError(f"{path} holds no captions that can be read: name the file")
     return _the_one(files, (split, language or ""), f"{path} holds several files of captions")
@@ -261,9 +260,14 @@ def _captions_file(path: Path, split: str, language: str | None) -> Path:
 def _names_beside(path: Path) -> Path | None:
     if recognise(path) != LINES:
         return None
-    count = len(read_lines(path))
-    files = [file for file in _files(path.parent, {NAMES}) if len(read_lines(file)) == count]
+    files = _as_long_as(path, NAMES)
     return files[0] if len(files) == 1 else None
+
+
+def _as_long_as(path: Path, form: str) -> list[Path]:
+    """The files beside one, in a form, that have as many lines."""
+    count = len(read_lines(path))
+    return [file for file in _files(path.parent, {form}) if len(read_lines(file)) == count]
 
 
 def _files(folder: Path, forms: Collection[str]) -> list[Path]:
