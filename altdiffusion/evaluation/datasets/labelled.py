@@ -60,14 +60,14 @@ def read_labelled(source: str | Path, split: str = "test", max_skipped: float = 
         raise InputError(f"no data set at {path}: expected a folder of CIFAR, of one folder a class, or a parquet file")
     try:
         inside = path if path.is_file() else table_in(path, split)
-        if inside is not None and (inside.is_dir() or inside.suffix.lower() == ".parquet"):
+        if inside is not None and (inside == path or inside.is_dir() or inside.suffix == ".parquet"):
             return _arrow(inside, max_skipped)
-        if path.is_file():
-            raise InputError(f"{path} is no parquet file: expected one, a folder of CIFAR, or of one folder a class")
         for file, read in _CIFAR.items():
             if (path / file).is_file():
                 return read(path / file)
         return _folders(path, split)
+    except InputError:
+        raise
     except (OSError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} can't be read as images with labels: {first_line(error)}") from None
 
