@@ -77,7 +77,7 @@ def evaluate_generation(
 ) -> Iterator[GenerationResult]:
     """Generate an image of each prompt, from the same noise in every language, and compare each with all prompts.
 
-    prompts: a table with a column for each language (.tsv, .jsonl, .parquet), as in training.
+    prompts: a table with a column for each language (.tsv, .jsonl, .parquet), or a pattern of some, as in training.
     out: gets LANGUAGE/0000.png ..., LANGUAGE.png (the sheet: framed in green where the own prompt fits best, else in red)
         and results.json. Images with the same settings are kept: an interrupted run goes on.
     languages: columns to read, by default as in training. scorer: as in `generate`.
@@ -87,7 +87,8 @@ def evaluate_generation(
     seed: of prompt i it is seed + i. The others: as in `generate`. Raises InputError.
     """
     tables = open_tables([prompts], list(languages), images=False, skipped=SkipLog(max_skipped))
-    texts = {name: [record[name] for record in tables[0]] for name in languages or tables[0].columns}
+    columns = languages or dict.fromkeys(name for table in tables for name in table.columns)
+    texts = {name: [record[name] for table in tables if name in table.columns for record in table] for name in columns}
     reference_images = None if reference is None else read_reference(reference)
     pipe = load_pipeline(model, device=device, dtype=dtype, allow_pickle=allow_pickle)
     judge = load_scorer(scorer, str(model or pipe.name_or_path), pipe.device)

@@ -121,7 +121,8 @@ def read_captions(
         if path.is_dir() or READERS.get(path.suffix.lower()) in (ArrowTable, TarTable):
             if given := images or names:
                 raise InputError(f"{path} has images of its own: leave out {given}")
-            form, (entries, store, notes) = "table", _read_table(path, language, skip)
+            form = "table"
+            entries, store, notes = _read_table(path, language, skip)
         else:
             beside = _existing(names) if names is not None else _names_beside(path)
             form, entries, notes = read_entries(path, split, skip, beside, language)
@@ -196,7 +197,8 @@ def _read_table(path: Path, language: str | None, skip: Skip) -> tuple[list[Entr
     if language is not None:
         with suppress(InputError):  # no such column: the language of others. What else is wrong is met again
             table = open_table(path, [language], images=True, skip=skip)
-    table = table or open_table(path, [], images=True, skip=skip)
+    if table is None:
+        table = open_table(path, [], images=True, skip=skip)
     column = one_column(path, table.present, table.columns, language)
     entries: list[Entry] = []
     sources: dict[str, ImageSource] = {}
