@@ -100,11 +100,11 @@ class SkipLog:
     """Records that can't be used: counted, shown with file and line, and fatal beyond a limit.
 
     limit: the fraction of all records that may be skipped, 0 to 1. show: how many are printed on standard error.
+    what: they are called in an error.
     """
 
-    def __init__(self, limit: float = 0.01, show: int = 10) -> None:
-        self.limit = limit
-        self.show = show
+    def __init__(self, limit: float = 0.01, show: int = 10, what: str = "records") -> None:
+        self.limit, self.show, self.what = limit, show, what
         self.counts: Counter[str] = Counter()  # by reason
         self._examples: dict[str, str] = {}  # reason -> the first record with it
         self._skipped: set[str] = set()
@@ -136,7 +136,7 @@ class SkipLog:
                 return
             ((reason, _),) = self.counts.most_common(1)
             raise InputError(
-                f"{self.count} of {total} records can't be used, more than {100 * self.limit:g} %; the commonest reason: "
+                f"{self.count} of {total} {self.what} can't be used, more than {100 * self.limit:g} %; the commonest reason: "
                 f"{reason} ({self._examples[reason]}). Mend the data, or allow a larger fraction: --max-skipped"
             )
 

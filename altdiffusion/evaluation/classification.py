@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
 
 from altdiffusion.altclip.zero_shot import ensemble, fill
+from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import InputError
-from altdiffusion.evaluation.datasets.decoding import decode_ahead
+from altdiffusion.evaluation.datasets.decoding import good_batches
 from altdiffusion.evaluation.datasets.labelled import CIFAR_10, LabelledImages
 from altdiffusion.evaluation.systems.base import System
 from altdiffusion.files import packaged_toml
-from altdiffusion.images import BadImage
 from altdiffusion.metrics import classification_metrics
 
 _FILE = packaged_toml(__package__, "class_names.toml")
@@ -70,25 +69,14 @@ def evaluate_classification(
     else:
         class_features = [ensemble(system, data.classes, sentences)]
     scores, labels = [], []
-    problems: list[tuple[str, str]] = []
-    decoded = decode_ahead(data.images, batch)
-    for start in range(0, len(data.images), batch):
-        good = []
-        for index, image in enumerate(islice(decoded, batch), start):
-            if isinstance(image, BadImage):
-                problems.append((data.images[index].where, str(image)))
-            else:
-                good.append(image)
-                labels.append(data.labels[index])
-        if len(problems) > max_skipped * len(data.images):
-            raise InputError(
-                f"{len(problems)} of {len(data.images)} images can't be used, more than {100 * max_skipped:g} %; "
-                f"the first: {problems[0][0]}: {problems[0][1]}"
-            )
-        if good:
-            features = system.image_features(good)
-            similarity = sum(system.similarity(texts, features).T for texts in class_features)
-            scores.append(torch.as_tensor(similarity))
+    bad: dict[int, str] = {}
+    for good in good_batches(data.images, batch, SkipLog(max_skipped, what="images"), f"{system.name}: images", bad):
+        labels += [data.labels[index] for index, _ in good]
+        features = system.image_features([image for _, image in good])
+        similarity = sum(system.similarity(texts, features).T for texts in class_features)
+        scores.append(torch.as_tensor(similarity))
+    if not scores:
+        raise InputError(f"{data.name}: none of its images can be read")
     metrics = classification_metrics(torch.cat(scores), torch.tensor(labels))
     whole = data.kind == "cifar-10" and len(data.images) == CIFAR_10_IMAGES
     known = whole and system.name == "AltCLIP" and language == "en" and sentences == CIFAR_TEMPLATES
@@ -98,7 +86,7 @@ def evaluate_classification(
         language=language,
         images=len(labels),
         **metrics,
-        problems=tuple(problems),
+        problems=tuple((data.images[index].where, reason) for index, reason in bad.items()),
         published=FLAGAI_CIFAR_10 if known else None,
     )
 

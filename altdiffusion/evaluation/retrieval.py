@@ -13,17 +13,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from PIL.Image import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.datasets.captioned import CaptionedImages, Problem
-from altdiffusion.evaluation.datasets.decoding import decode_ahead
+from altdiffusion.evaluation.datasets.decoding import good_batches
 from altdiffusion.evaluation.paper_results import PublishedRow, published_rows
 from altdiffusion.evaluation.systems.base import System
-from altdiffusion.images import BadImage
 from altdiffusion.metrics import RetrievalMetrics, retrieval_metrics_of_features
 
 
@@ -94,21 +92,9 @@ def _image_features(
     """Features of the good images, (n, width) or (n, tokens, width), and the reasons of the bad ones by index."""
     features: list[Tensor] = []
     bad: dict[int, str] = {}
-    skipped = SkipLog(max_skipped)
-    good: list[Image] = []
-    decoded = tqdm(decode_ahead(data.images, batch_size), f"{system.name}: images", len(data.images), mininterval=5)
-    for index, image in enumerate(decoded):
-        if isinstance(image, BadImage):
-            bad[index] = str(image)
-            skipped.add(data.images[index].where, str(image))
-        else:
-            good.append(image)
-        if len(good) == batch_size:
-            features.append(_one_each(system, good, system.image_features(good)))
-            good = []
-    skipped.check(len(data.images))
-    if good:
-        features.append(_one_each(system, good, system.image_features(good)))
+    for batch in good_batches(data.images, batch_size, SkipLog(max_skipped), f"{system.name}: images", bad):
+        images = [image for _, image in batch]
+        features.append(_one_each(system, images, system.image_features(images)))
     return _joined(features) if features else torch.empty(0, 0), bad
 
 
