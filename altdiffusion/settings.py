@@ -25,7 +25,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import Self
 
 from altdiffusion.errors import InputError
-from altdiffusion.files import local_path, parse_toml
+from altdiffusion.files import as_json, local_path, parse_toml
 
 S = TypeVar("S", bound="Settings")
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
@@ -97,7 +97,10 @@ class Settings(BaseModel):
 
     def save_as_json(self) -> str:
         """A JSON document of all settings."""
-        return self.model_dump_json(indent=2) + "\n"
+        try:
+            return self.model_dump_json(indent=2) + "\n"
+        except ValueError:  # a path in bytes that the locale can't decode
+            return as_json({name: str(value) if isinstance(value, Path) else value for name, value in self}) + "\n"
 
 
 def read_settings(cls: type[S], flags: Mapping[str, Any], config: Path | None = None) -> S:

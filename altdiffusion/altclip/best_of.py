@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,10 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.checkpoints import hub
-from altdiffusion.errors import InputError
+from altdiffusion.errors import GenerationFailed, InputError
+from altdiffusion.pipeline_calls.finite_images import ADVICE, watch_finite
+from altdiffusion.pipeline_calls.more_arguments import with_arguments
+from altdiffusion.prompt_syntax import plain_text
 
 # The AltCLIP that belongs to a published AltDiffusion; mini's also to SD-mini.
 _SCORERS = {name: name.replace("AltDiffusion", "AltCLIP") for name in hub.PUBLISHED}
@@ -56,46 +58,25 @@ def rank(scorer: PromptScorer, images: Sequence[Any], prompt: str, filtered: Seq
 
 def with_best_of(call: Callable[..., Any]) -> Callable[..., Any]:
     """A pipeline's `__call__` with two more arguments, `best_of` and `scorer`."""
-    signature = inspect.signature(call)
-
-    @functools.wraps(call)
-    def wrapped(
-        self: Any,
-        *args: Any,
-        best_of: int | None = None,
-        scorer: str | Path | PromptScorer | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        if best_of is None:
-            return call(self, *args, **kwargs)
-        given = signature.bind(self, *args, **kwargs).arguments
-        arguments = {name: value for name, value in given.items() if name not in ("self", "kwargs")}
-        return _generate_ranked(self, call, best_of, scorer, arguments | given.get("kwargs", {}))
-
-    wrapped.__doc__ = (call.__doc__ or "") + _DOCUMENTATION
-    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ("best_of", "scorer")]
-    parameters = list(signature.parameters.values())
-    end = next((i for i, known in enumerate(parameters) if known.kind is known.VAR_KEYWORD), len(parameters))
-    wrapped.__dict__["__signature__"] = signature.replace(parameters=[*parameters[:end], *added, *parameters[end:]])
-    return wrapped
+    return with_arguments(call, {"best_of": None, "scorer": None}, _DOCUMENTATION, _generate_ranked)
 
 
 _DOCUMENTATION = """
-        And besides, in altdiffusion:
-
-            best_of: generate so many images of each prompt; a `RankedOutput` has them best first, with their `scores`.
-            scorer: the AltCLIP that compares them, a `PromptScorer` or its model; by default the one that belongs to
-                this model, where that is known. Raises InputError.
+best_of: generate so many images of each prompt; a `RankedOutput` has them best first, with their `scores`.
+scorer: the AltCLIP that compares them, a `PromptScorer` or its model; by default the one that belongs to this model,
+    where that is known. Raises InputError, and GenerationFailed where images are NaN.
 """
 
 
 def _generate_ranked(
     pipe: Any,
     call: Callable[..., Any],
-    best_of: int,
-    scorer: str | Path | PromptScorer | None,
     arguments: dict[str, Any],
+    best_of: int | None,
+    scorer: str | Path | PromptScorer | None,
 ) -> Any:
+    if best_of is None:
+        return call(pipe, **arguments)
     prompts = arguments.get("prompt")
     if prompts is None:
         raise InputError("best_of compares images with the prompt's words: pass prompt, not prompt_embeds")
@@ -106,10 +87,16 @@ def _generate_ranked(
     if arguments.get("output_type", "pil") == "latent":
         raise InputError('best_of compares images, output_type="latent" gives none: expected "pil", "np" or "pt"')
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if syntax := arguments.get("prompt_syntax"):
+        prompts = [plain_text(prompt, syntax) for prompt in prompts]
     loaded = load_scorer(scorer, str(pipe.name_or_path), pipe.device)
     as_dict = arguments.pop("return_dict", True)
     arguments["num_images_per_prompt"] = best_of
-    output = call(pipe, **arguments)
+    with watch_finite(pipe) as finite:
+        output = call(pipe, **arguments)
+    if not all(finite):
+        dtype = str(pipe.dtype).removeprefix("torch.")
+        raise GenerationFailed(f"{finite.count(False)} of {len(finite)} images came out as NaN in {dtype}: {ADVICE}")
     flags = list(output.nsfw_content_detected or [False] * len(output.images))
     order: list[int] = []
     scores: list[float] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -233,6 +234,8 @@ def mini(settings: MiniSettings) -> None:
 
     altdiffusion evaluate mini --every 6 --steps 15
     """
+    if importlib.util.find_spec("emoji") is None:
+        raise InputError('evaluate mini needs the library emoji: pip install "altdiffusion[train]"')
     from altdiffusion.toy.glyphs import LANGUAGES
     from altdiffusion.toy.report import as_json, evaluate_mini
 

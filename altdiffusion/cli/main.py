@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from altdiffusion import __version__
+from altdiffusion.cli.terminal import escape_the_unprintable, say
 from altdiffusion.errors import GenerationFailed, InputError, TrainingStopped
+from altdiffusion.files import as_utf8
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -33,6 +35,7 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("generate", "altdiffusion.cli.generate:generate", "Images", "images from prompts"),
     Command("score", "altdiffusion.cli.score:score", "Images", "how well images fit prompts"),
+    Command("tokens", "altdiffusion.cli.tokens:tokens", "Images", "what a model reads of a prompt"),
     Command("info", "altdiffusion.cli.info:info", "Images", "the settings inside an image; or versions and devices"),
     Command("demo", "altdiffusion.cli.demo:demo", "Images", "the page in the browser"),
     Command("convert", "altdiffusion.cli.convert:convert", "Models", "any layout to one that plain diffusers loads"),
@@ -45,18 +48,19 @@ _HELP = ("--help", "-h")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    escape_the_unprintable()
     try:
-        call = parse(sys.argv[1:] if arguments is None else arguments)
+        call = parse([as_utf8(word) for word in (sys.argv[1:] if arguments is None else arguments)])
         if call is not None:
             prepare_environment()
             call.run(call.settings)
         sys.stdout.flush()
         return 0
     except (InputError, GenerationFailed, TrainingStopped) as error:
-        print(f"altdiffusion: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"altdiffusion: {' '.join(str(error).split())}")
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
-        print("altdiffusion: interrupted; what was finished is kept", file=sys.stderr)
+        say("altdiffusion: interrupted; what was finished is kept")
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from altdiffusion.data.columns import default_columns, image_column
-from altdiffusion.data.table import BadRecord, Skip, decode_text, parse_object
+from altdiffusion.data.columns import HEADER_HINT, default_columns, image_column
+from altdiffusion.data.table import NOT_UTF8, BadRecord, Skip, decode_text, parse_object, utf16_order, way_out
 from altdiffusion.errors import InputError
 
 DELIMITERS = (",", "\t", ";", "|")
@@ -33,10 +33,10 @@ class LineFile:
         self.names: list[str] | None = None  # of the fields; None in JSON, where every record has its own
         self.delimiter = ""
         with path.open("rb") as file:
-            start = file.read(3)
-            if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                raise InputError(f"{path} is UTF-16, expected UTF-8: iconv -f UTF-16 -t UTF-8")
-            file.seek(3 if start == b"\xef\xbb\xbf" else 0)
+            start = file.read(4096)
+            if utf16 := utf16_order(start):
+                raise InputError(f"{path} is {utf16}, expected UTF-8: iconv -f {utf16} -t UTF-8 {path.name} > NEW")
+            file.seek(3 if start.startswith(b"\xef\xbb\xbf") else 0)
             if not file.peek(1):
                 raise InputError(f"{path} is empty")
             if not (path.suffix.lower() == ".jsonl" if is_json is None else is_json):
@@ -51,13 +51,14 @@ class LineFile:
             self.delimiter = find_delimiter(header, "\t" if self.path.suffix.lower() in (".tsv", ".txt") else ",")
             names = split_header(header, self.delimiter)
         except BadRecord as reason:
-            raise InputError(
-                f"{self.path} begins with no line of column names ({reason}): expected UTF-8 and commas or tabs between them"
-            ) from None
+            wanted = way_out(self.path) if str(reason) == NOT_UTF8 else "expected UTF-8 and commas or tabs between them"
+            raise InputError(f"{self.path} begins with no line of column names ({reason}): {wanted}") from None
         if len(names) > 1 and not names[0]:
             names[0] = "Unnamed: 0"  # as pandas calls the index that it writes
         if not all(names) or len(set(names)) < len(names):
-            raise InputError(f"{self.path} begins with column names that are empty or double: {', '.join(names)}")
+            raise InputError(
+                f"{self.path} begins with column names that are empty or double: {', '.join(names)}; {HEADER_HINT}"
+            )
         self.names = names
 
     def records(self) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,7 @@ UNREAD_IMAGES = (
     ".nef",
     ".arw",
 )
+NOT_UTF8 = "not UTF-8"  # a bad record's reason
 Raw = TypeVar("Raw")  # a record as a reader finds it in its source
 Skip = Callable[[str, str], object]  # told where a bad record is and what is wrong with it
 
@@ -135,9 +137,12 @@ class SkipLog:
             if not self._skipped or self.count / max(total, 1) <= self.limit:
                 return
             ((reason, _),) = self.counts.most_common(1)
+            where = self._examples[reason]
+            path = Path(where.rpartition(":")[0])
+            mend = "mend the data" if reason != NOT_UTF8 else way_out(path) if path.is_file() else _WRITE_ANEW
             raise InputError(
                 f"{self.count} of {total} {self.what} can't be used, more than {100 * self.limit:g} %; the commonest reason: "
-                f"{reason} ({self._examples[reason]}). Mend the data, or allow a larger fraction: --max-skipped"
+                f"{reason} ({where}). {mend[0].upper()}{mend[1:]}, or allow a larger fraction: --max-skipped"
             )
 
 
@@ -172,7 +177,42 @@ def decode_text(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig" if content.startswith(b"\xef\xbb\xbf") else "utf-8")
     except UnicodeDecodeError:
-        raise BadRecord("not UTF-8") from None
+        raise BadRecord(NOT_UTF8) from None
+
+
+def way_out(path: Path) -> str:
+    """What to do about a file with text that isn't UTF-8, such as "convert it: iconv -f GB18030 -t UTF-8 FILE > NEW"."""
+    if path.suffix.lower() == ".tar":
+        return _WRITE_ANEW
+    with path.open("rb") as file:
+        lines = list(islice((line for line in file if not line.isascii()), 1000))
+    texts = [text for line in lines if (text := _utf8(line))]
+    # GBK can read as UTF-8 by chance, but seldom as its longer characters: 一只猫 does, as "һֻè"
+    if len(texts) > len(lines) / 2 or any(char > "\u07ff" for text in texts for char in text):
+        return "other lines are UTF-8: write these anew in it"
+    characters = [char for char in b"".join(lines).decode("gb18030", "replace") if not char.isascii()]
+    common = sum(char.encode("gb2312", "ignore") != b"" for char in characters)
+    if common > 0.7 * len(characters):  # what is in another encoding reads as rarer characters
+        return f"it may be GBK: iconv -f GB18030 -t UTF-8 {path.name} > NEW"
+    return f"convert it: iconv -f ENCODING -t UTF-8 {path.name} > NEW, with its encoding, such as WINDOWS-1252 or BIG5"
+
+
+_WRITE_ANEW = "write the texts anew in UTF-8"
+
+
+def _utf8(line: bytes) -> str | None:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def utf16_order(start: bytes) -> str | None:
+    """The beginning of a file is UTF-16 ("UTF-16"), or without a byte order mark "UTF-16LE", "UTF-16BE"; else None."""
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "UTF-16"
+    # without a mark it is known by its first letter, if that is ASCII
+    return {(False, True): "UTF-16LE", (True, False): "UTF-16BE"}.get((start[:1] == b"\0", start[1:2] == b"\0"))
 
 
 def parse_object(content: str) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from altdiffusion.data.columns import IMAGE_COLUMNS, choose_columns, find_columns, image_column
+from altdiffusion.data.columns import HEADER_HINT, IMAGE_COLUMNS, choose_columns, find_columns, image_column
 from altdiffusion.data.line_file import LineFile
 from altdiffusion.data.table import BadRecord, Skip, Table, text_of, texts
 from altdiffusion.errors import InputError
+from altdiffusion.files import on_disk
 from altdiffusion.images import image_file
 
 
@@ -36,7 +37,9 @@ class LineTable(Table):
         self._image_column = image_column(present) if images else None
         if images and self._image_column is None and (present or asked is None):
             columns = ", ".join(present) or "none"
-            raise InputError(f"{path} has no images: expected a column image or file_name, got {columns}")
+            raise InputError(
+                f"{path} has no images: expected a column image or file_name, got {columns}; {HEADER_HINT}"
+            )
         self.present = tuple(present)
         self.columns = choose_columns(path, asked, present, text) if present else ()
         self._needs_text = asked is not None
@@ -77,4 +80,4 @@ class LineTable(Table):
 
     def _image_path(self, record: Mapping[str, Any]) -> Path:
         assert self._image_column is not None
-        return self.path.parent / text_of(record, self._image_column)
+        return self.path.parent / on_disk(text_of(record, self._image_column))

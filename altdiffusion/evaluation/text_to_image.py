@@ -155,7 +155,7 @@ def frechet_distance(
 def read_reference(folder: str | Path) -> list[Image.Image]:
     """All images in a folder and below it. Raises InputError where there are none, or one can't be read."""
     root = local_path(folder)
-    paths = image_files(root, below=True)
+    paths = image_files(root, deep=True)
     if not paths:
         raise InputError(f"no images in {root}: expected a folder of them to compare with")
     return [open_image(path) for path in paths]

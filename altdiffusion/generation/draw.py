@@ -22,10 +22,14 @@ from torch import Tensor
 from altdiffusion import images
 from altdiffusion.devices import dtype_name
 from altdiffusion.errors import InputError
+from altdiffusion.generation import inpaint
 from altdiffusion.generation.load import pipeline_of_kind
 from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.schedulers import build_scheduler, check_steps, find_scheduler
 from altdiffusion.generation.settings import ImageSettings, settings_with
+from altdiffusion.pipeline_calls.finite_images import watch_finite
+from altdiffusion.prompt_syntax import choose
+from altdiffusion.prompts.states import ScheduledStates, encode_schedule
 from altdiffusion.settings import about_of
 
 PREVIEW_SIDE = 16  # longest latent side decoded for a preview; an image of 512 pixels has 64
@@ -36,12 +40,16 @@ _PER_IMAGE = settings_with("per_image")
 class GenerateRequest:
     """One image to generate. image: RGB, what to start from; mask: L, white where it is generated anew, as large as image.
 
-    `settings.init_image` and `settings.mask` say where these come from: a path or IN_MEMORY. Raises InputError.
+    `settings.init_image` and `settings.mask` say where these come from: a path or IN_MEMORY.
+    size: width and height that the model generates, and paste: what puts that into the photo, both by `resolved`.
+    Raises InputError, where the mask is black, too.
     """
 
     settings: ImageSettings
     image: Image.Image | None = None
     mask: Image.Image | None = None
+    size: tuple[int, int] | None = None
+    paste: inpaint.PasteBack | None = None
 
     def __post_init__(self) -> None:
         for image, name in ((self.image, "init_image"), (self.mask, "mask")):
@@ -52,26 +60,43 @@ class GenerateRequest:
             raise InputError(
                 f"the mask is {width} x {height}, the init image {self.image.width} x {self.image.height}: make them equal"
             )
+        if self.mask is not None and (brightest := inpaint.brightest(self.mask)) < inpaint.WHITE:
+            raise InputError(
+                f"the mask is black, so nothing is to be generated: expected white where it is, of 255, got at most {brightest}"
+            )
 
     @property
     def batch_key(self) -> Hashable:
         """Requests of equal keys can be generated together."""
-        return tuple(value for name, value in self.settings if name not in _PER_IMAGE)
+        return self.size, *(value for name, value in self.settings if name not in _PER_IMAGE)
+
+    @property
+    def known_size(self) -> tuple[int, int]:
+        """Width and height that the model generates; zeros where nobody has said and the model isn't known yet."""
+        return self.size or (self.settings.width or 0, self.settings.height or 0)
 
     def resolved(self, pipe: Any) -> GenerateRequest:
-        """With the model's defaults for unset settings, and with image and mask as large as the result.
+        """With the model's defaults for unset settings, and with image and mask as the model takes them.
 
-        A size that is asked for is kept, though the image is stretched to it; else the image keeps its shape.
+        A size that is asked for is kept, though the image is stretched to it; else the image keeps its shape. With a mask,
+        see `inpaint.prepare`.
         """
+        if self.size is not None:
+            return self
         settings = self.settings.resolved(self.settings.model or pipe)
         native = pipe.unet.config.sample_size * pipe.vae_scale_factor
-        size = (settings.width or native, settings.height or native)
-        image, mask = self.image, self.mask
+        asked = (settings.width, settings.height) if settings.width and settings.height else None
+        if self.image is not None and self.mask is not None:
+            start = inpaint.prepare(
+                self.image, self.mask, native=native, latent_pixels=pipe.vae_scale_factor,
+                size=asked, blur=settings.mask_blur or 0, padding=settings.only_masked,
+            )  # fmt: skip
+            return GenerateRequest(settings, start.image, start.mask, start.image.size, start.paste)
+        image = self.image
         if image is not None:
-            image = image.resize(size, Image.Resampling.LANCZOS) if settings.width else images.fit(image, native)
-            size = image.size
-            mask = None if mask is None else mask.resize(size)
-        return GenerateRequest(settings.replace(width=size[0], height=size[1]), image, mask)
+            image = image.resize(asked, Image.Resampling.LANCZOS) if asked else images.fit(image, native)
+        size = asked or (image.size if image else (native, native))
+        return GenerateRequest(settings.replace(width=size[0], height=size[1]), image, size=size)
 
 
 @dataclass(frozen=True)
@@ -106,11 +131,11 @@ def draw_batch(
     Raises InputError where requests differ in what a batch has in common; NotFinite, which has the other images, where
     the model's numbers overflowed.
     """
-    if len({request.batch_key for request in requests}) > 1:
-        raise InputError(f"requests of a batch may differ in {', '.join(_PER_IMAGE)} only")
     if not requests:
         return []
     requests = [request.resolved(pipe) for request in requests]
+    if len({request.batch_key for request in requests}) > 1:
+        raise InputError(f"requests of a batch may differ in {', '.join(_PER_IMAGE)} only")
     common = requests[0].settings
     pipe = pipeline_of_kind(pipe, common.init_image is not None, common.mask is not None)
     original_scheduler = pipe.scheduler
@@ -118,20 +143,28 @@ def draw_batch(
     check_steps(scheduler, common.steps_or_default)
     # one each, on the CPU: the same image alone, in any batch, on any device
     generators = [torch.Generator().manual_seed(request.settings.seed or 0) for request in requests]
-    batch = _Batch(len(requests), generators, on_step, shrinks=common.mask is None)
-    arguments = _arguments(pipe, requests) | {"generator": generators}
-    if on_step is not None:
+    prompts = encode_schedule(
+        pipe,
+        [_chosen(request.settings.prompt, request.settings) for request in requests],
+        [_chosen(request.settings.negative_prompt, request.settings) for request in requests],
+        steps=common.steps_run,
+        prompt_syntax=common.prompt_syntax,
+        weighting=common.weighting,
+        long_prompts=common.long_prompts,
+    )
+    batch = _Batch(len(requests), generators, on_step, prompts, shrinks=common.mask is None)
+    arguments = _arguments(pipe, requests) | prompts.first.arguments() | {"generator": generators}
+    if on_step is not None or len(prompts.states) > 1:
         arguments["callback_on_step_end"] = batch.after_step
-        arguments["callback_on_step_end_tensor_inputs"] = ["latents", "prompt_embeds"]
-    processor = pipe.image_processor
-    watched = _FiniteRows(processor)
-    pipe.scheduler, pipe.image_processor = scheduler, watched
+        arguments["callback_on_step_end_tensor_inputs"] = ["latents", *prompts.first.step_tensors(False, [0])]
+    pipe.scheduler = scheduler
     try:
-        output = pipe(**arguments)
+        with watch_finite(pipe) as finite_rows:
+            output = pipe(**arguments)
     except _AllDropped:
         return [None] * len(requests)
     finally:
-        pipe.scheduler, pipe.image_processor = original_scheduler, processor
+        pipe.scheduler = original_scheduler
     used = {
         "scheduler": find_scheduler(common.scheduler).written if common.scheduler else _class_name(original_scheduler),
         "model": common.model or pipe.name_or_path,
@@ -140,10 +173,10 @@ def draw_batch(
     results: list[GeneratedImage | None] = [None] * len(requests)
     flags = output.nsfw_content_detected or [False] * len(batch.rows)
     failed: list[ImageSettings] = []
-    for row, image, filtered, finite in zip(batch.rows, output.images, flags, watched.finite, strict=True):
+    for row, image, filtered, finite in zip(batch.rows, output.images, flags, finite_rows, strict=True):
         settings = requests[row].settings.replace(**used)
         if row in batch.wanted and finite:
-            results[row] = GeneratedImage(image, settings, bool(filtered))
+            results[row] = GeneratedImage(_pasted(image, requests[row], bool(filtered)), settings, bool(filtered))
         elif row in batch.wanted:
             failed.append(settings)
     if failed:
@@ -161,47 +194,55 @@ def _arguments(pipe: Any, requests: Sequence[GenerateRequest]) -> dict[str, Any]
         values = [getattr(request.settings, name) for request in requests]
         argument = about_of(ImageSettings.model_fields[name])["argument"]
         arguments[argument] = values if name in _PER_IMAGE else values[0]
+    arguments["width"], arguments["height"] = requests[0].known_size
     taken = inspect.signature(pipe.__call__).parameters  # image to image takes no size: the image has it
     return {name: value for name, value in arguments.items() if name in taken and value not in (None, [])}
+
+
+def _chosen(prompt: str, settings: ImageSettings) -> str:
+    """The prompt with one of its choices {a|b}, by the image's seed."""
+    if settings.prompt_syntax == "none":
+        return prompt
+    return choose(prompt, settings.seed or 0, lenient=settings.prompt_syntax == "lenient")
+
+
+def _pasted(image: Image.Image, request: GenerateRequest, filtered: bool) -> Image.Image:
+    """What was generated, in its photo; all of it black where the safety checker made it so."""
+    if request.paste is None:
+        return image
+    return Image.new("RGB", request.paste.photo.size) if filtered else request.paste(image)
 
 
 def _class_name(scheduler: Any) -> str:
     return type(scheduler).__name__.removesuffix("Scheduler")
 
 
-class _FiniteRows:
-    """A pipeline's image processor that notes which images are finite, as 8 bits don't show it.
-
-    finite: of the images that it was given last, which are those of the result.
-    """
-
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
-        self.finite: list[bool] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._processor, name)
-
-    def postprocess(self, image: Tensor, *arguments: Any, **options: Any) -> Any:
-        self.finite = image.isfinite().flatten(1).all(1).tolist()
-        if not all(self.finite):
-            image = image.nan_to_num()  # else NumPy warns
-        return self._processor.postprocess(image, *arguments, **options)
-
-
 class _Batch:
     """The rows of a batch that are still there, and which of them are wanted."""
 
-    def __init__(self, count: int, generators: list[torch.Generator], on_step: OnStep | None, shrinks: bool) -> None:
+    def __init__(
+        self,
+        count: int,
+        generators: list[torch.Generator],
+        on_step: OnStep | None,
+        prompts: ScheduledStates,
+        shrinks: bool,
+    ) -> None:
         self.rows = list(range(count))
         self.wanted = set(self.rows)
-        self._generators, self._on_step, self._shrinks = generators, on_step, shrinks
+        self._generators, self._on_step, self._prompts, self._shrinks = generators, on_step, prompts, shrinks
 
     def after_step(self, pipe: Any, done: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        assert self._on_step is not None
+        """A pipeline's `callback_on_step_end`: drops rows, and changes the states where the prompt changes."""
+        if self._on_step is not None:
+            tensors = self._drop(pipe, self._on_step, done, timestep, tensors)
+        change = self._prompts.change_at(done + 1, pipe.num_timesteps)
+        return tensors if change is None else tensors | change.step_tensors(pipe.do_classifier_free_guidance, self.rows)
+
+    def _drop(self, pipe: Any, on_step: OnStep, done: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         latents: Tensor = tensors["latents"]
         step = Step(done + 1, pipe.num_timesteps, tuple(self.rows), lambda: _previews(pipe, latents, timestep))
-        wanted = self._on_step(step)
+        wanted = on_step(step)
         if wanted is None:
             return tensors
         self.wanted &= set(wanted)
@@ -210,9 +251,10 @@ class _Batch:
         keep = [place for place, row in enumerate(self.rows) if row in self.wanted]
         if self._shrinks and len(keep) < len(self.rows):
             count = len(self.rows)
-            embeds = tensors["prompt_embeds"]  # with guidance, the negative ones come before the others
-            both = [place + start for start in range(0, embeds.shape[0], count) for place in keep]
-            tensors = tensors | {"latents": latents[keep], "prompt_embeds": embeds[both]}
+            tensors = tensors | {"latents": latents[keep]}
+            for name in tensors.keys() - {"latents"}:  # with guidance, the negative ones come before the others
+                both = [place + start for start in range(0, tensors[name].shape[0], count) for place in keep]
+                tensors[name] = tensors[name][both]
             _shrink_history(pipe.scheduler, keep, count)
             self._generators[:] = [self._generators[place] for place in keep]  # the scheduler holds the same list
             self.rows = [self.rows[place] for place in keep]

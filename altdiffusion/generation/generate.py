@@ -22,6 +22,7 @@ from altdiffusion.generation.load import load_pipeline, pipeline_of_kind
 from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.schedulers import find_scheduler
 from altdiffusion.generation.settings import IN_MEMORY, ImageSettings, settings_with
+from altdiffusion.prompt_syntax import plain_text
 
 MAX_IMAGES = 10000  # of one prompt
 
@@ -45,12 +46,13 @@ def generate(
     """Generate `num_images` images of each prompt; each is yielded as soon as it is there.
 
     model: as in `AltDiffusionPipeline.from_pretrained`, or a pipeline that is loaded already. size: (width, height) in
-        pixels, multiples of 8; by default the model's own.
+        pixels, multiples of 8; by default the model's own, and with a mask the init image's own.
     batch_size: images generated together, 1 to 64, each the same as alone but for rounding; "auto": as many as pay off
         and fit into memory, see `in_batches`.
     best_of: generate so many of each prompt, at least `num_images`, and yield only the `num_images` that fit it best, best
         first, with their scores. scorer: the AltCLIP that says so; by default the one that belongs to the model.
-    init_image: image to start from. mask: white where it is generated anew, of the same size.
+    init_image: image to start from. mask: white where it is generated anew, of the same size; elsewhere the init image
+        stays as it is, pixel for pixel. The settings mask_blur and only_masked are about it.
     device: see `choose_device`. low_memory, optimize: see `save_memory`, `optimize`.
     settings: the other fields of `ImageSettings`, which has their ranges and defaults: negative_prompt, steps, scheduler
         (see `find_scheduler`), guidance_scale (0 or 1 is none), seed (of the first image of each prompt; image i has seed +
@@ -79,8 +81,8 @@ def generate(
     every = [base.replace(prompt=prompt, seed=(base.seed or 0) + i) for prompt in prompts for i in range(count)]
     if base.scheduler is not None:
         find_scheduler(base.scheduler)
-    opened = _opened(init_image, "RGB"), _opened(mask, "L")
-    requests = [GenerateRequest(image_settings, *opened) for image_settings in every]
+    photo = None if init_image is None else images.open_image(init_image)
+    first = GenerateRequest(base, photo, None if mask is None else images.open_image(mask, "L"))
     kind = init_image is not None, mask is not None
 
     of_loading: dict[str, Any] = {name: getattr(base, name) or None for name in settings_with("loading")}
@@ -91,6 +93,8 @@ def generate(
         raise InputError(f"{given[0]} is for loading: a pipeline that is loaded already takes none")
     else:
         pipe = pipeline_of_kind(loaded, *kind)
+    first = first.resolved(pipe)  # its photo and mask are prepared once for all
+    requests = [replace(first, settings=first.settings.replace(prompt=one.prompt, seed=one.seed)) for one in every]
     judge = None if best_of is None else best_of_n.load_scorer(scorer, model_name, pipe.device)
 
     def batch(some: Sequence[GenerateRequest]) -> list[GeneratedImage | NotFinite]:
@@ -107,7 +111,8 @@ def generate(
         return
     for prompt in prompts:
         some = list(itertools.islice(results, count))
-        ranked = best_of_n.rank(judge, [one.image for one in some], prompt, [one.filtered for one in some])
+        words = plain_text(prompt, base.prompt_syntax)
+        ranked = best_of_n.rank(judge, [one.image for one in some], words, [one.filtered for one in some])
         for index, score in ranked[:num_images]:
             yield replace(some[index], settings=some[index].settings.replace(score=round(score, 4)))
 
@@ -122,9 +127,3 @@ def _finite(results: Iterator[GeneratedImage | NotFinite]) -> Iterator[Generated
 def _source(image: str | Path | Image.Image | None) -> str | None:
     """What the settings say of an image."""
     return None if image is None else IN_MEMORY if isinstance(image, Image.Image) else str(image)
-
-
-def _opened(image: str | Path | Image.Image | None, mode: str) -> Image.Image | None:
-    if image is None or isinstance(image, Image.Image):
-        return None if image is None else image.convert(mode)
-    return images.open_image(image, mode)

@@ -1,10 +1,11 @@
-"""Prompt and settings inside a PNG, in the form that the Stable Diffusion web UIs write and read ("infotext").
+"""Prompt and settings inside an image file, in the form that the Stable Diffusion web UIs write and read ("infotext").
 
     一只猫
     Negative prompt: 模糊
     Steps: 25, Sampler: DDIM, CFG scale: 7.5, Seed: 1, Size: 64x64, Model: mini, Version: altdiffusion 0.1.0
 
-It is kept as the PNG text "parameters", as iTXt (UTF-8), so that Chinese survives. The names are those of `ImageSettings`.
+It is kept where these keep it: as the PNG text "parameters", as iTXt (UTF-8), so that Chinese survives; in JPEG and WebP
+as EXIF's user comment, in UTF-16. The names are those of `ImageSettings`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
@@ -29,7 +30,8 @@ from altdiffusion.settings import about_of, as_flag, type_of
 
 KEY = "parameters"
 _NEGATIVE = re.compile(r"\nNegative [pP]rompt: ?")
-_READ_TOO = {"Size", "Schedule type", "Exact prompts"}
+_READ_TOO = {"Size", "Schedule type", "Exact prompts", "Inpaint area"}
+_ONLY_MASKED = "Only masked"
 _PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 
@@ -41,7 +43,7 @@ def to_infotext(settings: ImageSettings) -> str:
     if [read.prompt, read.negative_prompt] != prompts:  # one looks like infotext itself, or ends in a line break
         exact = _quoted(json.dumps(prompts, ensure_ascii=False))
         text = f"{_text(settings, settings.prompt.strip())}, Exact prompts: {exact}"
-    return text
+    return text.encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no text
 
 
 def _text(settings: ImageSettings, prompt: str) -> str:
@@ -58,8 +60,14 @@ def _pairs(settings: ImageSettings) -> Iterator[tuple[str, Any]]:
         label = about_of(ImageSettings.model_fields[name]).get("infotext")
         if name == "width" and settings.width and settings.height:
             yield "Size", f"{settings.width}x{settings.height}"
-        elif label and value is not None and value is not False:
+        elif label and not _is_unsaid(name, value):
+            if name == "only_masked":
+                yield "Inpaint area", _ONLY_MASKED
             yield label, value
+
+
+def _is_unsaid(name: str, value: Any) -> bool:
+    return value is None or value is False or value == ImageSettings.model_fields[name].default
 
 
 def _quoted(value: str) -> str:
@@ -81,6 +89,10 @@ def read_infotext(text: str) -> tuple[ImageSettings, list[str]]:
         prompt, negative, pairs, others = _parts(text)
     if "Sampler" in pairs and pairs.get("Schedule type", "Automatic") != "Automatic":  # newer web UIs have it apart
         pairs["Sampler"] += f" {pairs['Schedule type']}"
+    if pairs.get("Inpaint area") == _ONLY_MASKED:
+        pairs.setdefault("Masked area padding", "32")  # the web UIs' own
+    else:
+        pairs.pop("Masked area padding", None)
     values: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
     for name in settings_with("infotext"):
         field = ImageSettings.model_fields[name]
@@ -128,6 +140,15 @@ def png_info(settings: ImageSettings) -> PngImagePlugin.PngInfo:
     return info
 
 
+def exif_info(settings: ImageSettings) -> Image.Exif:
+    """What to pass as `exif` when saving a JPEG or WebP."""
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + to_infotext(settings).encode(
+        "utf-16-be"
+    )
+    return exif
+
+
 def image_settings(image: Image.Image) -> ImageSettings:
     """The settings inside an image, unchecked. Raises InputError where there are none."""
     return from_infotext(_settings_text(image))
@@ -160,7 +181,7 @@ def to_command(settings: ImageSettings) -> str:
     for name, value in settings:
         if name == "width" and settings.width:
             flags += ["--size", f"{settings.width}x{settings.height}"]
-        elif name not in settings_with("metavar") or value is None or value is False or value == "":
+        elif name not in settings_with("metavar") or _is_unsaid(name, value):
             continue
         elif value is True:
             flags.append(as_flag(name))

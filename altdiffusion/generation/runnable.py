@@ -9,7 +9,7 @@ from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
 from altdiffusion.generation.schedulers import find_scheduler
-from altdiffusion.generation.settings import ImageSettings, settings_with
+from altdiffusion.generation.settings import ImageSettings, settings_that_need, settings_with
 
 # The web UIs' schedule types, and ComfyUI's, that diffusers hasn't.
 _OTHER_SCHEDULES = re.compile(
@@ -27,17 +27,22 @@ def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
         left_out.append(f"{name.replace('_', ' ')} {values[name]}: {reason}")
         values[name] = None
 
-    if settings.init_image is None:
-        for name in settings_with("needs_image"):
-            if values[name] is not None:
-                leave_out(name, "there is no init image")
+    for needed in ("init_image", "mask"):
+        if values[needed] is None:
+            for name in settings_that_need(needed):
+                if values[name] is not None:
+                    leave_out(name, f"there is no {needed.replace('_', ' ')}")
     if settings.model is not None and not _may_be_model(settings.model):
         leave_out("model", "no model of that name is here: name its file, folder or id on the hub with --model")
     if settings.scheduler is not None:
         values["scheduler"], lines = _scheduler(settings.scheduler)
         left_out += lines
     for name, value in list(values.items()):
-        if name not in ("prompt", "width", "height") and value is not None and (problem := _problem(name, value)):
+        if (
+            name not in ("prompt", "negative_prompt", "width", "height")
+            and value is not None
+            and (problem := _problem(name, value))
+        ):
             leave_out(name, problem)
     size = {"width": settings.width, "height": settings.height}
     if (settings.width or settings.height) and (problem := _problem("width", settings.width, **size)):
@@ -45,6 +50,9 @@ def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
         values |= {"width": None, "height": None}
     if not settings.prompt.strip():
         left_out.append("prompt: there is none, and the command needs one")
+    elif problem := _problem("prompt", settings.prompt) or _problem("negative_prompt", settings.negative_prompt):
+        values["prompt_syntax"] = "lenient"
+        left_out.append(f"{problem}: read as AUTOMATIC1111 does, by --prompt-syntax lenient")
     if tags := re.findall(r"<(?:lora|lyco|hypernet):[^<>]*>", settings.prompt):
         left_out.append(f"{' '.join(tags)}: read as words; name a LoRA's file with --lora")
     return ImageSettings.model_construct(**values), left_out
@@ -52,7 +60,7 @@ def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
 
 def _problem(name: str, value: Any, **others: Any) -> str:
     """Why a value is refused; "" if it isn't. What it needs beside it is there."""
-    needed = {"init_image": "x"} if name in settings_with("needs_image") else {}
+    needed = {"init_image": "x", "mask": "x"} if name in settings_with("needs") else {}
     try:
         ImageSettings(**({"prompt": "x"} | needed | others | {name: value}))
     except InputError as error:

@@ -10,6 +10,8 @@ import secrets
 from typing import Any, Literal
 
 from altdiffusion.checkpoints import hub
+from altdiffusion.errors import InputError
+from altdiffusion.prompt_syntax import PromptSyntax, check
 from altdiffusion.settings import Settings, about_of, setting
 
 DEFAULT_STEPS = 25
@@ -26,16 +28,17 @@ class ImageSettings(Settings):
     What `setting` is told of a field besides default, help and range:
     metavar: the command line has it as a flag, with this placeholder ("" for a switch).
     infotext: its name in the text inside a PNG. argument: the pipeline's argument that it becomes.
-    per_image: it may differ between images that are generated together. needs_image: it makes no sense without an init image.
+    per_image: it may differ between images that are generated together.
+    needs: the image, init_image or mask, without which it makes no sense.
     loading: of the pipeline, so it can't be said of one that is loaded already.
     web: visitors of the page and of the API may set it. slider: the step of a number's slider on the page (default: 1).
     """
 
     # fmt: off
     prompt: str = setting(..., "what to generate, in any of the model's languages",
-        argument="prompt", per_image=True, web=True)
+        per_image=True, web=True)
     negative_prompt: str = setting("", "what not to generate",
-        metavar="T", argument="negative_prompt", per_image=True, web=True)
+        metavar="T", per_image=True, web=True)
     steps: int | None = setting(None, "denoising steps (default: 25)", minimum=1, maximum=999,
         metavar="N", infotext="Steps", argument="num_inference_steps", web=True)
     scheduler: str | None = setting(None, "ddim, euler, dpm++, DPM++ 2M Karras, ... (default: the model's own)",
@@ -51,11 +54,15 @@ class ImageSettings(Settings):
     model: str | None = setting(None, "id on the hub, folder or single file (default: mini)",
         metavar="M", source="model", infotext="Model")
     strength: float | None = setting(None, "how much to change --init-image (default: 0.8; with a mask 1)", above=0,
-        maximum=1, metavar="X", infotext="Denoising strength", argument="strength", needs_image=True, web=True, slider=0.05)
+        maximum=1, metavar="X", infotext="Denoising strength", argument="strength", needs="init_image", web=True, slider=0.05)
     init_image: str | None = setting(None, "image to start from",
         metavar="F", source="image", infotext="Init image")
     mask: str | None = setting(None, "white where --init-image is generated anew",
-        metavar="F", source="image", infotext="Mask", needs_image=True)
+        metavar="F", source="image", infotext="Mask", needs="init_image")
+    mask_blur: int | None = setting(None, "pixels by which the mask's edge is softened (default: 0; in the web UIs 4)",
+        minimum=0, maximum=64, metavar="N", infotext="Mask blur", needs="mask", web=True)
+    only_masked: int | None = setting(None, "generate the masked part alone, with N pixels around it, in the model's full size",
+        minimum=0, maximum=256, metavar="N", infotext="Masked area padding", needs="mask", web=True)
     lora: str | None = setting(None, "LoRA file, folder or id on the hub",
         metavar="F", source="lora", infotext="Lora", loading=True)
     text_encoder: str | None = setting(None, "AltCLIP in place of the model's own encoder (with --bridge default: mini's)",
@@ -66,6 +73,12 @@ class ImageSettings(Settings):
         metavar="T", infotext="Precision", loading=True)
     allow_pickle: bool | None = setting(None, "read .bin and .ckpt files, which can carry code",
         metavar="", infotext="Pickle allowed", loading=True)
+    prompt_syntax: PromptSyntax = setting("webui", "(word:1.2), BREAK, [from:to:0.5] ... as the web UIs read them; lenient: "
+        "malformed ones too; none: brackets are text", metavar="S", infotext="Prompt syntax", web=True)
+    weighting: Literal["masked", "a1111", "no-norm", "comfyui"] | None = setting(None, "what a weight does: masked, a1111, "
+        "no-norm or comfyui (default: masked, for a model's own CLIP a1111)", metavar="W", infotext="Weighting")
+    long_prompts: Literal["chunks", "whole"] = setting("chunks", "over 75 tokens: in chunks, or all at once",
+        metavar="L", infotext="Long prompts")
     score: float | None = setting(None, "AltCLIP's, where the best of several was asked for",
         infotext="AltCLIP score", per_image=True)
     # fmt: on
@@ -74,13 +87,15 @@ class ImageSettings(Settings):
         problems = []
         if not self.prompt.strip():
             problems.append('no prompt: expected at least one, none of them empty, such as "一只猫"')
-        if self.init_image is None:
-            problems += [
-                f"{name.replace('_', ' ')} needs an init image: give one, or leave {name.replace('_', ' ')} out"
-                for name in settings_with("needs_image")
-                if getattr(self, name) is not None
-            ]
-        elif self.leaves_no_step:
+        problems += self.syntax_problems
+        for needed, called in (("init_image", "an init image"), ("mask", "a mask")):
+            if getattr(self, needed) is None:
+                problems += [
+                    f"{name.replace('_', ' ')} needs {called}: give one, or leave {name.replace('_', ' ')} out"
+                    for name in settings_that_need(needed)
+                    if getattr(self, name) is not None
+                ]
+        if self.leaves_no_step:
             problems.append(
                 f"strength {self.strength_or_default} of {self.steps_or_default} steps leaves no step: raise either"
             )
@@ -102,8 +117,27 @@ class ImageSettings(Settings):
         """Whether an init image would stay as it is: the first steps are skipped, the more the lower the strength."""
         return self.init_image is not None and int(self.steps_or_default * self.strength_or_default) < 1
 
+    @property
+    def syntax_problems(self) -> list[str]:
+        """What is malformed in the prompts, a line each."""
+        problems = []
+        for prompt in (self.prompt, self.negative_prompt) if self.prompt_syntax == "webui" else ():
+            try:
+                check(prompt, self.steps_run)
+            except InputError as error:
+                problems.append(str(error))
+        return problems
+
+    @property
+    def steps_run(self) -> int:
+        """The steps that an image takes: an init image skips the first ones. At least 1."""
+        skipping = self.strength_or_default if self.init_image is not None else 1.0
+        return max(1, int(self.steps_or_default * skipping))
+
     def resolved(self, model: Any) -> ImageSettings:
         """The same with a seed and with defaults for what isn't said, but for the size, which only the model's files know.
+
+        With a mask, a size that isn't said stays so: the result is as large as the init image, in whatever size it is generated.
 
         model: as in `default_guidance_scale`.
         """
@@ -112,12 +146,18 @@ class ImageSettings(Settings):
             guidance_scale=default_guidance_scale(model) if self.guidance_scale is None else self.guidance_scale,
             seed=secrets.randbelow(2**32) if self.seed is None else self.seed,
             strength=None if self.init_image is None else self.strength_or_default,
+            mask_blur=None if self.mask is None else self.mask_blur or 0,
         )
 
 
 def settings_with(about: str) -> list[str]:
     """The fields that `setting` was told this of, such as "web" or "metavar"."""
     return [name for name, field in ImageSettings.model_fields.items() if about in about_of(field)]
+
+
+def settings_that_need(image: str) -> list[str]:
+    """The fields that make no sense without this one: init_image, mask."""
+    return [name for name in settings_with("needs") if about_of(ImageSettings.model_fields[name])["needs"] == image]
 
 
 def default_guidance_scale(model: Any) -> float:

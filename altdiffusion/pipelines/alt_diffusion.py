@@ -33,6 +33,7 @@ from altdiffusion.files import write_text
 from altdiffusion.pipelines import adapters, legacy_import
 from altdiffusion.pipelines.model_card import write_model_card
 from altdiffusion.pipelines.single_file import load_single_file
+from altdiffusion.prompts.calls import with_prompt_syntax
 from altdiffusion.speed.low_memory import save_memory
 from altdiffusion.speed.optimize import optimize
 from altdiffusion.text_encoder.bridge import BridgedTextEncoder
@@ -146,8 +147,10 @@ class AltDiffusionMixin(DiffusionPipeline):
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save in the stock layout, which plain diffusers and transformers load, with a model card.
 
-        A LoRA that is loaded is left out, with a warning; one that was fused is in the weights.
+        A LoRA that is loaded is left out, with a warning; one that was fused is in the weights. Raises InputError while an
+        IP-Adapter is loaded.
         """
+        adapters.refuse_ip_adapter(self.unet)
         with adapters.without_lora_layers([self.unet, self.text_encoder]):
             super().save_pretrained(save_directory, *args, **kwargs)
         for name in ("text_encoder", "safety_checker", "image_encoder"):
@@ -184,19 +187,19 @@ class AltDiffusionMixin(DiffusionPipeline):
 class AltDiffusionPipeline(AltDiffusionMixin, StableDiffusionPipeline):
     """Text to image: a `StableDiffusionPipeline` whose prompts are read by AltCLIP, in any of its languages."""
 
-    __call__ = with_best_of(StableDiffusionPipeline.__call__)
+    __call__ = with_best_of(with_prompt_syntax(StableDiffusionPipeline.__call__))
 
 
 class AltDiffusionImg2ImgPipeline(AltDiffusionMixin, StableDiffusionImg2ImgPipeline):
     """Image to image: a `StableDiffusionImg2ImgPipeline` whose prompts are read by AltCLIP."""
 
-    __call__ = with_best_of(StableDiffusionImg2ImgPipeline.__call__)
+    __call__ = with_best_of(with_prompt_syntax(StableDiffusionImg2ImgPipeline.__call__))
 
 
 class AltDiffusionInpaintPipeline(AltDiffusionMixin, StableDiffusionInpaintPipeline):
     """Inpainting: a `StableDiffusionInpaintPipeline` whose prompts are read by AltCLIP."""
 
-    __call__ = with_best_of(StableDiffusionInpaintPipeline.__call__)
+    __call__ = with_best_of(with_prompt_syntax(StableDiffusionInpaintPipeline.__call__))
 
 
 # diffusers finds the pipelines that belong together by the names in these tables.
@@ -267,8 +270,7 @@ def _load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[
     for name, model_class in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
         if name in passed:
             continue
-        shared = name == "vae" and folder == hub.sd_mini_folder()
-        part = (hub.mini_folder() if shared else folder) / name
+        part = hub.vae_folder(folder) if name == "vae" else folder / name
         if not part.is_dir():
             raise InputError(f"{folder} has no folder {name!r}: the download is incomplete")
         passed[name] = tensor_files.load_strict(

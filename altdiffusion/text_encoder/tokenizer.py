@@ -100,6 +100,15 @@ def tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return [row if len(row) <= MAX_TOKENS else [*row[: MAX_TOKENS - 1], row[-1]] for row in rows]
 
 
+def tokenized(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """(token ids, where each begins and ends in the text), uncut, without begin and end tokens. Safe to call from threads."""
+    with _tokenizer_lock:
+        encoded = tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+        )
+    return encoded["input_ids"], encoded["offset_mapping"]
+
+
 def pad(ids: Sequence[Sequence[int]], padding: int, length: int | None = None) -> tuple[Tensor, Tensor]:
     """(input_ids, attention_mask), both int64 (batch, tokens): as many as the longest row has, or `length`."""
     length = length or max(map(len, ids))

@@ -61,7 +61,7 @@ class ContrastSettings(TrainingSettings):
 class AutoencoderSettings(TrainingSettings):
     """An image autoencoder (VAE) for latent diffusion."""
 
-    model: str = setting(..., "the AutoencoderKL to start from: its folder", source="model")
+    model: str = setting(..., "the AutoencoderKL to start from: its folder, or a pipeline's", source="model")
     train_data: list[str] = setting(..., _IMAGES, source="data")
     loss: Literal["l1", "mse", "l1+mse"] = setting(
         "l1+mse",
@@ -130,6 +130,7 @@ class BridgeSettings(TrainingSettings):
     model: str = setting(
         ..., "the Stable Diffusion 1.x, 2.x or XL whose text states are learnt: folder or id on the hub", source="model"
     )
+    allow_pickle: bool = neutral(False, "read .bin files of these two, which can carry code")
     train_data: list[str] = setting(..., _TEXTS, source="data")
     languages: list[str] = setting([], _LANGUAGES)
     teacher_language: str = setting("en", "the column that CLIP reads")

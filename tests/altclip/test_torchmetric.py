@@ -115,6 +115,70 @@ def test_different_numbers_are_refused_and_nothing_is_added(scorer, images):
     assert int(metric.pairs) == 0
 
 
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("images", "texts"),
+        ("texts", "images"),
+        ("texts", "others"),
+        ("images", "turned"),
+        ("files", "texts"),
+        ("texts", "files"),
+    ],
+)
+def test_pairs_of_any_two_kinds_as_torchmetrics_own_class(folder, scorer, images, tmp_path, source, target):
+    paths = [tmp_path / f"{number}.png" for number in range(5)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    pixels, texts = list(images), TEXTS
+    given = {"images": images, "turned": images.flip(3), "texts": texts, "others": texts[::-1], "files": paths}
+    tensors = given | {"files": pixels}
+    ours, theirs = AltCLIPScore(scorer), CLIPScore(model_name_or_path=altclip_for_clip_score(folder))
+    ours.update(given[source], given[target])
+    theirs.update(tensors[source], tensors[target])
+    assert ours.compute().item() == pytest.approx(theirs.compute().item(), abs=1e-3)
+    assert ours.compute() > 1
+
+
+def test_strings_that_name_images_are_images_in_the_first_place_alone(scorer, images, expected, tmp_path):
+    for name in ("one.png", "two"):
+        Image.fromarray(images[0].permute(1, 2, 0).numpy()).save(tmp_path / name, format="PNG")
+        metric = AltCLIPScore(scorer)
+        metric.update(str(tmp_path / name), TEXTS[0])
+        assert metric.compute().item() == pytest.approx(expected[0].item(), abs=1e-3)
+    metric.update(images[0], "IMG_0001.jpg")  # a caption, as the web has them
+    assert int(metric.pairs) == 2
+    with pytest.raises(InputError, match=r"no such image: nothere\.jpg"):
+        metric.update("nothere.jpg", "a cat")
+    with pytest.raises(InputError, match="images and texts mixed, a text is 'a dog'"):
+        metric.update([str(tmp_path / "one.png"), "a dog"], TEXTS[:2])
+
+
+def test_sums_are_float64_and_the_result_has_the_dtype_that_is_set(scorer, images, expected):
+    best = int(expected.argmax())
+    for dtype in (torch.float32, torch.float16, torch.float64):
+        metric = AltCLIPScore(scorer).half().set_dtype(dtype)
+        for _ in range(2):
+            metric.total += 2.0**30  # as after ten million pairs; a float32 sum would lose the next one's last digits
+            metric.update(images[best], TEXTS[best])
+            metric.total -= 2.0**30
+            assert metric.compute().dtype == dtype
+            assert metric.compute().item() == pytest.approx(
+                expected[best].item(), abs=0.1 if dtype == torch.float16 else 1e-5
+            )
+            metric.reset()
+
+
+def test_plots_one_result_and_several(scorer, images):
+    pytest.importorskip("matplotlib").use("agg")
+    metric = AltCLIPScore(scorer)
+    values = [metric(images[:2], TEXTS[:2]), metric(images[2:], TEXTS[2:])]
+    figure, axes = metric.plot()
+    assert axes.figure is figure
+    assert metric.plot(ax=axes)[1] is axes
+    assert metric.plot(values)[1].get_ylim()[1] >= 100
+
+
 def test_without_torchmetrics_one_line_says_what_to_install(monkeypatch):
     real = builtins.__import__
 

@@ -10,6 +10,7 @@ from altdiffusion.generation.draw import GenerateRequest, draw_batch
 from altdiffusion.generation.result import NotFinite
 from altdiffusion.generation.schedulers import SCHEDULERS
 from altdiffusion.generation.settings import IN_MEMORY, ImageSettings
+from altdiffusion.prompt_syntax import choose
 
 PROMPTS = [("一只猫", "", 1), ("a cat, please", "кошка", 7), ("قطة على خلفية زرقاء", "", 0)]
 START, MASK = Image.effect_noise((16, 16), 50).convert("RGB"), Image.new("L", (16, 16), 0)
@@ -61,6 +62,41 @@ def test_from_pictures_and_with_masks_too(pipe, mask):
     three = requests(image=START, mask=mask, width=16, height=16, steps=4, strength=0.5 if mask is None else 1.0)
     for request, together in zip(three, draw_batch(pipe, three), strict=True):
         assert_equal(together, alone(pipe, request))
+
+
+@pytest.mark.parametrize("settings", [{}, {"mask_blur": 1}, {"only_masked": 2}, {"width": 24, "height": 16}])
+def test_each_of_a_batch_is_pasted_into_its_own_photo(pipe, settings):
+    photos = [Image.effect_noise((20, 20), 50).convert("RGB") for _ in range(3)]
+    masks = [Image.new("L", (20, 20), 0) for _ in photos]
+    for mask, corner in zip(masks, (0, 6, 12), strict=True):
+        mask.paste(255, (corner, corner, corner + 8, corner + 8))
+    common = {"init_image": IN_MEMORY, "mask": IN_MEMORY, "steps": 2, **settings}
+    several = [
+        GenerateRequest(ImageSettings(prompt=prompt, seed=1, **common), photo, mask)
+        for (prompt, _, _), photo, mask in zip(PROMPTS, photos, masks, strict=True)
+    ]
+    for request, together in zip(several, draw_batch(pipe, several), strict=True):
+        assert_equal(together, alone(pipe, request))
+        size = (settings.get("width", 20), settings.get("height", 20))
+        assert together.image.size == size
+        if not settings.get("mask_blur"):
+            photo, mask = request.image.resize(size, Image.Resampling.LANCZOS), request.mask.resize(size, 2)
+            black = np.asarray(mask) == 0
+            np.testing.assert_array_equal(np.asarray(together.image)[black], np.asarray(photo)[black])
+
+
+def test_photos_of_other_shapes_are_no_batch(pipe):
+    one, other = (
+        GenerateRequest(
+            ImageSettings(prompt="猫", seed=1, init_image=IN_MEMORY, mask=IN_MEMORY),
+            Image.new("RGB", size), Image.new("L", size, 255),
+        ).resolved(pipe)
+        for size in ((16, 16), (64, 16))
+    )  # fmt: skip
+    assert one.batch_key != other.batch_key
+    assert one.resolved(pipe) is one
+    with pytest.raises(InputError, match="requests of a batch may differ"):
+        draw_batch(pipe, [one, other])
 
 
 def test_what_is_not_said_is_the_models_own(pipe):
@@ -192,3 +228,51 @@ def test_kinds_are_not_mixed(pipe):
     with pytest.raises(InputError, match="strength needs an init image"):
         requests(strength=0.5)
     assert draw_batch(pipe, []) == []
+
+
+@pytest.fixture(scope="module")
+def mini():
+    """A model whose images depend on their prompts."""
+    pipe = AltDiffusionPipeline.from_pretrained("mini")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def drawn(pipe, *settings, on_step=None):
+    images = draw_batch(pipe, [GenerateRequest(ImageSettings(**each)) for each in settings], on_step)
+    return [image and np.asarray(image.image, np.int16) for image in images]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "same"),
+    [
+        ("(一只猫:1.0)", "一只猫"),
+        (r"a cat \(red\)", "a cat (red)"),
+        ("{一只猫|一只猫}", "一只猫"),
+        ("[一只猫:a dog:2]", "一只猫"),
+    ],
+)
+def test_prompt_syntax_is_read(mini, prompt, same):
+    (read,) = draw_batch(mini, [GenerateRequest(ImageSettings(prompt=prompt, seed=3, steps=2))])
+    (literal,) = drawn(mini, {"prompt": same, "prompt_syntax": "none", "seed": 3, "steps": 2})
+    np.testing.assert_allclose(np.asarray(read.image, np.int16), literal, atol=1)
+    assert read.settings.prompt == prompt  # the original spelling, in the PNG too
+
+
+def test_choices_are_taken_by_the_seed(mini):
+    prompt = "{一只猫|a dog|the moon}"
+    together = drawn(mini, *({"prompt": prompt, "seed": seed, "steps": 1} for seed in range(4)))
+    for seed, image in enumerate(together):
+        (alone,) = drawn(mini, {"prompt": choose(prompt, seed), "seed": seed, "steps": 1})
+        np.testing.assert_allclose(image, alone, atol=1)
+
+
+def test_a_prompt_that_changes_in_a_batch_that_shrinks(mini):
+    """Rows that leave take their states with them."""
+    settings = [{"prompt": prompt, "seed": 1, "steps": 4} for prompt in ("[a:b:1]", "[一只猫:a dog:2]")]
+    dropped, stayed = drawn(mini, *settings, on_step=lambda step: [1])
+    assert dropped is None
+    (alone,) = drawn(mini, settings[1])
+    (unchanged,) = drawn(mini, settings[1] | {"prompt": "一只猫"})
+    np.testing.assert_allclose(stayed, alone, atol=1)
+    assert np.abs(alone - unchanged).max() > 20

@@ -32,7 +32,7 @@ FORMS = (
 )
 
 # What else is recognised, so that it can be named where it is given by mistake, or found where it is needed.
-NAMES, IMAGES, LINES = "names", "images", "lines"
+NAMES, IMAGES, LINES, IDS = "names", "images", "lines", "ids"
 
 _HEAD = 2**18  # bytes of a file that are looked at
 _EXTENSION = rf"\.(?:{'|'.join(ending[1:] for ending in ENDINGS)})"
@@ -53,7 +53,9 @@ class Entry:
 
 
 def recognise(path: Path) -> str:
-    """The form of a file: one of those above, or NAMES, IMAGES (base64 after ids), LINES (anything else)."""
+    """The form of a file: one of those above, or NAMES, IMAGES (base64 after ids), IDS (CN-CLIP's .tr.jsonl, of each
+    image the ids of its captions), LINES (anything else).
+    """
     with path.open("rb") as file:
         head = file.read(_HEAD)
     lines = [line.decode("utf-8", "replace").rstrip("\r") for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
@@ -62,6 +64,8 @@ def recognise(path: Path) -> str:
         return LINES
     if _most(lines, _of_cn_clip):
         return "cn-clip"
+    if _most(lines, _of_ids):
+        return IDS
     if _most(lines, _of_jsonl):
         return "jsonl"
     if lines[0].lstrip().startswith("{"):
@@ -105,6 +109,10 @@ def read_entries(
         return form, list(readers[form](path, lines, skip)), []
     if form == NAMES:
         raise InputError(f"{path} holds names of images, no captions: give the file of a language's captions")
+    if form == IDS:
+        raise InputError(
+            f"{path} holds ids alone, no captions nor lines with text_id: give the file beside it, such as test_texts.jsonl"
+        )
     if form == IMAGES:
         raise InputError(f"{path} holds images: give the captions beside it, such as test_texts.jsonl")
     raise InputError(f"{path} is in no format for captions, nor is a file of image names beside it. Read are {FORMS}")
@@ -194,6 +202,13 @@ def _object(line: str) -> dict[str, Any]:
 def _of_cn_clip(line: str) -> bool:
     record = _object(line)
     return any(id_key in record and text_key in record for id_key, text_key, _ in _KEYS)
+
+
+def _of_ids(line: str) -> bool:
+    try:
+        return parse_object(line).keys() >= {"image_id", "text_ids"}
+    except BadRecord:
+        return False
 
 
 def _cn_clip(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[Entry]:

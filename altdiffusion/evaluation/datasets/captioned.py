@@ -16,6 +16,7 @@ from pathlib import Path
 from torch import Tensor, tensor
 
 from altdiffusion.data.arrow_tables import ArrowTable
+from altdiffusion.data.columns import is_language
 from altdiffusion.data.image_folder import has_captions
 from altdiffusion.data.open_tables import READERS, open_table, table_in
 from altdiffusion.data.table import BadRecord, Skip, SkipLog, text_of
@@ -282,10 +283,15 @@ def _files(folder: Path, forms: Collection[str]) -> list[Path]:
 
 
 def _the_one(files: list[Path], words: Sequence[str], several: str) -> Path:
-    """The only file, or the only one left after preferring those that have each of the words in their names."""
+    """The only file, or the only one left after preferring those that have each of the words in their names.
+
+    test_texts.jsonl comes before its translations, such as test_texts.tr.jsonl.
+    """
+    parts = {file: re.split(r"[^a-z0-9]+", file.stem.lower()) for file in files}
     for word in words:
-        preferred = [file for file in files if word and word in re.split(r"[^a-z0-9]+", file.stem.lower())]
-        files = preferred or files
+        files = [file for file in files if word and word in parts[file]] or files
+    if len(files) > 1:
+        files = [file for file in files if not any(map(is_language, parts[file]))] or files
     if len(files) > 1:
         raise InputError(f"{several}, {', '.join(file.name for file in files[:5])}: name one of them")
     return files[0]

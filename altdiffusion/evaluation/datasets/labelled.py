@@ -19,7 +19,7 @@ from PIL import Image
 
 from altdiffusion.data.arrow_tables import ArrowTable
 from altdiffusion.data.open_tables import table_in
-from altdiffusion.data.table import SkipLog
+from altdiffusion.data.table import NOT_UTF8, SkipLog, way_out
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.files import local_path
 from altdiffusion.images import ImageSource, image_file, image_files
@@ -77,7 +77,9 @@ def read_lines(source: str | Path) -> list[str]:
     path = local_path(source)
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise InputError(f"{path} can't be read ({NOT_UTF8}): expected a name a line; {way_out(path)}") from None
+    except OSError as error:
         raise InputError(f"{path} can't be read ({first_line(error)}): expected UTF-8 text, a name a line") from None
     if not any(lines):
         raise InputError(f"{path} is empty: expected a name a line")
@@ -154,7 +156,7 @@ def _folders(path: Path, split: str) -> LabelledImages:
     images: list[ImageSource] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
-        paths = image_files(folder, below=True)
+        paths = image_files(folder, deep=True)
         images += [image_file(path) for path in paths]
         labels += [label] * len(paths)
     if not images:

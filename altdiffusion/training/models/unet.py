@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from altdiffusion.errors import InputError
 from altdiffusion.images import grid
+from altdiffusion.pipeline_calls.finite_images import ADVICE, watch_finite
 from altdiffusion.training.loop import export
 from altdiffusion.training.models.lora import add_lora, save_lora
 from altdiffusion.training.stage_settings import DiffusionSettings
@@ -81,14 +84,18 @@ def prepare_unet(pipe: Any, settings: DiffusionSettings, lora: Any, trainable: s
 def sample_prompts(
     pipe: Any, settings: DiffusionSettings, accelerator: Accelerator
 ) -> Callable[[int], dict[str, float]] | None:
-    """A validation that puts a row of images of `validation_prompts` into output_dir/samples, from the same noise each time."""
+    """A validation that puts a row of images of `validation_prompts` into output_dir/samples, from the same noise each time.
+
+    Where images are NaN a line says so, and none are saved; the training goes on.
+    """
     prompts = settings.validation_prompts
     if not prompts:
         return None
 
     def validate(step: int) -> dict[str, float]:
         pipe.set_progress_bar_config(disable=True)
-        with accelerator.autocast():  # the UNet is in float32, the others may not be
+        # the UNet is in float32, the others may not be
+        with accelerator.autocast(), watch_finite(pipe) as finite:
             images = pipe(
                 list(prompts),
                 num_inference_steps=settings.validation_inference_steps,
@@ -97,6 +104,11 @@ def sample_prompts(
                 width=settings.resolution,
                 generator=[torch.Generator().manual_seed(settings.seed + i) for i in range(len(prompts))],
             ).images
+        if not all(finite):
+            dtype = settings.mixed_precision
+            lost = f"{finite.count(False)} of {len(finite)} samples came out as NaN with --mixed-precision {dtype}"
+            tqdm.write(f"step {step}: {lost}, and none are saved: {ADVICE}", sys.stderr)
+            return {}
         folder = settings.output_dir / "samples"
         folder.mkdir(exist_ok=True)
         grid(images).save(folder / f"step-{step:08d}.png")

@@ -182,6 +182,36 @@ def test_cn_clips_images_without_captions_are_searched_through(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "beside",
+    [
+        {
+            "test_texts.tr.jsonl": '{"image_id": 7, "text_ids": [1, 2]}'
+        },  # text retrieval, as CN-CLIP's own script writes it
+        {"test_texts.tr.jsonl": '{"text_id": 1, "text": "bir kedi", "image_ids": [7]}'},  # in Turkish
+        {f"test_texts.{each}.jsonl": '{"text_id": 1, "text": "a", "image_ids": [7]}' for each in ("de", "en", "zh-CN")},
+        {"valid_texts.jsonl": '{"text_id": 1, "text": "a", "image_ids": [7]}', "valid_imgs.tsv": f"7\t{'A' * 40}"},
+    ],
+)
+def test_what_lies_beside_cn_clips_captions_does_not_confuse_it(tmp_path, beside):
+    arguments = caption_sets.write("cn-clip", tmp_path)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    arguments["captions"].rename(folder / "test_texts.jsonl")
+    arguments["images"].rename(folder / "test_imgs.tsv")
+    for name, line in beside.items():
+        write(folder / name, line)
+    data = read_captions(folder)
+    assert data.name == "test_texts.jsonl"
+    assert len(data.images) == COUNT
+
+
+def test_a_file_of_ids_alone_is_named_as_such(tmp_path, pictures):
+    path = write(tmp_path / "test_texts.tr.jsonl", '{"image_id": 7, "text_ids": [1, 2]}')
+    with pytest.raises(InputError, match=r"holds ids alone, no captions .*: .*test_texts\.jsonl"):
+        read_captions(path, pictures)
+
+
+@pytest.mark.parametrize(
     ("form", "bad", "reason"),
     [
         ("token", f"{IDS[0]}.png#7\t ", "caption is empty"),

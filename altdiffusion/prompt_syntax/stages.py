@@ -1,0 +1,36 @@
+"""All stages of reading a prompt, in order: choices, LoRAs, editing, weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from altdiffusion.prompt_syntax.choices import expand_choices, first_choice
+from altdiffusion.prompt_syntax.editing import schedule
+from altdiffusion.prompt_syntax.loras import take_loras
+from altdiffusion.prompt_syntax.tokens import BracketedPrompt
+from altdiffusion.prompt_syntax.weights import parse_weights
+
+# "lenient" reads what is malformed as A1111 does, where "webui" refuses it; "none": brackets are text
+PromptSyntax = Literal["webui", "lenient", "none"]
+DEFAULT_STEPS = 50  # where the caller has none
+
+
+def plain_text(prompt: str, syntax: PromptSyntax = "webui", steps: int = DEFAULT_STEPS) -> str:
+    """What a prompt says without any syntax, for scoring: the first choices, and the text of the last step.
+
+    Raises InputError for what is malformed.
+    """
+    if syntax == "none":
+        return prompt
+    lenient = syntax == "lenient"
+    text, _ = take_loras(first_choice(prompt, lenient), lenient)
+    return parse_weights(schedule(text, steps, lenient)[-1].prompt, lenient).text
+
+
+def check(prompt: str, steps: int = DEFAULT_STEPS) -> None:
+    """Raise InputError for the first malformed part of a prompt, in any of its choices and at any step."""
+    BracketedPrompt(prompt, brackets="()[]{}")  # first of all, so that an error's character is the one in this prompt
+    for choice in expand_choices(prompt):
+        text, _ = take_loras(choice)
+        for part in schedule(text, steps):
+            parse_weights(part.prompt)

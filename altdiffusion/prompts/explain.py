@@ -1,0 +1,47 @@
+"""What a text encoder reads of a prompt: its pieces with their weights, in chunks, and where it changes over the steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from altdiffusion.prompt_syntax import PromptSyntax, expand_choices, take_loras
+from altdiffusion.prompts.states import chunks_of, schedule_of
+from altdiffusion.prompts.tokens import CHUNK, MAX_PROMPT_TOKENS
+
+
+def explain(tokenizer: Any, prompt: str, syntax: PromptSyntax = "webui", steps: int = 25) -> dict[str, Any]:
+    """A document of plain types, one entry of `prompts` for each choice {a|b}.
+
+    {"chunk_tokens": 75, "max_tokens": 510, "prompts": [{"prompt", "loras": [{"name", "weight", "text_encoder_weight"}],
+    "parts": [{"from_step", "until_step", "prompt", "chunks": [[{"piece", "text", "weight", "known"}]]}]}]}; steps count
+    from 1, until_step included; known is False for what the vocabulary lacks. Raises InputError for what is malformed.
+    """
+    lenient = syntax == "lenient"
+    choices = [prompt] if syntax == "none" else expand_choices(prompt, lenient=lenient)
+    return {
+        "chunk_tokens": CHUNK,
+        "max_tokens": MAX_PROMPT_TOKENS,
+        "prompts": [_explained(tokenizer, choice, syntax, steps) for choice in choices],
+    }
+
+
+def _explained(tokenizer: Any, prompt: str, syntax: PromptSyntax, steps: int) -> dict[str, Any]:
+    loras = () if syntax == "none" else take_loras(prompt, syntax == "lenient")[1]
+    parts, start = [], 1
+    for part in schedule_of(prompt, steps, syntax):
+        text, chunks = chunks_of(tokenizer, part.prompt, syntax)
+        pieces = [
+            [
+                {
+                    "piece": token.piece,
+                    "text": text[token.start : token.end],
+                    "weight": round(token.weight, 4),
+                    "known": token.known,
+                }
+                for token in chunk
+            ]
+            for chunk in chunks
+        ]
+        parts.append({"from_step": start, "until_step": part.until, "prompt": part.prompt, "chunks": pieces})
+        start = part.until + 1
+    return {"prompt": prompt, "loras": [vars(lora) for lora in loras], "parts": parts}

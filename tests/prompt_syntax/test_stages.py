@@ -1,0 +1,48 @@
+"""All stages together: the plain text for scoring, and errors that point into the prompt as it was written."""
+
+import pytest
+
+from altdiffusion import InputError
+from altdiffusion.prompt_syntax import LoraTag, check, plain_text, take_loras
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("一只猫", "一只猫"),
+        ("a  b\nc", "a  b\nc"),
+        ("(masterpiece:1.2), {cat|dog}, <lora:ink:0.8> BREAK [day:night:0.5]", "masterpiece, cat, night"),
+        (r"rem \(re:zero\), \{x\}, \<lora:y>", "rem (re:zero), {x}, <lora:y>"),
+        ("（黑暗精灵公主：1.2），｛红｜蓝｝", "黑暗精灵公主，红"),
+    ],
+)
+def test_plain_text(prompt, text):
+    assert plain_text(prompt) == text
+    check(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "place"),
+    [
+        ("<lora:ink:1> a (cat", "character 16"),
+        ("{a long choice|b} (cat", "character 19"),
+        ("[a:b:3] cat]", "character 12"),
+        ("{a|(b} c)", "character 4"),
+        ("a 猫（狗", "character 4"),
+    ],
+)
+def test_brackets_are_named_by_their_place_in_the_whole_prompt(prompt, place):
+    with pytest.raises(InputError, match=place):
+        check(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["{a|(b:x)}", "{a|[b:c:9.5]}", "[a|(b:20)]", "[a:b <lora:x:y>:3]"])
+def test_what_is_malformed_in_any_choice_or_step_is_refused(prompt):
+    with pytest.raises(InputError):
+        check(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["<lora:ink", "<lora::1>", "<lora:ink:x>", "<hypernet:x:1>", "<lora:a:1:1:8>"])
+def test_lenient_leaves_unread_tags_as_text(prompt):
+    assert take_loras(f"{prompt} <lora:b:2>", lenient=True)[1] in [(LoraTag("b", 2.0),), ()]
+    assert prompt in take_loras(prompt, lenient=True)[0]
