@@ -60,21 +60,17 @@ def train_bridge(settings: BridgeSettings) -> None:
     students = teachers = None
     if settings.student_cache is not None:
         about = {"what": "AltCLIP's states", "text_encoder": checksum(encoder), "languages": languages}
-
-        def compute_students(texts: list[str]) -> list[Tensor]:
-            return read_states(tokens(tokenizer, texts))
-
-        students = TextCache(settings.student_cache, text.records, languages, compute_students, about, accelerator)
+        students = TextCache(
+            settings.student_cache, text.records, languages,
+            lambda texts: read_states(tokens(tokenizer, texts)), about, accelerator,
+        )  # fmt: skip
     if settings.teacher_cache is not None:
         about = {"what": "CLIP's states", "text_encoder": checksum(*clip.towers), "languages": languages}
         about |= {"language": settings.teacher_language}
-
-        def compute_teachers(texts: list[str]) -> list[Tensor]:
-            return list(clip.joined(tokens(clip.tokenizer, texts)))
-
         teachers = TextCache(
-            settings.teacher_cache, text.records, [settings.teacher_language], compute_teachers, about, accelerator, 16
-        )
+            settings.teacher_cache, text.records, [settings.teacher_language],
+            lambda texts: list(clip.joined(tokens(clip.tokenizer, texts))), about, accelerator, batch=16,
+        )  # fmt: skip
     by_length = LengthBatches(text.read, lambda pair: len(pair.ids), settings.batch_size, settings.seed)
 
     def batches(step: int, index: int, count: int) -> Batch:
