@@ -27,12 +27,13 @@ def load_lora_into_text_encoder(
     Replaces diffusers' method of this name, and takes its arguments: for AltCLIP's encoder, with a bridge or without,
     and where XL's first encoder was removed. kwargs: adapter_name, lora_scale, metadata, ...
     """
-    if not isinstance(text_encoder, AltCLIPTextModel | BridgedTextEncoder | None):
+    start = (prefix or "text_encoder") + "."
+    half = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
+    is_ours = isinstance(text_encoder, AltCLIPTextModel | BridgedTextEncoder)
+    if text_encoder is not None and not (is_ours and half):  # where a text half is missing, diffusers says so
         load_stock = StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder
         load_stock(state_dict, network_alphas, text_encoder, prefix=prefix, **kwargs)
         return
-    start = (prefix or "text_encoder") + "."
-    half = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
     tower = "tower." if isinstance(text_encoder, BridgedTextEncoder) else ""
     ours = {
         tower + key: value
@@ -46,6 +47,8 @@ def load_lora_into_text_encoder(
             left_out,
         )
     if ours and text_encoder is not None:
+        if kwargs.get("hotswap"):
+            raise InputError("hotswap=True is for LoRAs of a UNet alone, this one has a text half: load it without")
         from peft import LoraConfig
 
         metadata = kwargs.get("metadata") or {}
