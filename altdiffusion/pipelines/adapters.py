@@ -51,6 +51,8 @@ def load_lora_into_text_encoder(
             left_out,
         )
     if ours and text_encoder is not None:
+        if kwargs.get("hotswap"):
+            raise InputError("hotswap=True is for LoRAs of a UNet alone, this one has a text half: load it without")
         from peft import LoraConfig
 
         _check_peft()
