@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from altdiffusion.errors import InputError, first_line
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def on_disk(name: str) -> str:
@@ -94,3 +101,13 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Raises ValueError."""
+    return tomllib.loads(text)
+
+
+def packaged_toml(package: str, name: str) -> dict[str, Any]:
+    """What a TOML file holds that lies beside a package's modules."""
+    return parse_toml(files(package).joinpath(name).read_text(encoding="utf-8"))

@@ -283,6 +283,11 @@ class ImageSource:
     member: str  # its name or row in there; "" if the file is the image
     read: Callable[[], bytes]  # the encoded image; raises OSError or BadImage
 
+    @property
+    def where(self) -> str:
+        """Its place as a person would look for it: "shard.tar:0001.jpg"."""
+        return f"{self.path}:{self.member}" if self.member else str(self.path)
+
 
 def image_file(path: Path) -> ImageSource:
     """The image that is a file of its own."""

@@ -16,6 +16,7 @@ from altdiffusion import __version__
 from altdiffusion.cli.terminal import escape_the_unprintable, say
 from altdiffusion.errors import GenerationFailed, InputError, TrainingStopped
 from altdiffusion.files import as_utf8
+from altdiffusion.threads import share_cores
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -86,6 +87,7 @@ def prepare_environment() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    share_cores()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM cleans up as Ctrl-C does
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class LineFile:
             if self.names is None:
                 yield from file
             elif self.delimiter == "\t":
-                yield from _tab_separated(file, len(self.names))
+                yield from _tab_separated(file, len(self.names), cache(self._is_quoted_by_csv))
             else:
                 yield from _comma_separated(file, self.delimiter)
 
@@ -81,6 +82,14 @@ class LineFile:
                 yield where, self.parse(record)
             except BadRecord as reason:
                 skip(where, str(reason))
+
+    def _is_quoted_by_csv(self) -> bool:
+        """Whether most records of a TSV that hold quotes have them as csv and pandas write them."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            records = (record for record in _comma_separated(file, "\t") if b'"' in record)
+            votes = [1 if _is_as_written(record, len(self.names or ())) else -1 for record in records]
+        return sum(votes) > 0
 
     @property
     def first_line(self) -> int:
@@ -125,14 +134,8 @@ def _fields(content: str, delimiter: str) -> list[str]:
 
 def _tab_fields(content: str, count: int) -> list[str]:
     """Quotes are a field's own unless all of them stand as csv and pandas write them."""
-    if '"' in content:
-        try:
-            fields = _fields(content, "\t")
-        except BadRecord:
-            fields = []
-        if len(fields) == count:
-            return fields
-    return content.split("\t")
+    fields = _split(content) if '"' in content else []
+    return fields if len(fields) == count else content.split("\t")
 
 
 def _comma_separated(lines: Iterable[bytes], delimiter: str) -> Iterator[bytes]:
@@ -156,10 +159,11 @@ def _comma_separated(lines: Iterable[bytes], delimiter: str) -> Iterator[bytes]:
         record.clear()
 
 
-def _tab_separated(lines: Iterable[bytes], count: int) -> Iterator[bytes]:
+def _tab_separated(lines: Iterable[bytes], count: int, is_quoted_by_csv: Callable[[], bool]) -> Iterator[bytes]:
     """The records of a TSV with `count` columns: lines, joined where a field in quotes goes on, as csv and pandas write it.
 
-    A quote that opens and never closes so, in a table that was written without quoting, stays a character.
+    A quote that opens and never closes so, in a table that was written without quoting, stays a character. Where every
+    line has all columns by itself, both can be meant: is_quoted_by_csv says how the rest of the file was written.
     """
     unread, ahead = iter(lines), deque[bytes]()
     while line := ahead.popleft() if ahead else next(unread, b""):
@@ -171,10 +175,10 @@ def _tab_separated(lines: Iterable[bytes], count: int) -> Iterator[bytes]:
             taken.append(more)
             size += len(more)
             is_open = b'"' not in more or _is_open(b"".join(taken))
-        # where each line has all columns by itself, each is a record, and the quotes are their own
-        as_lines = count > 1 and all(part.count(b"\t") == count - 1 for part in taken)
-        if not is_open and not as_lines and _is_quoted(b"".join(taken), count):
-            yield b"".join(taken)
+        record = b"".join(taken)
+        has_all_columns = not is_open and len(_split(record.decode("latin-1"))) == count
+        if has_all_columns and (any(part.count(b"\t") != count - 1 for part in taken) or is_quoted_by_csv()):
+            yield record
         else:
             yield line
             ahead.extendleft(reversed(taken[1:]))
@@ -191,11 +195,23 @@ def _is_open(record: bytes) -> bool:
     return False
 
 
-def _is_quoted(record: bytes, count: int) -> bool:
+def _is_as_written(record: bytes, count: int) -> bool:
+    """Whether csv writes a record's fields so: in quotes those that need them, or all."""
+    text = record.decode("latin-1").removesuffix("\n").removesuffix("\r")
+    fields = _split(text)
+    all_quoted = ['"' + field.replace('"', '""') + '"' for field in fields]
+    needed = [
+        quoted if set(field) & set('"\t\r\n') else field for field, quoted in zip(fields, all_quoted, strict=True)
+    ]
+    return len(fields) == count and text in ("\t".join(needed), "\t".join(all_quoted))
+
+
+def _split(content: str) -> list[str]:
+    """The fields of a record of a TSV as csv reads them; [] where it can't."""
     try:
-        return len(_fields(record.decode("latin-1"), "\t")) == count
+        return _fields(content, "\t")
     except BadRecord:
-        return False
+        return []
 
 
 def _decode(line: bytes) -> str:

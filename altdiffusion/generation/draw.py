@@ -27,6 +27,7 @@ from altdiffusion.generation.load import pipeline_of_kind
 from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.schedulers import build_scheduler, check_steps, find_scheduler
 from altdiffusion.generation.settings import ImageSettings, settings_with
+from altdiffusion.pipeline_calls.finite_images import watch_finite
 from altdiffusion.prompt_syntax import choose
 from altdiffusion.prompts.states import ScheduledStates, encode_schedule
 from altdiffusion.settings import about_of
@@ -156,15 +157,14 @@ def draw_batch(
     if on_step is not None or len(prompts.states) > 1:
         arguments["callback_on_step_end"] = batch.after_step
         arguments["callback_on_step_end_tensor_inputs"] = ["latents", *prompts.first.step_tensors(False, [0])]
-    processor = pipe.image_processor
-    watched = _FiniteRows(processor)
-    pipe.scheduler, pipe.image_processor = scheduler, watched
+    pipe.scheduler = scheduler
     try:
-        output = pipe(**arguments)
+        with watch_finite(pipe) as finite_rows:
+            output = pipe(**arguments)
     except _AllDropped:
         return [None] * len(requests)
     finally:
-        pipe.scheduler, pipe.image_processor = original_scheduler, processor
+        pipe.scheduler = original_scheduler
     used = {
         "scheduler": find_scheduler(common.scheduler).written if common.scheduler else _class_name(original_scheduler),
         "model": common.model or pipe.name_or_path,
@@ -173,7 +173,7 @@ def draw_batch(
     results: list[GeneratedImage | None] = [None] * len(requests)
     flags = output.nsfw_content_detected or [False] * len(batch.rows)
     failed: list[ImageSettings] = []
-    for row, image, filtered, finite in zip(batch.rows, output.images, flags, watched.finite, strict=True):
+    for row, image, filtered, finite in zip(batch.rows, output.images, flags, finite_rows, strict=True):
         settings = requests[row].settings.replace(**used)
         if row in batch.wanted and finite:
             results[row] = GeneratedImage(_pasted(image, requests[row], bool(filtered)), settings, bool(filtered))
@@ -215,26 +215,6 @@ def _pasted(image: Image.Image, request: GenerateRequest, filtered: bool) -> Ima
 
 def _class_name(scheduler: Any) -> str:
     return type(scheduler).__name__.removesuffix("Scheduler")
-
-
-class _FiniteRows:
-    """A pipeline's image processor that notes which images are finite, as 8 bits don't show it.
-
-    finite: of the images that it was given last, which are those of the result.
-    """
-
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
-        self.finite: list[bool] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._processor, name)
-
-    def postprocess(self, image: Tensor, *arguments: Any, **options: Any) -> Any:
-        self.finite = image.isfinite().flatten(1).all(1).tolist()
-        if not all(self.finite):
-            image = image.nan_to_num()  # else NumPy warns
-        return self._processor.postprocess(image, *arguments, **options)
 
 
 class _Batch:

@@ -75,8 +75,8 @@ class ImageSettings(Settings):
         metavar="", infotext="Pickle allowed", loading=True)
     prompt_syntax: PromptSyntax = setting("webui", "(word:1.2), BREAK, [from:to:0.5] ... as the web UIs read them; lenient: "
         "malformed ones too; none: brackets are text", metavar="S", infotext="Prompt syntax", web=True)
-    weighting: Literal["a1111", "no-norm", "comfyui", "masked"] = setting("a1111", "what a weight does to its tokens",
-        metavar="W", infotext="Weighting")
+    weighting: Literal["masked", "a1111", "no-norm", "comfyui"] | None = setting(None, "what a weight does: masked, a1111, "
+        "no-norm or comfyui (default: masked, for a model's own CLIP a1111)", metavar="W", infotext="Weighting")
     long_prompts: Literal["chunks", "whole"] = setting("chunks", "over 75 tokens: in chunks, or all at once",
         metavar="L", infotext="Long prompts")
     score: float | None = setting(None, "AltCLIP's, where the best of several was asked for",

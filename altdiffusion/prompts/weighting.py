@@ -15,7 +15,7 @@ from torch import Tensor
 from altdiffusion.errors import InputError
 from altdiffusion.prompts.tokens import Token
 
-Weighting = Literal["a1111", "no-norm", "comfyui", "masked"]
+Weighting = Literal["masked", "a1111", "no-norm", "comfyui"]
 
 
 class Row(NamedTuple):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 
 import pytest
 from helpers.small_altclip import save_small
@@ -162,3 +163,10 @@ def test_evaluate_generation(capsys, published, altclip, tmp_path):
     assert status == 0
     assert [(each["language"], each["prompts"]) for each in json.loads(out)["results"]] == [("en", 2), ("zh", 2)]
     assert (tmp_path / "out/zh.png").is_file()
+
+
+def test_evaluate_mini_without_emoji_says_which_extra(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "emoji", None)
+    status, _, err = run(capsys, "evaluate", "mini")
+    assert status == 2
+    assert err.splitlines()[-1].endswith('evaluate mini needs the library emoji: pip install "altdiffusion[train]"')

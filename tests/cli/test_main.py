@@ -17,6 +17,7 @@ from PIL import Image
 from altdiffusion.cli.main import COMMANDS, parse
 
 COMMAND = [sys.executable, "-m", "altdiffusion.cli"]
+pytestmark = pytest.mark.long
 EARLY = [  # wrong input of each command, which is said before the libraries load
     (["generate", "a", "--init-image", "nowhere.png", "--mask", "m.png", "--lora", "l.safetensors"], "no such image"),
     (["generate", "a", "--scheduler", "magic"], "unknown scheduler 'magic': expected one of ddim"),

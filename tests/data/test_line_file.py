@@ -2,8 +2,9 @@
 
 import csv
 
+import pandas
 import pytest
-from helpers.tables import read
+from helpers.tables import read, tsv
 
 from altdiffusion import InputError
 from altdiffusion.data.line_file import LineFile
@@ -45,6 +46,38 @@ def test_a_quote_inside_a_csv_field_is_a_character(tmp_path, marks):
     table, skipped = read(path)
     assert [[record["en"]] for record in table] == list(csv.reader(path.open(newline="")))[1:]
     assert (len(table), skipped.count) == (100, 0)
+
+
+TABS_AND_BREAKS = [
+    [("a\tb\nc", "x"), ("d", "e")],
+    [("a", "one\ttab\nand a line"), ("b", "two\n\tlines\n\t")],
+    [("1\n\t2", "\t\n3"), ('say "x"', "y")],
+    [("a\tb\nc\td\r\ne", "x\ty\nz"), ("plain", "text")],
+]
+
+
+@pytest.mark.parametrize("rows", TABS_AND_BREAKS)
+@pytest.mark.parametrize("by_pandas", [True, False])
+def test_a_tsv_field_may_hold_tabs_and_line_breaks(tmp_path, rows, by_pandas):
+    rows, path = [*rows, ("last", "末")], tmp_path / "x.tsv"
+    if by_pandas:
+        pandas.DataFrame(rows, columns=["en", "zh"]).to_csv(path, sep="\t", index=False)
+        assert list(pandas.read_csv(path, sep="\t").itertuples(index=False, name=None)) == rows
+    else:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, "excel-tab").writerows([("en", "zh"), *rows])
+    table, skipped = read(path)
+    assert [(record["en"], record["zh"]) for record in table] == [tuple(map(str.strip, row)) for row in rows]
+    assert skipped.count == 0
+
+
+@pytest.mark.parametrize("others", [['"Hello', 'said "x"'], ['a 24" tv', "x"], ['"big" cat', '"and" dog']])
+def test_a_tsv_without_quoting_keeps_a_sentence_in_quotes_on_two_lines(tmp_path, others):
+    rows = [(other, "字") for other in others] + [('"I am here,', "“我在，"), ('he said."', "他说。”"), ("last", "末")]
+    path = tsv(tmp_path / "x.tsv", ("en", "zh"), *rows)
+    table, skipped = read(path)
+    assert [(record["en"], record["zh"]) for record in table] == rows
+    assert skipped.count == 0
 
 
 @pytest.mark.parametrize(

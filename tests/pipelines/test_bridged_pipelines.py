@@ -31,6 +31,7 @@ from altdiffusion.text_encoder.bridge import BridgeConfig
 
 PICTURE = Image.new("RGB", (16, 16), "red")
 MASK = Image.new("L", (16, 16), 255)
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ from altdiffusion.generation.infotext import from_infotext, open_info  # noqa: E
 from altdiffusion.web import draw_queue  # noqa: E402
 
 QUICK = {"steps": web_server.STEPS, "width": 32, "height": 32}
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,26 @@ def test_settings_come_back_from_a_drawn_picture(client, scheduler):
     found = client.predict(handle_file(drawn["image"]), api_name="/read_settings")
     assert (found["prompt"], found["scheduler"], found["steps"], found["width"]) == ("قطة", scheduler, 3, 32)
     assert found["changed"] == []
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/cat.png", "https://nowhere.invalid/cat.png?size=2"])
+def test_an_address_that_cannot_be_fetched_is_one_line(client, files, address):
+    image = handle_file(address)
+    calls = {
+        "/read_settings": [image],
+        "/change": [image, "a"],
+        "/score": [[files[0], image], ["a"]],
+        "/rank": [[image], "a"],
+    }
+    for endpoint, given in calls.items():
+        with pytest.raises(gradio_client.exceptions.AppError, match=r"^The image's address can't be fetched from here"):
+            client.predict(*given, api_name=endpoint)
+
+
+def test_below_a_proxys_path_the_page_names_its_files_there(root):
+    with web_server.served(root, root_path="/draw/") as url:
+        page = urllib.request.urlopen(urllib.request.Request(url, headers={"Host": "images.example"})).read().decode()
+    assert '"root":"http://images.example/draw"' in page
 
 
 def test_a_cancelled_request_frees_the_machine_within_a_step(client, monkeypatch):

@@ -22,6 +22,7 @@ if not Path(CHROMIUM).exists():
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
 expect.set_options(timeout=15_000)
+pytestmark = pytest.mark.long
 TABS = ("tab_draw", "tab_change", "tab_compare", "tab_score", "tab_read", "tab_history")
 LOCALES = {"en": "en-US", "zh": "zh-CN"}
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
