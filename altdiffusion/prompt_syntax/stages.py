@@ -32,5 +32,7 @@ def check(prompt: str, steps: int = DEFAULT_STEPS) -> None:
     BracketedPrompt(prompt, brackets="()[]{}")  # first of all, so that an error's character is the one in this prompt
     for choice in expand_choices(prompt):
         text, _ = take_loras(choice)
-        for part in schedule(text, steps):
-            parse_weights(part.prompt)
+        for part in dict.fromkeys(
+            part.prompt for part in schedule(text, steps)
+        ):  # an alternation comes back to its first
+            parse_weights(part)
