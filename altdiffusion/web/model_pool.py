@@ -72,15 +72,17 @@ class Models:
             return self._pipelines[label]
 
     def tokenizer(self, label: str) -> Any:
-        """A model's tokenizer, without loading the model. Raises Refused where it can't be read; the log has the reason."""
+        """A model's tokenizer, without loading the model. Raises Refused where it can't be read; the log has the reason, once."""
         with self._tokenizer_lock:
             if label not in self._tokenizers:
                 try:
                     self._tokenizers[label] = tokenizer_of(self._names[label])
                 except InputError:
                     logger.exception("the tokenizer of %s can't be read", self._names[label])
-                    raise Refused("unloadable") from None
-            return self._tokenizers[label]
+                    self._tokenizers[label] = None
+        if self._tokenizers[label] is None:
+            raise Refused("unloadable")
+        return self._tokenizers[label]
 
     def native_side(self, label: str) -> int:
         """Pixels of the square that the model was trained on."""
