@@ -133,14 +133,15 @@ def token_problem(sentence: str) -> str:
     return _TOKEN_LINE.render(sentence=sentence, wrong=True)
 
 
-def token_counter(read: dict[str, Any], negative: dict[str, Any] | None, language: str) -> str:
+def token_counter(read: dict[str, Any], negative: dict[str, Any], language: str) -> str:
     """How full the chunk is that a prompt ends in, and what the vocabulary lacks. read, negative: of `prompts.explain`."""
-    sentences = [_count(read, language)]
-    if negative is not None:
-        sentences.append(f"{say('negative_prompt', language)}: {_count(negative, language)}")
-    unknown = [text for document in (read, negative) if document for text in _unknown(document)]
-    if unknown:
-        sentences.append(say("unknown_tokens", language, texts=" ".join(dict.fromkeys(unknown))))
+    sentences = []
+    if count := _count(read, language):
+        sentences.append(count)
+    if count := _count(negative, language):
+        sentences.append(say("negative_tokens", language, count=count))
+    if unknown := dict.fromkeys([*_unknown(read), *_unknown(negative)]):
+        sentences.append(say("unknown_tokens", language, texts=" ".join(unknown)))
     return token_line(" · ".join(sentences))
 
 
@@ -164,13 +165,13 @@ def token_pieces(read: dict[str, Any], language: str) -> str:
 
 
 def _count(read: dict[str, Any], language: str) -> str:
-    """Of the longest of its choices, at the steps where it is longest."""
+    """Of the longest of its choices, at the steps where it is longest; "" where nothing is written."""
     chunks = max(
         (part["chunks"] for prompt in read["prompts"] for part in prompt["parts"]),
         key=lambda chunks: (len(chunks), len(chunks[-1])),
     )
     if len(chunks) == 1:
-        return say("tokens", language, count=len(chunks[0]), size=read["chunk_tokens"])
+        return say("tokens", language, count=len(chunks[0]), size=read["chunk_tokens"]) if chunks[0] else ""
     return _filled_chunk(len(chunks), chunks[-1], read["chunk_tokens"], language)
 
 

@@ -24,6 +24,7 @@ from altdiffusion.generation import infotext
 from altdiffusion.generation.result import GeneratedImage, free_path, save_image
 from altdiffusion.generation.settings import DEFAULT_STEPS, ImageSettings
 from altdiffusion.generation.styles import Style
+from altdiffusion.prompt_syntax import plain_text
 from altdiffusion.prompts.explain import explain
 from altdiffusion.web import request as checks
 from altdiffusion.web import uploads
@@ -254,8 +255,9 @@ class DemoService:
         """Score, keep the best, save."""
         scores: list[float | None] = [None] * len(images)
         if scorer is not None:
-            prompt, filtered = request.settings.prompt, [image.filtered for image in images]
-            ranked = best_of.rank(scorer, [image.image for image in images], prompt, filtered)
+            words = plain_text(request.settings.prompt, request.settings.prompt_syntax)
+            filtered = [image.filtered for image in images]
+            ranked = best_of.rank(scorer, [image.image for image in images], words, filtered)
             for index, score in ranked:
                 scores[index] = round(score, 4)
             if request.best_of:

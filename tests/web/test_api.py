@@ -121,8 +121,9 @@ def test_draw_gives_what_generate_draws_with_the_settings_inside(client, root):
         assert inside == from_infotext(each["settings"])
 
 
-def test_pictures_carry_their_altclip_score(client, root):
-    (drawn,) = client.predict("一只猫", seed="1", **QUICK, api_name="/draw")
+@pytest.mark.parametrize("prompt", ["一只猫", "(一只:1.2)[猫]"])
+def test_pictures_carry_their_altclip_score_of_the_plain_prompt(client, root, prompt):
+    (drawn,) = client.predict(prompt, seed="1", **QUICK, api_name="/draw")
     scorer = PromptScorer.from_pretrained(root / "altclip-small", device="cpu")
     assert drawn["score"] == pytest.approx(scorer.score(drawn["image"], "一只猫").item(), abs=2e-4)
 

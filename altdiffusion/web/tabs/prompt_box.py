@@ -42,8 +42,7 @@ class PromptBox:
                     await service.tokens(said | {"styles": [], "prompt": styled[name]})
                     for name in ("prompt", "negative_prompt")
                 ]
-                shown = html_parts.token_counter(read, not_wanted if styled["negative_prompt"] else None, language)
-                return shown, html_parts.token_pieces(read, language)
+                return html_parts.token_counter(read, not_wanted, language), html_parts.token_pieces(read, language)
 
             return await or_refusal_later(work, language, "", html_parts.token_problem)
 
@@ -61,7 +60,7 @@ def prompt_box(service: DemoService, elem_id: str, **first: Any) -> PromptBox:
         label=I18N("prompt"), placeholder=I18N("prompt_hint"), lines=2, max_length=longest, elem_id=elem_id,
         elem_classes=WEIGHTS, **first,
     )  # fmt: skip
-    counter = gr.HTML(html_parts.token_line(""), elem_classes="counter")
+    counter = gr.HTML(html_parts.token_line(""), padding=False, elem_classes="counter")
     negative = gr.Textbox(
         label=I18N("negative_prompt"), placeholder=I18N("negative_hint"), max_length=longest, elem_classes=WEIGHTS
     )
