@@ -24,7 +24,7 @@ DEFAULT_STYLES = Path(__file__).parent / "styles.toml"
 
 
 class Style(Settings):
-    """A table of the file; its name there is what `--style` and the API call it."""
+    """A table of the file; its name there is what the API calls it."""
 
     name: list[str] = setting([], "what the page calls it: in English, in Chinese")
     prompt: str = setting(PLACE, "the prompt in this style; {prompt} is the place of what is written")
