@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,15 @@ def look() -> dict[str, Any]:
 
 
 class Page(gr.Blocks):
-    """Gradio's page, whose server fetches what is given by its address, from public hosts alone."""
+    """Gradio's page, whose server fetches what is given by its address, from public hosts alone.
+
+    Programs that know fewer of an endpoint's arguments than it has now, and send no names, get the defaults of the others.
+    """
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *others: Any, **options: Any) -> list[Any]:
         """As in Gradio; what can't be fetched is said in one line."""
+        if len(inputs) < len(block_fn.inputs):
+            inputs = _with_defaults(block_fn.fn, inputs)
         try:
             return await super().preprocess_data(block_fn, inputs, *others, **options)
         except gr.Error:
@@ -43,6 +50,13 @@ class Page(gr.Blocks):
             if not _ADDRESS.search(str(inputs)):
                 raise
             raise gr.Error(say("bad_address", "en"), print_exception=False) from None
+
+
+def _with_defaults(endpoint: Callable[..., Any], inputs: list[Any]) -> list[Any]:
+    """The same with the arguments that are missing at the end; as it is where one of these has no default."""
+    missing = list(inspect.signature(endpoint).parameters.values())[len(inputs) :]
+    has_defaults = all(each.default is not each.empty for each in missing)
+    return [*inputs, *(each.default for each in missing)] if has_defaults else inputs
 
 
 _ADDRESS = re.compile(r"'path': 'https?://")
