@@ -44,7 +44,7 @@ def test_the_packages_own_have_names_in_both_languages_and_sound_prompts():
 
 def test_an_owners_file_is_read_in_its_order(tmp_path):
     path = tmp_path / "风格.toml"
-    path.write_text('[水彩]\nprompt = "水彩画：{prompt}"\n[a]\nname = ["A", "甲"]\nnegative_prompt = "b"\n', "utf-8")
+    path.write_text('["水彩"]\nprompt = "水彩画：{prompt}"\n[a]\nname = ["A", "甲"]\nnegative_prompt = "b"\n', "utf-8")
     styles = read_styles(path)
     assert list(styles) == ["水彩", "a"]
     assert apply_styles([styles["水彩"]], "猫") == ("水彩画：猫", "")
