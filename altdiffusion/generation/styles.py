@@ -47,7 +47,8 @@ def read_styles(path: Path | None = None) -> dict[str, Style]:
     except OSError as error:
         raise InputError(f"--styles {path} can't be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--styles {path} is no TOML ({error}): expected tables such as [ink] or ["水墨"]") from None
+        expected = 'expected tables such as [ink] or ["水墨"]'
+        raise InputError(f"--styles {path} is no TOML ({error}): {expected}") from None
     styles, problems = {}, []
     for name, table in tables.items():
         try:
