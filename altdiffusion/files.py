@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def local_path(name: str | Path) -> Path:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically. Raises OSError where it can't be written; nothing partial is left then."""
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -46,7 +46,7 @@ def write_text(path: Path, content: str) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `path` if the block ends well, and is removed if it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}."))
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
     try:
         yield aside
         os.chmod(aside, 0o777 & ~_umask())
@@ -56,6 +56,19 @@ def new_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def remove_partial(folder: Path, names: Iterable[str]) -> None:
+    """Remove what a killed process left of files in a folder that it was writing under these names."""
+    prefixes = tuple(_prefix(folder / name) for name in names)
+    for path in list(folder.iterdir()):
+        if path.name.startswith(prefixes) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def _prefix(path: Path) -> str:
+    """How the name begins under which a file or folder is written aside."""
+    return f".{path.name[:40]}."
 
 
 def _umask() -> int:

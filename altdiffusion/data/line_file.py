@@ -17,6 +17,7 @@ from altdiffusion.data.table import BadRecord, Skip, decode_text, parse_object
 from altdiffusion.errors import InputError
 
 DELIMITERS = (",", "\t", ";", "|")
+EMPTY_LINE = "an empty line"  # why a record is skipped
 
 
 class LineFile:
@@ -200,5 +201,5 @@ def _is_quoted(record: bytes, count: int) -> bool:
 def _decode(line: bytes) -> str:
     line = line.removesuffix(b"\n").removesuffix(b"\r")
     if not line.strip():
-        raise BadRecord("an empty line")
+        raise BadRecord(EMPTY_LINE)
     return decode_text(line)

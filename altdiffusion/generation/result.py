@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from altdiffusion import files
 from altdiffusion.errors import GenerationFailed, InputError
@@ -45,8 +46,13 @@ class NotFinite(GenerationFailed):
 
 def save_image(generated: GeneratedImage, path: Path) -> Path:
     """Writes a PNG with prompt and settings inside, whole or not at all. Raises InputError where it can't be written."""
+    return save_png(generated.image, path, png_info(generated.settings))
+
+
+def save_png(image: Image.Image, path: Path, info: PngInfo | None = None) -> Path:
+    """The same with any text inside, or none."""
     buffer = io.BytesIO()
-    generated.image.save(buffer, format="PNG", pnginfo=png_info(generated.settings))
+    image.save(buffer, format="PNG", pnginfo=info)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, buffer.getvalue())
@@ -55,13 +61,17 @@ def save_image(generated: GeneratedImage, path: Path) -> Path:
     return path
 
 
-def free_path(folder: Path, settings: ImageSettings) -> Path:
-    """A file name from prompt and seed that is not taken yet, e.g. 一只猫-1.png, 一只猫-1-2.png."""
+def free_path(folder: Path, settings: ImageSettings, suffix: str = "", taken: Collection[str] = ()) -> Path:
+    """A file name from prompt and seed that is not taken yet, e.g. 一只猫-1.png, 一只猫-1-2.png.
+
+    suffix: stands after the seed. taken: more names that can't be had.
+    """
     words = re.sub(r"[^\w]+", "-", settings.prompt)[:40].strip("-") or "picture"
     while len(words.encode()) > 120:  # file systems allow 255 bytes, and Chinese takes three each
         words = words[:-1]
-    path, count = folder / f"{words}-{settings.seed}.png", 1
-    while path.exists():
+    stem, count = f"{words}-{settings.seed}{suffix}", 1
+    name = f"{stem}.png"
+    while name in taken or (folder / name).exists():
         count += 1
-        path = folder / f"{words}-{settings.seed}-{count}.png"
-    return path
+        name = f"{stem}-{count}.png"
+    return folder / name
