@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from altdiffusion.cli.flags import command
-from altdiffusion.cli.generate_many import generate_many, report, say_about
+from altdiffusion.cli.generate_output import report, say_about
 from altdiffusion.cli.generate_settings import GenerateSettings
 from altdiffusion.cli.terminal import hide_loading, print_json, say, with_progress
 from altdiffusion.errors import InputError
@@ -24,6 +24,8 @@ def generate(settings: GenerateSettings) -> None:
     """
     _check_writable(settings)
     if settings.is_planned:
+        from altdiffusion.cli.generate_many import generate_many
+
         generate_many(settings)
         return
     say("loading ...")

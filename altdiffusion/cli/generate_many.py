@@ -5,10 +5,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from altdiffusion.checkpoints.hub import MINI
+from altdiffusion.cli.generate_output import entry_of, report, say_about
 from altdiffusion.cli.generate_settings import GenerateSettings
 from altdiffusion.cli.sources import missing
 from altdiffusion.cli.terminal import hide_loading, print_json, print_line, say, with_progress
@@ -18,11 +17,6 @@ from altdiffusion.generation.manifest import Manifest
 from altdiffusion.generation.plan import Plan
 from altdiffusion.generation.prompts_file import BadRow, Row, read_prompts_file
 from altdiffusion.generation.settings import ImageSettings
-
-MINI_NOTE = (
-    "mini: the model inside this package generates small images of 316 things, from nine languages; "
-    "for a large one: --model BAAI/AltDiffusion-m9"
-)
 
 
 def generate_many(settings: GenerateSettings) -> None:
@@ -72,7 +66,7 @@ def generate_many(settings: GenerateSettings) -> None:
     failed = list(dict.fromkeys(BadRow(rows_of[key], str(error)) for key, error in run.failed.items()))
     _say_bad(failed)
     if settings.as_json:
-        pictures = [_entry(image.path, image.settings, image.filtered) for image in run.finished()]
+        pictures = [entry_of(image.path, image.settings, image.filtered) for image in run.finished()]
         failures = [row._asdict() for row in [*bad, *failed]]
         seconds = round(time.monotonic() - started, 2)
         print_json({"pictures": pictures, "sheets": sheets, "failed": failures, "seconds": seconds})
@@ -84,28 +78,6 @@ def generate_many(settings: GenerateSettings) -> None:
         line = f"{len({row.where for row in [*bad, *failed]})} of {count} prompts can't be used (above){rest}"
         only_nan = not bad and all(isinstance(error, GenerationFailed) for error in run.failed.values())
         raise GenerationFailed(line) if only_nan else InputError(line)
-
-
-def report(path: Path, settings: ImageSettings, filtered: bool, as_json: bool) -> dict[str, Any]:
-    """Print an image's path, and return its entry of the JSON document, which is printed at the end."""
-    if filtered:
-        say(f"{path} is black: the safety checker found something in the image")
-    if not as_json:
-        score = "" if settings.score is None else f"  {settings.score:.4f}"
-        print_line(f"{path}{score}")
-    return _entry(path, settings, filtered)
-
-
-def say_about(model: str | None) -> None:
-    """A note on the model, once a run."""
-    if model in (None, MINI):
-        say(MINI_NOTE)
-    elif model.startswith("BAAI/"):
-        say("BAAI's weights are under CreativeML OpenRAIL-M, whose use restrictions bind you")
-
-
-def _entry(path: Path, settings: ImageSettings, filtered: bool) -> dict[str, Any]:
-    return {"path": str(path), "filtered": filtered, **dict(settings)}
 
 
 def _rows(settings: GenerateSettings) -> tuple[list[Row], list[BadRow]]:

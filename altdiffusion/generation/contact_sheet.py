@@ -143,7 +143,7 @@ def font_for(text: str) -> Font:
             best, lacking = font, found
         if not lacking:
             return best
-    _warn("".join(sorted(lacking))[:20])
+    warn_of("".join(sorted(lacking))[:20])
     return best
 
 
@@ -169,7 +169,8 @@ def _fonts(names: tuple[str, ...]) -> list[Font]:
 
 
 @functools.lru_cache(maxsize=1)
-def _warn(characters: str) -> None:
+def warn_of(characters: str) -> None:
+    """A warning, once, of characters that no font has."""
     logger.warning(
         "no font on this machine shows %s, so labels of the contact sheet have boxes there: install Noto Sans CJK, or for "
         "other scripts Noto Sans or DejaVu",

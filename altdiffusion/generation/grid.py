@@ -15,14 +15,13 @@ from itertools import product
 from typing import Any
 
 from altdiffusion.errors import InputError
-from altdiffusion.generation.prompts_file import COLUMNS
-from altdiffusion.generation.settings import ImageSettings, settings_with, with_size
+from altdiffusion.generation.settings import ASKED, ImageSettings, settings_with, with_size
 from altdiffusion.prompt_syntax import expand_choices
 from altdiffusion.settings import suggest
 
 MAX_CELLS = 1000  # of one prompt
 FORM = '"steps=10,20 guidance_scale=3,7": names of settings with their values, quotes around spaces and commas'
-NAMES = tuple(name for name in COLUMNS if name not in ("prompt", "mask", "init_image"))
+NAMES = tuple(name for name in ASKED if name not in ("prompt", "mask", "init_image"))
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from altdiffusion import files
 from altdiffusion.errors import InputError
 from altdiffusion.generation.settings import ImageSettings
 
@@ -83,15 +85,10 @@ class Manifest:
         return ImageSettings.model_construct(**line["settings"]), bool(line["filtered"])
 
     def _append(self, line: dict[str, Any]) -> None:
-        content = json.dumps(line, ensure_ascii=False).encode() + b"\n"
         try:
-            with self.path.open("ab", buffering=0) as file:
-                written = file.write(content)
-                if written < len(content):
-                    raise OSError(28, "No space left on device")
+            files.append_line(self.path, json.dumps(line, ensure_ascii=False))
         except OSError as error:
             raise self._unwritable(error) from None
-        self._whole += len(content)
         self._keep(line)
 
     def _read(self, number: int, line: bytes) -> None:
@@ -105,9 +102,16 @@ class Manifest:
     def _keep(self, line: dict[str, Any]) -> None:
         if "planned" in line:
             self.seed = int(line["seed"])
-            self.planned |= {str(key): str(name) for key, name in line["planned"].items()}
+            self.planned |= {str(key): _file_name(name) for key, name in line["planned"].items()}
         else:
             self._lines[line["key"]] = {name: line[name] for name in ("image", "filtered", "settings")}
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"{self.path} can't be written ({error.strerror}): pick another --out or make room")
+
+
+def _file_name(name: str) -> str:
+    """Itself; ValueError for one that leads out of the folder."""
+    if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
+        raise ValueError(name)
+    return name

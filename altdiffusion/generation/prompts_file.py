@@ -15,12 +15,10 @@ from altdiffusion.data.line_file import EMPTY_LINE, LineFile
 from altdiffusion.data.table import BadRecord, decode_text
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
-from altdiffusion.generation.settings import ImageSettings, with_size
+from altdiffusion.generation.settings import ASKED, ImageSettings, with_size
 from altdiffusion.settings import suggest
 
 ENDINGS = (".txt", ".csv", ".tsv", ".jsonl")
-# size stands for width and height, as on the command line; a score is found out, not asked for
-COLUMNS = (*(name for name in ImageSettings.model_fields if name != "score"), "size")
 
 
 class Row(NamedTuple):
@@ -42,7 +40,7 @@ def read_prompts_file(path: str | Path, defaults: Mapping[str, Any]) -> tuple[li
     """The rows that can be generated, and those that can't, in the file's order.
 
     .txt: a prompt a line; empty lines are left out, and so are comments, which begin with #. .csv, .tsv: a column `prompt`
-    and any other of COLUMNS; an empty cell says nothing. .jsonl: an object a line; null says nothing.
+    and any other setting, or size; an empty cell says nothing. .jsonl: an object a line; null says nothing.
     defaults: settings for the rows that don't say them. Paths are relative to the working directory.
     Raises InputError for a file that can't be read, and for columns that are no settings.
     """
@@ -105,9 +103,9 @@ def _column(name: str) -> str:
 
 def _unknown(names: Sequence[str]) -> str:
     """What is wrong with a row's columns; "" if nothing is."""
-    unknown = [name for name in names if name not in COLUMNS]
+    unknown = [name for name in names if name not in ASKED]
     if unknown:
-        hints = ", ".join(f"{name}{suggest(name, COLUMNS)}" for name in unknown)
-        return f"no settings of an image: {hints}; expected some of {', '.join(COLUMNS)}"
+        hints = ", ".join(f"{name}{suggest(name, ASKED)}" for name in unknown)
+        return f"no settings of an image: {hints}; expected some of {', '.join(ASKED)}"
     twice = next((name for name in names if names.count(name) > 1), None)
     return f"two columns are called {twice}" if twice else ""

@@ -150,6 +150,10 @@ def settings_with(about: str) -> list[str]:
     return [name for name, field in ImageSettings.model_fields.items() if about in about_of(field)]
 
 
+# What a person asks for, by name: a size stands for width and height, and a score is found out.
+ASKED = (*(name for name in ImageSettings.model_fields if name != "score"), "size")
+
+
 def with_size(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same with width and height in the place of a size, such as 512x512. Raises InputError for what is none."""
     rest = {name: value for name, value in values.items() if name != "size"}
