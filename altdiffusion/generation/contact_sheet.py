@@ -101,7 +101,7 @@ def _label(text: str, width: int) -> Image.Image:
     """Black on white, broken into lines where it is wider than `width` pixels."""
     font = font_for(text)
     lines = [line for paragraph in text.split("\n") for line in _broken(paragraph, font, width)]
-    height = FONT_SIZE + 5
+    height = FONT_SIZE + 8  # room for what Chinese fonts have below the line
     label = Image.new("RGB", (max(1, width), max(1, len(lines)) * height), "white")
     draw = ImageDraw.Draw(label)
     for number, line in enumerate(lines):
