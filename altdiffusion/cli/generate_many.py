@@ -28,19 +28,7 @@ def generate_many(settings: GenerateSettings) -> None:
     seed = settings.seed
     if seed is None:
         seed = manifest.seed if settings.resume and manifest.seed is not None else secrets.randbelow(2**32)
-    rows, bad = _rows(settings)
-    plan, rows_of = Plan(settings.num_images, settings.best_of, settings.scorer), dict[str, str]()
-    for row in rows:
-        try:
-            new = plan.add(_checked(row, seed, settings.axes), settings.axes)
-        except InputError as error:
-            bad.append(BadRow(row.where, str(error)))
-        else:
-            rows_of |= dict.fromkeys(new, row.where)
-    count = len({row.where for row in rows} | {row.where for row in bad})
-    _say_bad(bad)
-    if not plan.images:
-        raise InputError(f"none of {count} prompts can be used (above)")
+    plan, rows_of, bad = _planned(settings, seed)
     if manifest.unfinished and not settings.resume:
         say(f"{settings.out} has an interrupted run: this one begins anew, --resume would go on with that one")
     if settings.resume and manifest.seed is None:
@@ -74,10 +62,31 @@ def generate_many(settings: GenerateSettings) -> None:
         for sheet in sheets:
             print_line(sheet)
     if bad or failed:
+        wrong = {row.where for row in [*bad, *failed]}
         rest = "; the others are done" if len(run.failed) < len(plan.images) else ""
-        line = f"{len({row.where for row in [*bad, *failed]})} of {count} prompts can't be used (above){rest}"
+        line = f"{len(wrong)} of {len(wrong.union(rows_of.values()))} prompts can't be used (above){rest}"
         only_nan = not bad and all(isinstance(error, GenerationFailed) for error in run.failed.values())
         raise GenerationFailed(line) if only_nan else InputError(line)
+
+
+def _planned(settings: GenerateSettings, seed: int) -> tuple[Plan, dict[str, str], list[BadRow]]:
+    """What can be generated, where each image was asked for, by its key, and the bad rows, which are told.
+
+    Raises InputError where nothing is left.
+    """
+    rows, bad = _rows(settings)
+    plan, rows_of = Plan(settings.num_images, settings.best_of, settings.scorer), dict[str, str]()
+    for row in rows:
+        try:
+            new = plan.add(_checked(row, seed, settings.axes), settings.axes)
+        except InputError as error:
+            bad.append(BadRow(row.where, str(error)))
+        else:
+            rows_of |= dict.fromkeys(new, row.where)
+    _say_bad(bad)
+    if not plan.images:
+        raise InputError(f"none of {len(bad)} prompts can be used (above)")
+    return plan, rows_of, bad
 
 
 def _rows(settings: GenerateSettings) -> tuple[list[Row], list[BadRow]]:

@@ -7,7 +7,6 @@ for result in evaluate_generation("BAAI/AltDiffusion-m9", "prompts.tsv", Path("o
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -29,8 +28,8 @@ from altdiffusion.files import local_path
 from altdiffusion.generation.generate import generate
 from altdiffusion.generation.infotext import open_info
 from altdiffusion.generation.load import load_pipeline
-from altdiffusion.generation.result import save_image
-from altdiffusion.images import ENDINGS, open_image
+from altdiffusion.generation.result import save_image, save_png
+from altdiffusion.images import ENDINGS, grid, open_image
 from altdiffusion.metrics import own_prompt_first
 
 CELL = 128  # pixels of an image on the sheet
@@ -195,13 +194,9 @@ def _generate_or_reuse(
 
 def _save_sheet(images: Sequence[Image.Image], right: Sequence[bool], path: Path) -> None:
     """All images in one, at most 16 in a row, each in a frame that says whether its own prompt fits it best."""
-    columns = min(16, max(1, round(len(images) ** 0.5)))
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * CELL, rows * CELL), "white")
-    for index, (image, good) in enumerate(zip(images, right, strict=True)):
+    cells = []
+    for image, good in zip(images, right, strict=True):
         small = ImageOps.contain(image.convert("RGB"), (CELL - 12, CELL - 12))
-        framed = ImageOps.expand(small, 4, RIGHT if good else WRONG)
-        sheet.paste(framed, (index % columns * CELL + 2, index // columns * CELL + 2))
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    files.write_bytes(path, buffer.getvalue())
+        cells.append(Image.new("RGB", (CELL, CELL), "white"))
+        cells[-1].paste(ImageOps.expand(small, 4, RIGHT if good else WRONG), (2, 2))
+    save_png(grid(cells, columns=min(16, max(1, round(len(images) ** 0.5)))), path)

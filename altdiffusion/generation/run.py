@@ -42,7 +42,7 @@ class Run:
         manifest.begin(seed, self._names)
         done = {image.key for image in plan.images if manifest.done(image.key)} if resume else set()
         self.remaining = [image for image in plan.images if image.key not in done]
-        remove_partial(folder, [self._names[image.key] for image in self.remaining])
+        remove_partial(folder, self._names.values())
         self.failed: dict[str, Exception] = {}  # by an image's key
 
     def images(self, num_images: int, best_of: int | None, **options: Any) -> Iterator[SavedImage]:

@@ -79,7 +79,7 @@ def test_errors_of_requests_stop_no_others_where_they_are_taken(pipe, tmp_path, 
         settings("a"),
         settings("猫" * 2000),  # more than 510 tokens, as the tokenizer says
         settings("b"),
-        settings("a", init_image=str(tmp_path / "no.png")),
+        settings("a", init_image=str(tmp_path / "no.png"), strength=1),
         settings("a", scheduler="magic"),
     ]
     failed = {}
