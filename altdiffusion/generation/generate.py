@@ -121,7 +121,7 @@ def generate_all(
             run.fail([index], error)
     opened.clear()
     of_loading = {"device": device, "low_memory": low_memory, "optimize": optimize}
-    for of_model in _grouped(jobs, lambda request: (request.settings.model, *_loading(request.settings).values())):
+    for of_model in _grouped(jobs, lambda request: repr((request.settings.model, _loading(request.settings)))):
         yield from run.with_model(of_model, of_loading)
 
 
