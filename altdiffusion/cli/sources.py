@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
 from altdiffusion.settings import Settings, about_of, flag_of
 
 
-def missing(cls: type[Settings], values: Mapping[str, Any]) -> list[str]:
-    """A line for each file and model that can't be there, of the fields that say what `source` they have."""
+def missing(
+    cls: type[Settings], values: Mapping[str, Any], named: Callable[[str, FieldInfo], str] = flag_of
+) -> list[str]:
+    """A line for each file and model that can't be there, of the fields that say what `source` they have.
+
+    named: what a field is called in it.
+    """
     problems = []
     for name, field in cls.model_fields.items():
         check, value = CHECKS.get(about_of(field).get("source", "")), values.get(name)
@@ -22,7 +29,7 @@ def missing(cls: type[Settings], values: Mapping[str, Any]) -> list[str]:
             try:
                 check(str(word))
             except InputError as error:
-                problems.append(f"{flag_of(name, field)}: {error}")
+                problems.append(f"{named(name, field)}: {error}")
     return problems
 
 

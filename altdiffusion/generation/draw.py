@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -74,6 +74,20 @@ class GenerateRequest:
     def known_size(self) -> tuple[int, int]:
         """Width and height that the model generates; zeros where nobody has said and the model isn't known yet."""
         return self.size or (self.settings.width or 0, self.settings.height or 0)
+
+    @property
+    def kind(self) -> tuple[bool, bool]:
+        """Whether it has an init image, and a mask."""
+        return self.image is not None, self.mask is not None
+
+    def numbered(self, number: int, any_seed: int, model: Any) -> GenerateRequest:
+        """Image `number` of a request, from 0: with its seed, and with defaults for what isn't said but the size.
+
+        any_seed: of the first, where the request has none. model: as in `default_guidance_scale`, if the request has none.
+        """
+        settings = self.settings.resolved(self.settings.model or model)
+        first = any_seed if self.settings.seed is None else self.settings.seed
+        return replace(self, settings=settings.replace(seed=first + number))
 
     def resolved(self, pipe: Any) -> GenerateRequest:
         """With the model's defaults for unset settings, and with image and mask as the model takes them.

@@ -26,6 +26,7 @@ from altdiffusion.generation.foreign_settings import read_json, settings_text
 from altdiffusion.generation.runnable import runnable
 from altdiffusion.generation.settings import ImageSettings, settings_with
 from altdiffusion.images import opened_image
+from altdiffusion.prompt_syntax import choose
 from altdiffusion.settings import about_of, as_flag, type_of
 
 KEY = "parameters"
@@ -177,6 +178,10 @@ def read_info(path: str | Path) -> tuple[ImageSettings, list[str]]:
 def to_command(settings: ImageSettings) -> str:
     """The `altdiffusion generate` command that makes the image again, without what would fail here, see `runnable`."""
     settings, _ = runnable(settings)
+    prompt = settings.prompt
+    if settings.prompt_syntax != "none" and settings.seed is not None:  # the command would generate every choice
+        with contextlib.suppress(InputError):
+            prompt = choose(prompt, settings.seed, lenient=settings.prompt_syntax == "lenient")
     flags: list[str] = []
     for name, value in settings:
         if name == "width" and settings.width:
@@ -187,5 +192,5 @@ def to_command(settings: ImageSettings) -> str:
             flags.append(as_flag(name))
         else:  # a value that starts with "-" would read as an option
             flags += [f"{as_flag(name)}={value}"] if str(value).startswith("-") else [as_flag(name), str(value)]
-    prompt = ["--", settings.prompt] if settings.prompt.startswith("-") else [settings.prompt]
-    return shlex.join(["altdiffusion", "generate", *flags, *prompt])
+    words = ["--", prompt] if prompt.startswith("-") else [prompt]
+    return shlex.join(["altdiffusion", "generate", *flags, *words])

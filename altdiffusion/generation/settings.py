@@ -6,7 +6,9 @@ read off `ImageSettings`: to add a setting is to add a line here. Light on purpo
 
 from __future__ import annotations
 
+import re
 import secrets
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from altdiffusion.checkpoints import hub
@@ -19,6 +21,8 @@ DEFAULT_GUIDANCE_SCALE = 7.5
 MINI_GUIDANCE_SCALE = 4.0  # more makes its images grainy
 DEFAULT_STRENGTH = 0.8
 MAX_SEED = 2**63 - 1
+SIZE = re.compile(r"(\d+)[xX](\d+)")
+SIZE_FORM = "WIDTHxHEIGHT, such as 512x512"
 IN_MEMORY = "(in memory)"  # an init image or mask that comes from no file
 
 
@@ -158,6 +162,23 @@ def settings_with(about: str) -> list[str]:
 def settings_that_need(image: str) -> list[str]:
     """The fields that make no sense without this one: init_image, mask."""
     return [name for name in settings_with("needs") if about_of(ImageSettings.model_fields[name])["needs"] == image]
+
+
+# What a person asks for, by name: a size stands for width and height, and a score is found out.
+ASKED = (*(name for name in ImageSettings.model_fields if name != "score"), "size")
+
+
+def with_size(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with width and height in the place of a size, such as 512x512. Raises InputError for what is none."""
+    rest = {name: value for name, value in values.items() if name != "size"}
+    if values.get("size") is None:
+        return rest
+    if rest.keys() & {"width", "height"}:
+        raise InputError("size: not beside width or height, which it stands for")
+    numbers = SIZE.fullmatch(str(values["size"]))
+    if numbers is None:
+        raise InputError(f"size: expected {SIZE_FORM}, got {str(values['size'])!r}")
+    return rest | {"width": int(numbers[1]), "height": int(numbers[2])}
 
 
 def default_guidance_scale(model: Any) -> float:
