@@ -1,4 +1,4 @@
-"""`altdiffusion generate` over files of prompts, grids and choices: planned first, with a manifest, so that it can be resumed."""
+"""`altdiffusion generate` over files of prompts, grids and choices: planned first, so that it can be resumed."""
 
 from __future__ import annotations
 

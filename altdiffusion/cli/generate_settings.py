@@ -74,10 +74,19 @@ class GenerateSettings(ImageFlags):
         return problems + list(dict.fromkeys(line for prompt in self.prompts for line in self._image_problems(prompt)))
 
     @property
+    def pixels(self) -> tuple[int, int] | None:
+        """Width and height."""
+        if self.size is None:
+            return None
+        size = with_size({"size": self.size})
+        return size["width"], size["height"]
+
+    @property
     def of_image(self) -> dict[str, Any]:
         """The settings of an image, without its prompt."""
         flags = {name: getattr(self, name) for name in ImageFlags.model_fields}
-        return {"width": None, "height": None} | flags | with_size({"size": self.size})
+        width, height = self.pixels or (None, None)
+        return flags | {"width": width, "height": height}
 
     @property
     def said(self) -> dict[str, Any]:
