@@ -13,6 +13,7 @@ from altdiffusion.cli.options import device_setting
 from altdiffusion.cli.terminal import hide_loading, print_json, print_line, say, with_progress
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
+from altdiffusion.generation.loras import loras_to_load
 from altdiffusion.generation.settings import MAX_SEED, ImageSettings, settings_with
 from altdiffusion.settings import read_settings, setting
 
@@ -57,6 +58,10 @@ class GenerateSettings(ImageFlags):
             problems.append(f"--seed {self.seed}: expected at most {MAX_SEED} for the last image")
         if self.is_file and self.total > 1:
             problems.append(f"--out {self.out} is one file, but {self.total} images are asked for: give a folder")
+        try:
+            loras_to_load(self.lora, self.lora_dir, self.prompts, self.prompt_syntax)
+        except InputError as error:
+            problems.append(str(error))
         return problems + list(dict.fromkeys(line for prompt in self.prompts for line in self._image_problems(prompt)))
 
     @property

@@ -51,9 +51,10 @@ def check_system(name: str) -> None:
 
 
 def check_lora(name: str) -> None:
-    """Raise InputError for what is neither here nor an id on the hub."""
-    if not local_path(name).exists() and not hub.is_hub_id(name):
-        raise InputError(f"no such LoRA: {name}: expected a file, a folder or an id on the hub")
+    """The same for a LoRA with its weight."""
+    from altdiffusion.generation import loras
+
+    loras.check_lora(loras.parse_lora(name))
 
 
 def check_image(name: str) -> None:

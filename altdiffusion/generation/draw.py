@@ -26,7 +26,8 @@ from altdiffusion.generation.load import pipeline_of_kind
 from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.schedulers import build_scheduler, check_steps, find_scheduler
 from altdiffusion.generation.settings import ImageSettings, settings_with
-from altdiffusion.prompt_syntax import choose
+from altdiffusion.prompt_syntax import LoraTag, choose, lora_tags
+from altdiffusion.prompts.loras import lora_weights
 from altdiffusion.prompts.states import ScheduledStates, encode_schedule
 from altdiffusion.settings import about_of
 
@@ -58,7 +59,12 @@ class GenerateRequest:
     @property
     def batch_key(self) -> Hashable:
         """Requests of equal keys can be generated together."""
-        return tuple(value for name, value in self.settings if name not in _PER_IMAGE)
+        return self.loras, *(_hashable(value) for name, value in self.settings if name not in _PER_IMAGE)
+
+    @property
+    def loras(self) -> tuple[LoraTag, ...]:
+        """Those that the prompt names, with their weights, in the choices that its seed makes."""
+        return lora_tags(_chosen(self.settings.prompt, self.settings), self.settings.prompt_syntax)
 
     def resolved(self, pipe: Any) -> GenerateRequest:
         """With the model's defaults for unset settings, and with image and mask as large as the result.
@@ -108,11 +114,19 @@ def draw_batch(
     Raises InputError where requests differ in what a batch has in common; NotFinite, which has the other images, where
     the model's numbers overflowed.
     """
-    if len({request.batch_key for request in requests}) > 1:
-        raise InputError(f"requests of a batch may differ in {', '.join(_PER_IMAGE)} only")
     if not requests:
         return []
     requests = [request.resolved(pipe) for request in requests]
+    if len({request.batch_key for request in requests}) > 1:
+        raise InputError(f"requests of a batch may differ in {', '.join(_PER_IMAGE)} only, their prompts not in LoRAs")
+    with lora_weights(pipe, requests[0].loras):
+        return _draw(pipe, requests, on_step)
+
+
+def _draw(
+    pipe: DiffusionPipeline, requests: Sequence[GenerateRequest], on_step: OnStep | None
+) -> list[GeneratedImage | None]:
+    """`draw_batch`, of requests that are resolved and fit together."""
     common = requests[0].settings
     pipe = pipeline_of_kind(pipe, common.init_image is not None, common.mask is not None)
     original_scheduler = pipe.scheduler
@@ -174,6 +188,10 @@ def _arguments(pipe: Any, requests: Sequence[GenerateRequest]) -> dict[str, Any]
         arguments[argument] = values if name in _PER_IMAGE else values[0]
     taken = inspect.signature(pipe.__call__).parameters  # image to image takes no size: the image has it
     return {name: value for name, value in arguments.items() if name in taken and value not in (None, [])}
+
+
+def _hashable(value: Any) -> Hashable:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _chosen(prompt: str, settings: ImageSettings) -> str:

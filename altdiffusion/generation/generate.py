@@ -19,10 +19,12 @@ from altdiffusion.errors import InputError
 from altdiffusion.generation.auto_batch import MAX_SIZE, Size, in_batches
 from altdiffusion.generation.draw import GenerateRequest, draw_batch
 from altdiffusion.generation.load import load_pipeline, pipeline_of_kind
+from altdiffusion.generation.loras import NamedLora, loras_to_load
 from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.schedulers import find_scheduler
 from altdiffusion.generation.settings import IN_MEMORY, ImageSettings, settings_with
-from altdiffusion.prompt_syntax import plain_text
+from altdiffusion.prompt_syntax import lora_names, plain_text
+from altdiffusion.prompts.loras import check_loaded
 
 MAX_IMAGES = 10000  # of one prompt
 
@@ -55,7 +57,8 @@ def generate(
     device: see `choose_device`. low_memory, optimize: see `save_memory`, `optimize`.
     settings: the other fields of `ImageSettings`, which has their ranges and defaults: negative_prompt, steps, scheduler
         (see `find_scheduler`), guidance_scale (0 or 1 is none), seed (of the first image of each prompt; image i has seed +
-        i, and alone it comes out the same), strength, lora, text_encoder and bridge (see `swap_text_encoder`), dtype, ...
+        i, and alone it comes out the same), strength, lora (one, or a list; ink.safetensors:0.8 has its
+        weight), lora_dir, text_encoder and bridge (see `swap_text_encoder`), dtype, ...
     Everything is checked before the model is loaded, as far as that is possible. Raises InputError; NotFinite after the
     images that are finished, where the model's numbers overflowed.
     """
@@ -84,9 +87,12 @@ def generate(
     requests = [GenerateRequest(image_settings, *opened) for image_settings in every]
     kind = init_image is not None, mask is not None
 
+    loras = _loras(base, prompts, loaded)
     of_loading: dict[str, Any] = {name: getattr(base, name) or None for name in settings_with("loading")}
     of_loading |= {"device": device, "low_memory": low_memory, "optimize": optimize}
     if loaded is None:
+        of_loading["lora"] = loras
+        del of_loading["lora_dir"]
         pipe = load_pipeline(model, init_image=kind[0], mask=kind[1], **of_loading)
     elif given := [name for name, value in of_loading.items() if value]:
         raise InputError(f"{given[0]} is for loading: a pipeline that is loaded already takes none")
@@ -119,6 +125,14 @@ def _finite(results: Iterator[GeneratedImage | NotFinite]) -> Iterator[Generated
         if isinstance(generated, NotFinite):
             raise generated
         yield generated
+
+
+def _loras(settings: ImageSettings, prompts: Sequence[str], loaded: DiffusionPipeline | None) -> list[NamedLora]:
+    """What is to be loaded; for a pipeline that is loaded, nothing. Raises InputError for a prompt's LoRA that isn't there."""
+    if loaded is None:
+        return loras_to_load(settings.lora, settings.lora_dir, prompts, settings.prompt_syntax)
+    check_loaded(loaded, lora_names(prompts, settings.prompt_syntax))
+    return []
 
 
 def _source(image: str | Path | Image.Image | None) -> str | None:

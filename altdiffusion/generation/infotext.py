@@ -25,7 +25,7 @@ from altdiffusion.generation.foreign_settings import read_json, settings_text
 from altdiffusion.generation.runnable import runnable
 from altdiffusion.generation.settings import ImageSettings, settings_with
 from altdiffusion.images import opened_image
-from altdiffusion.settings import about_of, as_flag, type_of
+from altdiffusion.settings import about_of, as_flag, is_list, type_of
 
 KEY = "parameters"
 _NEGATIVE = re.compile(r"\nNegative [pP]rompt: ?")
@@ -59,7 +59,22 @@ def _pairs(settings: ImageSettings) -> Iterator[tuple[str, Any]]:
         if name == "width" and settings.width and settings.height:
             yield "Size", f"{settings.width}x{settings.height}"
         elif label and not _is_unsaid(name, value):
-            yield label, value
+            yield label, _joined(value) if isinstance(value, list) else value
+
+
+def _joined(values: list[str]) -> str:
+    """A list as text: JSON, but one value alone stands as it is."""
+    if len(values) == 1 and _split(values[0]) == values:
+        return values[0]
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _split(text: str) -> list[str]:
+    with contextlib.suppress(ValueError, RecursionError):
+        values = json.loads(text)
+        if isinstance(values, list) and all(isinstance(value, str) for value in values):
+            return values
+    return [text]
 
 
 def _is_unsaid(name: str, value: Any) -> bool:
@@ -91,7 +106,7 @@ def read_infotext(text: str) -> tuple[ImageSettings, list[str]]:
         kind = type_of(field)
         with contextlib.suppress(KeyError, ValueError):
             value = pairs[about_of(field)["infotext"]]
-            values[name] = value == "True" if kind is bool else kind(value)
+            values[name] = _split(value) if is_list(field) else value == "True" if kind is bool else kind(value)
     if size := re.fullmatch(r"(\d+)x(\d+)", pairs.get("Size", "")):
         values["width"], values["height"] = int(size[1]), int(size[2])
     return ImageSettings.model_construct(**values), others
@@ -169,6 +184,7 @@ def to_command(settings: ImageSettings) -> str:
         elif value is True:
             flags.append(as_flag(name))
         else:  # a value that starts with "-" would read as an option
-            flags += [f"{as_flag(name)}={value}"] if str(value).startswith("-") else [as_flag(name), str(value)]
+            for one in map(str, value if isinstance(value, list) else [value]):
+                flags += [f"{as_flag(name)}={one}"] if one.startswith("-") else [as_flag(name), one]
     prompt = ["--", settings.prompt] if settings.prompt.startswith("-") else [settings.prompt]
     return shlex.join(["altdiffusion", "generate", *flags, *prompt])

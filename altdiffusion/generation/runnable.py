@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
+from altdiffusion.generation.loras import known_names
 from altdiffusion.generation.schedulers import find_scheduler
 from altdiffusion.generation.settings import ImageSettings, settings_with
 
@@ -17,6 +19,7 @@ _OTHER_SCHEDULES = re.compile(
     r"ddim([ _]uniform)?|linear[ _]quadratic|native|bong[ _]tangent|simple|normal|uniform|automatic)$",
     re.IGNORECASE,
 )
+_LORA = re.compile(r"(?<!\\)[<＜](?:lora|lyco)[:：]([^<>＜＞:：]*)[^<>＜＞]*[>＞]")
 
 
 def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
@@ -47,13 +50,16 @@ def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
     if (settings.width or settings.height) and (problem := _problem("width", settings.width, **size)):
         left_out.append(f"size {settings.width}x{settings.height}: {problem}")
         values |= {"width": None, "height": None}
-    if not settings.prompt.strip():
+    if settings.prompt_syntax != "none":
+        values["prompt"], unknown = _without_loras(settings.prompt, known_names(settings.lora, settings.lora_dir))
+        values["negative_prompt"], negative = _without_loras(settings.negative_prompt, ())
+        left_out += [f"{tag}: name its file with --lora, or its folder with --lora-dir" for tag in unknown]
+        left_out += [f"{tag}: it stands in the negative prompt, where LoRAs do nothing" for tag in negative]
+    if not values["prompt"].strip():
         left_out.append("prompt: there is none, and the command needs one")
-    elif problem := _problem("prompt", settings.prompt) or _problem("negative_prompt", settings.negative_prompt):
+    elif problem := _problem("prompt", values["prompt"]) or _problem("negative_prompt", values["negative_prompt"]):
         values["prompt_syntax"] = "lenient"
         left_out.append(f"{problem}: read as AUTOMATIC1111 does, by --prompt-syntax lenient")
-    if tags := re.findall(r"<(?:lora|lyco|hypernet):[^<>]*>", settings.prompt):
-        left_out.append(f"{' '.join(tags)}: read as words; name a LoRA's file with --lora")
     return ImageSettings.model_construct(**values), left_out
 
 
@@ -65,6 +71,14 @@ def _problem(name: str, value: Any, **others: Any) -> str:
     except InputError as error:
         return str(error)
     return ""
+
+
+def _without_loras(prompt: str, known: Collection[str]) -> tuple[str, list[str]]:
+    """A prompt without the LoRAs that aren't known, and these as they were written."""
+    unknown = [found[0] for found in _LORA.finditer(prompt) if found[1].strip() not in known]
+    for tag in unknown:
+        prompt = prompt.replace(tag, "")
+    return prompt.strip() if unknown else prompt, unknown
 
 
 def _may_be_model(name: str) -> bool:

@@ -6,12 +6,13 @@ read off `ImageSettings`: to add a setting is to add a line here. Light on purpo
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from typing import Any, Literal
 
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
-from altdiffusion.prompt_syntax import PromptSyntax, check
+from altdiffusion.prompt_syntax import PromptSyntax, check, lora_names
 from altdiffusion.settings import Settings, about_of, setting
 
 DEFAULT_STEPS = 25
@@ -58,8 +59,10 @@ class ImageSettings(Settings):
         metavar="F", source="image", infotext="Init image")
     mask: str | None = setting(None, "white where --init-image is generated anew",
         metavar="F", source="image", infotext="Mask", needs_image=True)
-    lora: str | None = setting(None, "LoRA file, folder or id on the hub",
-        metavar="F", source="lora", infotext="Lora", loading=True)
+    lora: list[str] | None = setting(None, "LoRA file, folder or id on the hub, and its weight (default: 1); may be repeated",
+        metavar="F[:W]", source="lora", infotext="Lora", loading=True, repeat=True)
+    lora_dir: str | None = setting(None, "folder of the LoRAs that prompts name as <lora:NAME:0.8>",
+        metavar="DIR", source="path", infotext="Lora folder", loading=True)
     text_encoder: str | None = setting(None, "AltCLIP in place of the model's own encoder (with --bridge default: mini's)",
         metavar="M", source="model", infotext="Text encoder", loading=True)
     bridge: str | None = setting(None, "from AltCLIP to a model trained with CLIP: folder, id on the hub, mini",
@@ -120,6 +123,11 @@ class ImageSettings(Settings):
                 check(prompt, self.steps_run)
             except InputError as error:
                 problems.append(str(error))
+        with contextlib.suppress(InputError):  # malformed, as above
+            if names := list(lora_names([self.negative_prompt], self.prompt_syntax)):
+                problems.append(
+                    f"the negative prompt names the LoRA {names[0]}, which acts on the whole image: put it into the prompt"
+                )
         return problems
 
     @property

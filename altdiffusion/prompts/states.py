@@ -156,7 +156,8 @@ def encode_schedule(
 ) -> ScheduledStates:
     """The states of prompts and negative prompts for each of `steps` steps, all encoded in one pass, equal chunks once.
 
-    LoRAs that prompts name are the caller's to load. lora_scale: of one in the text encoder. The rest: see `encode_prompts`.
+    LoRAs that prompts name are the caller's to apply, by `lora_weights`. lora_scale: of those in the text encoder.
+    The rest: see `encode_prompts`.
     """
     negatives = [negative_prompts] * len(prompts) if isinstance(negative_prompts, str) else list(negative_prompts)
     if len(negatives) != len(prompts):
