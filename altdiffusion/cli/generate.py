@@ -86,10 +86,9 @@ class GenerateSettings(ImageFlags):
         values: dict[str, Any] = {name: getattr(self, name) for name in ImageFlags.model_fields}
         values["width"], values["height"] = self.pixels or (None, None)
         try:
-            read_settings(ImageSettings, values | {"prompt": prompt})
+            return read_settings(ImageSettings, values | {"prompt": prompt}).loading_problems
         except InputError as error:
             return [str(error)]
-        return []
 
 
 @command(GenerateSettings)

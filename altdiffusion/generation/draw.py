@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,9 +24,10 @@ from altdiffusion import images
 from altdiffusion.devices import dtype_name
 from altdiffusion.errors import InputError
 from altdiffusion.generation.load import pipeline_of_kind
+from altdiffusion.generation.parts import check_shown
 from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.schedulers import build_scheduler, check_steps, find_scheduler
-from altdiffusion.generation.settings import ImageSettings, settings_with
+from altdiffusion.generation.settings import IN_MEMORY, ImageSettings, settings_with
 from altdiffusion.prompt_syntax import LoraTag, choose, lora_tags
 from altdiffusion.prompts.loras import lora_weights
 from altdiffusion.prompts.states import ScheduledStates, encode_schedule
@@ -39,15 +41,24 @@ _PER_IMAGE = settings_with("per_image")
 class GenerateRequest:
     """One image to generate. image: RGB, what to start from; mask: L, white where it is generated anew, as large as image.
 
-    `settings.init_image` and `settings.mask` say where these come from: a path or IN_MEMORY. Raises InputError.
+    control_image, ip_image: RGB, what a ControlNet and an IP-Adapter are shown.
+    The settings init_image, mask, ... say where these come from: a path or IN_MEMORY. Raises InputError.
     """
 
     settings: ImageSettings
     image: Image.Image | None = None
     mask: Image.Image | None = None
+    control_image: Image.Image | None = None
+    ip_image: Image.Image | None = None
 
     def __post_init__(self) -> None:
-        for image, name in ((self.image, "init_image"), (self.mask, "mask")):
+        given = {
+            "init_image": self.image,
+            "mask": self.mask,
+            "control_image": self.control_image,
+            "ip_image": self.ip_image,
+        }
+        for name, image in given.items():
             if (image is None) != (getattr(self.settings, name) is None):
                 raise InputError(f"{name}: expected both the image and where it comes from, or neither")
         if self.image is not None and self.mask is not None and self.mask.size != self.image.size:
@@ -59,7 +70,11 @@ class GenerateRequest:
     @property
     def batch_key(self) -> Hashable:
         """Requests of equal keys can be generated together."""
-        return self.loras, *(_hashable(value) for name, value in self.settings if name not in _PER_IMAGE)
+        return (
+            self.loras,
+            id(self.ip_image),
+            *(_hashable(value) for name, value in self.settings if name not in _PER_IMAGE),
+        )
 
     @property
     def loras(self) -> tuple[LoraTag, ...]:
@@ -75,11 +90,13 @@ class GenerateRequest:
         native = pipe.unet.config.sample_size * pipe.vae_scale_factor
         size = (settings.width or native, settings.height or native)
         image, mask = self.image, self.mask
+        if image is None and self.control_image is not None and not settings.width:
+            size = images.fit(self.control_image, native).size
         if image is not None:
             image = image.resize(size, Image.Resampling.LANCZOS) if settings.width else images.fit(image, native)
             size = image.size
             mask = None if mask is None else mask.resize(size)
-        return GenerateRequest(settings.replace(width=size[0], height=size[1]), image, mask)
+        return replace(self, settings=settings.replace(width=size[0], height=size[1]), image=image, mask=mask)
 
 
 @dataclass(frozen=True)
@@ -110,7 +127,7 @@ def draw_batch(
     Each is the same as alone but for rounding: a batch is computed by other kernels.
     requests: of one `batch_key`. on_step: called after each step; returns the indices of the requests that are still
         wanted, None for all. The others leave the batch at once, and when none is left it ends. (Requests with
-        masks stay until all are dropped: diffusers gives the callback no access to mask tensors.)
+        masks, control or IP images stay until all are dropped: diffusers gives the callback no access to all of these.)
     Raises InputError where requests differ in what a batch has in common; NotFinite, which has the other images, where
     the model's numbers overflowed.
     """
@@ -120,7 +137,55 @@ def draw_batch(
     if len({request.batch_key for request in requests}) > 1:
         raise InputError(f"requests of a batch may differ in {', '.join(_PER_IMAGE)} only, their prompts not in LoRAs")
     with lora_weights(pipe, requests[0].loras):
-        return _draw(pipe, requests, on_step)
+        if requests[0].settings.hires is None:
+            return _draw(pipe, requests, on_step)
+        return _in_two_passes(pipe, requests, on_step)
+
+
+def _in_two_passes(
+    pipe: DiffusionPipeline, requests: Sequence[GenerateRequest], on_step: OnStep | None
+) -> list[GeneratedImage | None]:
+    """`_draw` with `hires`: each image, and out of it a larger one, by image to image. on_step: of the first pass."""
+    none = {"hires": None, "hires_strength": None, "hires_steps": None}
+    small = [replace(request, settings=request.settings.replace(**none)) for request in requests]
+    first, failed = _draw_all(pipe, small, on_step)
+    rows = [row for row, generated in enumerate(first) if generated is not None]
+    larger = [
+        _larger(small[row], requests[row].settings, generated.image) for row, generated in enumerate(first) if generated
+    ]
+    second, failed_too = _draw_all(pipe, larger, None) if larger else ([], [])
+    results: list[GeneratedImage | None] = [None] * len(requests)
+    for row, before, after in zip(rows, filter(None, first), second, strict=True):
+        if after is not None:
+            used = {name: getattr(before.settings, name) for name in ("scheduler", "model", "dtype")}
+            image = Image.new("RGB", after.image.size) if before.filtered else after.image
+            filtered = before.filtered or after.filtered
+            results[row] = GeneratedImage(image, requests[row].settings.replace(**used), filtered)
+    if failed or failed_too:
+        raise NotFinite(results, [*failed, *failed_too])
+    return results
+
+
+def _larger(request: GenerateRequest, settings: ImageSettings, image: Image.Image) -> GenerateRequest:
+    """The second pass of an image. request: of the first; settings: of both."""
+    width, height = settings.hires_size or image.size
+    strength = settings.hires_strength_or_default
+    steps = settings.steps_or_default
+    if settings.hires_steps is not None:  # which are all run, as the web UIs count them
+        steps = min(999, math.ceil(settings.hires_steps / strength))
+    changed = {"init_image": IN_MEMORY, "strength": strength, "steps": steps, "width": width, "height": height}
+    image = image.resize((width, height), Image.Resampling.LANCZOS)
+    return replace(request, settings=request.settings.replace(**changed), image=image)
+
+
+def _draw_all(
+    pipe: DiffusionPipeline, requests: Sequence[GenerateRequest], on_step: OnStep | None
+) -> tuple[list[GeneratedImage | None], list[ImageSettings]]:
+    """`_draw`, and the settings of the images that are NaN."""
+    try:
+        return _draw(pipe, requests, on_step), []
+    except NotFinite as error:
+        return error.images, error.failed
 
 
 def _draw(
@@ -128,7 +193,10 @@ def _draw(
 ) -> list[GeneratedImage | None]:
     """`draw_batch`, of requests that are resolved and fit together."""
     common = requests[0].settings
-    pipe = pipeline_of_kind(pipe, common.init_image is not None, common.mask is not None)
+    pipe = pipeline_of_kind(
+        pipe, common.init_image is not None, common.mask is not None, common.control_image is not None
+    )
+    check_shown(pipe, common)
     original_scheduler = pipe.scheduler
     scheduler = original_scheduler if common.scheduler is None else build_scheduler(common.scheduler, pipe)
     check_steps(scheduler, common.steps_or_default)
@@ -142,8 +210,10 @@ def _draw(
         prompt_syntax=common.prompt_syntax,
         weighting=common.weighting,
         long_prompts=common.long_prompts,
+        clip_skip=None if common.clip_skip in (None, 1) else common.clip_skip - 1,
     )
-    batch = _Batch(len(requests), generators, on_step, prompts, shrinks=common.mask is None)
+    shrinks = common.mask is None and common.control_image is None and common.ip_image is None
+    batch = _Batch(len(requests), generators, on_step, prompts, shrinks=shrinks)
     arguments = _arguments(pipe, requests) | prompts.first.arguments() | {"generator": generators}
     if on_step is not None or len(prompts.states) > 1:
         arguments["callback_on_step_end"] = batch.after_step
@@ -181,7 +251,10 @@ def _arguments(pipe: Any, requests: Sequence[GenerateRequest]) -> dict[str, Any]
     arguments: dict[str, Any] = {
         "image": [request.image for request in requests if request.image is not None],
         "mask_image": [request.mask for request in requests if request.mask is not None],
+        "ip_adapter_image": requests[0].ip_image,
     }
+    if control := [request.control_image for request in requests if request.control_image is not None]:
+        arguments["control_image" if arguments["image"] else "image"] = control
     for name in settings_with("argument"):
         values = [getattr(request.settings, name) for request in requests]
         argument = about_of(ImageSettings.model_fields[name])["argument"]

@@ -40,6 +40,8 @@ def generate(
     scorer: str | Path | PromptScorer | None = None,
     init_image: str | Path | Image.Image | None = None,
     mask: str | Path | Image.Image | None = None,
+    control_image: str | Path | Image.Image | None = None,
+    ip_image: str | Path | Image.Image | None = None,
     device: str | None = None,
     low_memory: bool = False,
     optimize: bool = False,
@@ -54,6 +56,8 @@ def generate(
     best_of: generate so many of each prompt, at least `num_images`, and yield only the `num_images` that fit it best, best
         first, with their scores. scorer: the AltCLIP that says so; by default the one that belongs to the model.
     init_image: image to start from. mask: white where it is generated anew, of the same size.
+    control_image, ip_image: for the ControlNet and the IP-Adapter, which the settings controlnet and ip_adapter name, or
+        which the pipeline has.
     device: see `choose_device`. low_memory, optimize: see `save_memory`, `optimize`.
     settings: the other fields of `ImageSettings`, which has their ranges and defaults: negative_prompt, steps, scheduler
         (see `find_scheduler`), guidance_scale (0 or 1 is none), seed (of the first image of each prompt; image i has seed +
@@ -75,16 +79,20 @@ def generate(
         raise InputError(f"batch_size: expected 1 to {MAX_SIZE}, or 'auto', got {batch_size}")
     loaded = model if isinstance(model, DiffusionPipeline) else None
     model_name = loaded.name_or_path if loaded is not None else str(model or hub.MINI)
-    settings |= {"model": model_name, "init_image": _source(init_image), "mask": _source(mask)}
+    given = {"init_image": init_image, "mask": mask, "control_image": control_image, "ip_image": ip_image}
+    settings |= {"model": model_name} | {name: _source(image) for name, image in given.items()}
     if size is not None:
         settings["width"], settings["height"] = size
     said = {name: value for name, value in settings.items() if value is not None and value is not False}
     base = ImageSettings(prompt=prompts[0] if prompts else "", **said).resolved(model)
+    if loaded is None and (problems := base.loading_problems):
+        raise InputError("; ".join(problems))
     every = [base.replace(prompt=prompt, seed=(base.seed or 0) + i) for prompt in prompts for i in range(count)]
     if base.scheduler is not None:
         find_scheduler(base.scheduler)
     opened = _opened(init_image, "RGB"), _opened(mask, "L")
-    requests = [GenerateRequest(image_settings, *opened) for image_settings in every]
+    beside = {name: _opened(given[name], "RGB") for name in ("control_image", "ip_image")}
+    requests = [GenerateRequest(image_settings, *opened, **beside) for image_settings in every]
     kind = init_image is not None, mask is not None
 
     loras = _loras(base, prompts, loaded)
@@ -94,10 +102,10 @@ def generate(
         of_loading["lora"] = loras
         del of_loading["lora_dir"]
         pipe = load_pipeline(model, init_image=kind[0], mask=kind[1], **of_loading)
-    elif given := [name for name, value in of_loading.items() if value]:
-        raise InputError(f"{given[0]} is for loading: a pipeline that is loaded already takes none")
+    elif refused := [name for name, value in of_loading.items() if value]:
+        raise InputError(f"{refused[0]} is for loading: a pipeline that is loaded already takes none")
     else:
-        pipe = pipeline_of_kind(loaded, *kind)
+        pipe = pipeline_of_kind(loaded, *kind, control_image is not None)
     judge = None if best_of is None else best_of_n.load_scorer(scorer, model_name, pipe.device)
 
     def batch(some: Sequence[GenerateRequest]) -> list[GeneratedImage | NotFinite]:

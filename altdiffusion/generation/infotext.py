@@ -29,6 +29,7 @@ from altdiffusion.settings import about_of, as_flag, is_list, type_of
 
 KEY = "parameters"
 _NEGATIVE = re.compile(r"\nNegative [pP]rompt: ?")
+_UPSCALER = "Lanczos"  # by which the first pass is enlarged, as the web UIs call it
 _READ_TOO = {"Size", "Schedule type", "Exact prompts"}
 _PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
@@ -59,6 +60,10 @@ def _pairs(settings: ImageSettings) -> Iterator[tuple[str, Any]]:
         if name == "width" and settings.width and settings.height:
             yield "Size", f"{settings.width}x{settings.height}"
         elif label and not _is_unsaid(name, value):
+            if name == "hires_strength":  # of the two strengths, an image has one
+                label = "Denoising strength"
+            elif name == "hires":
+                yield "Hires upscaler", _UPSCALER
             yield label, _joined(value) if isinstance(value, list) else value
 
 
@@ -100,6 +105,10 @@ def read_infotext(text: str) -> tuple[ImageSettings, list[str]]:
         prompt, negative, pairs, others = _parts(text)
     if "Sampler" in pairs and pairs.get("Schedule type", "Automatic") != "Automatic":  # newer web UIs have it apart
         pairs["Sampler"] += f" {pairs['Schedule type']}"
+    if "Hires upscale" in pairs and "Init image" not in pairs and "Denoising strength" in pairs:
+        pairs["Hires strength"] = pairs.pop("Denoising strength")
+    if pairs.get("Hires upscaler") == _UPSCALER:
+        others.remove("Hires upscaler")
     values: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
     for name in settings_with("infotext"):
         field = ImageSettings.model_fields[name]

@@ -10,14 +10,26 @@ from diffusers import (
     AutoPipelineForInpainting,
     AutoPipelineForText2Image,
     DiffusionPipeline,
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetInpaintPipeline,
+    StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
 
 from altdiffusion.devices import DTYPES, choose_device, choose_dtype
+from altdiffusion.errors import InputError
 from altdiffusion.generation.loras import NamedLora, loras_to_load
-from altdiffusion.generation.parts import check_peft, load_loras
+from altdiffusion.generation.parts import (
+    check_peft,
+    load_controlnet,
+    load_ip_adapter,
+    load_loras,
+    load_textual_inversion,
+    load_vae,
+    with_controlnet,
+)
 from altdiffusion.pipelines.alt_diffusion import (
     AltDiffusionImg2ImgPipeline,
     AltDiffusionInpaintPipeline,
@@ -29,8 +41,22 @@ from altdiffusion.speed.low_memory import save_memory
 from altdiffusion.speed.optimize import optimize as make_fast
 
 
-def pipeline_of_kind(pipe: DiffusionPipeline, has_image: bool, has_mask: bool) -> DiffusionPipeline:
-    """This pipeline, or its relative that takes an init image or a mask, with the same parts."""
+def pipeline_of_kind(
+    pipe: DiffusionPipeline, has_image: bool, has_mask: bool, has_control: bool = False
+) -> DiffusionPipeline:
+    """This pipeline, or its relative that takes an init image, a mask or a control image, with the same parts.
+
+    Raises InputError for a control image and no ControlNet, or the other way round.
+    """
+    if has_control != hasattr(pipe, "controlnet"):
+        raise InputError(
+            "this pipeline has no ControlNet that would read the control image: name one with controlnet"
+            if has_control
+            else "this pipeline has a ControlNet: give it a control image"
+        )
+    if has_control:
+        kind = StableDiffusionControlNetInpaintPipeline if has_mask else StableDiffusionControlNetImg2ImgPipeline
+        return with_controlnet(pipe, pipe.controlnet, kind if has_image else StableDiffusionControlNetPipeline)
     if has_mask:
         return pipe if isinstance(pipe, StableDiffusionInpaintPipeline) else AutoPipelineForInpainting.from_pipe(pipe)
     if has_image:
@@ -44,6 +70,11 @@ def load_pipeline(
     init_image: bool = False,
     mask: bool = False,
     lora: str | Path | Sequence[str | NamedLora] = (),
+    textual_inversion: Sequence[str | Path] | None = None,
+    vae: str | Path | None = None,
+    controlnet: str | Path | None = None,
+    ip_adapter: str | Path | None = None,
+    ip_scale: float | None = None,
     text_encoder: str | Path | None = None,
     bridge: str | Path | None = None,
     device: str | None = None,
@@ -54,6 +85,7 @@ def load_pipeline(
 ) -> DiffusionPipeline:
     """The pipeline for text to image, image to image or inpainting, on its device, with the best attention there.
 
+    With a ControlNet, it is diffusers' own pipeline for that. ip_scale: how much the IP-Adapter counts, 1 by default.
     lora: one or several, each with its weight as `parse_lora` reads it.
     low_memory, optimize: see `save_memory`, `altdiffusion.optimize`; a dtype that is given stays.
     """
@@ -66,8 +98,16 @@ def load_pipeline(
     pipe = pipeline_class.from_pretrained(model, dtype=choose_dtype(dtype, target), allow_pickle=allow_pickle)
     if text_encoder is not None or bridge is not None:
         swap_text_encoder(pipe, text_encoder, bridge=bridge, allow_pickle=allow_pickle)
+    if vae is not None:
+        load_vae(pipe, vae, allow_pickle)
+    for source in textual_inversion or ():
+        load_textual_inversion(pipe, source, allow_pickle)
     if loras:
         load_loras(pipe, loras, allow_pickle)
+    if ip_adapter is not None:
+        load_ip_adapter(pipe, ip_adapter, 1.0 if ip_scale is None else ip_scale, allow_pickle)
+    if controlnet is not None:
+        pipe = with_controlnet(pipe, load_controlnet(pipe, controlnet, allow_pickle), StableDiffusionControlNetPipeline)
     if low_memory:
         save_memory(pipe, target)
     else:

@@ -12,6 +12,7 @@ from altdiffusion.files import local_path
 from altdiffusion.generation.loras import known_names
 from altdiffusion.generation.schedulers import find_scheduler
 from altdiffusion.generation.settings import ImageSettings, settings_with
+from altdiffusion.settings import about_of
 
 # The web UIs' schedule types, and ComfyUI's, that diffusers hasn't.
 _OTHER_SCHEDULES = re.compile(
@@ -34,8 +35,13 @@ def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
         for name in settings_with("needs_image"):
             if values[name] is not None:
                 leave_out(name, "there is no init image")
-    if settings.model is not None and not _may_be_model(settings.model):
-        leave_out("model", "no model of that name is here: name its file, folder or id on the hub with --model")
+    for name in settings_with("needs"):
+        other = _about(name)["needs"]
+        if values[name] is not None and values[other] is None:
+            leave_out(name, f"there is no {other.replace('_', ' ')}")
+    for name, flag in (("model", "--model"), ("vae", "--vae")):
+        if values[name] is not None and not _may_be_model(values[name]):
+            leave_out(name, f"no {name} of that name is here: name its file, folder or id on the hub with {flag}")
     if settings.scheduler is not None:
         values["scheduler"], lines = _scheduler(settings.scheduler)
         left_out += lines
@@ -65,7 +71,10 @@ def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
 
 def _problem(name: str, value: Any, **others: Any) -> str:
     """Why a value is refused; "" if it isn't. What it needs beside it is there."""
-    needed = {"init_image": "x"} if name in settings_with("needs_image") else {}
+    needed: dict[str, Any] = {"init_image": "x"} if name in settings_with("needs_image") else {}
+    if other := _about(name).get("needs"):
+        needed |= {other: 2.0 if other == "hires" else "x"}
+        needed |= {"ip_image": "x"} if other == "ip_adapter" else {}
     try:
         ImageSettings(**({"prompt": "x"} | needed | others | {name: value}))
     except InputError as error:
@@ -79,6 +88,10 @@ def _without_loras(prompt: str, known: Collection[str]) -> tuple[str, list[str]]
     for tag in unknown:
         prompt = prompt.replace(tag, "")
     return prompt.strip() if unknown else prompt, unknown
+
+
+def _about(name: str) -> dict[str, Any]:
+    return about_of(ImageSettings.model_fields[name])
 
 
 def _may_be_model(name: str) -> bool:

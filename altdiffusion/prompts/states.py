@@ -271,6 +271,9 @@ def _encode(
     ids, mask = pad(unique, padding, length)
     is_xl = bool(isinstance(encoder, BridgedTextEncoder) and encoder.config.projection_dim)
     is_clip = isinstance(encoder, CLIPTextModel)  # which has learnt to read its padding
+    layers = getattr(encoder.config, "num_hidden_layers", None)
+    if clip_skip is not None and layers is not None and not 0 <= clip_skip < layers:
+        raise InputError(f"clip_skip {clip_skip}: this text encoder has {layers} layers, expected 0 to {layers - 1}")
     output = encoder(
         ids.to(device),
         attention_mask=None if is_clip else mask.to(device),
