@@ -63,7 +63,7 @@ def test_a_vae_in_every_form(folder, tmp_path, form):
     else:
         source = tmp_path / "other.safetensors"
         prefix = "first_stage_model." if form == "prefixed" else ""
-        state = {key.removeprefix("first_stage_model."): value for key, value in ldm_vae(vae).items()}
+        state = {key.removeprefix("first_stage_model."): value for key, value in ldm_vae(vae.state_dict(), 2).items()}
         save_file({prefix + key: value.contiguous() for key, value in state.items()}, source)
     pipe = load_pipeline(folder, vae=source, device="cpu", dtype="float32")
     for name, tensor in vae.state_dict().items():
@@ -148,7 +148,7 @@ def test_a_controlnet_wants_an_image_that_can_be_read_and_its_own_kind_of_model(
     (tmp_path / "broken.png").write_text("no image")
     with pytest.raises(InputError, match=r"broken.png: no image that can be read"):
         next(generate("猫", model=folder, controlnet="x/y", control_image=tmp_path / "broken.png"))
-    with pytest.raises(InputError, match="control_image needs controlnet|control image needs controlnet"):
+    with pytest.raises(InputError, match="control image needs controlnet"):
         next(generate("猫", model=folder, control_image=NOISE))
     ControlNetModel.from_unet(layouts.small_unet(64)).save_pretrained(tmp_path / "wide")
     with pytest.raises(InputError, match=r"wide is a ControlNet for .*width 64.*, .* is .*width 32"):
