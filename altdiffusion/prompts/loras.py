@@ -33,8 +33,7 @@ def check_loaded(pipe: Any, names: Iterable[str]) -> None:
         if adapter_name(name) not in known:
             there = f"loaded: {', '.join(sorted(known))}" if known else "none is loaded"
             raise InputError(
-                f"<lora:{name}>: this pipeline has no LoRA of that name, {there}: "
-                f"load_lora_weights(..., adapter_name={adapter_name(name)!r})"
+                f"<lora:{name}>: this model has no LoRA of that name, {there}: load it with that adapter_name, or leave it out"
             )
 
 

@@ -145,7 +145,7 @@ def test_a_call_of_the_pipeline_sets_the_weights_and_restores_those_before(loade
 @pytest.mark.parametrize(
     ("prompt", "negative", "line"),
     [
-        ("猫<lora:inc>", "", "<lora:inc>: this pipeline has no LoRA of that name, loaded: ink, v1_5"),
+        ("猫<lora:inc>", "", "<lora:inc>: this model has no LoRA of that name, loaded: ink, v1_5"),
         (["猫<lora:ink:1>", "猫<lora:ink:2>"], "", "call the pipeline for each"),
         ("猫<lora:ink><lora:ink:2>", "", "names the LoRA ink twice"),
         ("猫", "<lora:ink:1>", "the negative prompt names the LoRA ink"),
