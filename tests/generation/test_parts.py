@@ -5,10 +5,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel
 from helpers import layouts
+from helpers.ip_adapter import save_ip_adapter
 from helpers.ldm_names import ldm_vae
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from altdiffusion import AltDiffusionPipeline, InputError, generate
 from altdiffusion.generation.draw import GenerateRequest, draw_batch
@@ -155,28 +155,7 @@ def test_a_controlnet_wants_an_image_that_can_be_read_and_its_own_kind_of_model(
         load_pipeline(folder, controlnet=tmp_path / "wide", device="cpu")
 
 
-def save_ip_adapter(folder, unet, width=None):
-    """An image encoder of width 8, and weights of random numbers for each cross-attention."""
-    torch.manual_seed(3)
-    vision = CLIPVisionConfig(
-        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=224, patch_size=112,
-        projection_dim=6,
-    )  # fmt: skip
-    CLIPVisionModelWithProjection(vision).save_pretrained(folder / "image_encoder")
-    wide = width or unet.config.cross_attention_dim
-    state = {"image_proj.proj.weight": torch.randn(4 * wide, 6), "image_proj.proj.bias": torch.randn(4 * wide),
-             "image_proj.norm.weight": torch.ones(wide), "image_proj.norm.bias": torch.zeros(wide)}  # fmt: skip
-    number = 1
-    for name, module in unet.named_modules():
-        if name.endswith("attn2"):
-            for part in ("k", "v"):
-                state[f"ip_adapter.{number}.to_{part}_ip.weight"] = torch.randn(module.inner_dim, wide) * 0.3
-            number += 2
-    save_file(state, folder / "ip-adapter.safetensors")
-    return folder
-
-
-@pytest.mark.parametrize("form", ["", "ip-adapter.safetensors"])
+@pytest.mark.parametrize("form", ["", "ip-adapter_sd15.safetensors"])
 def test_an_ip_adapter_shows_an_image(folder, plain, tmp_path, form):
     source = save_ip_adapter(tmp_path / "ip", plain.unet) / form
     without = image(plain)
