@@ -91,7 +91,7 @@ class CompiledNetwork:
         self._compiled_for: tuple[Any, ...] = ()  # shapes and weights
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        current = (*(tensor.shape for tensor in inputs), *fingerprint(self.module.parameters()))
+        current = (*(tensor.shape for tensor in inputs), *fingerprint(self.module.parameters()), *_loras(self.module))
         if current != self._compiled_for:
             self._compiled, self._compiled_for = None, ()  # its copy of the weights goes before the next one comes
             self._compiled, self._compiled_for = self.compile(inputs), current
@@ -107,6 +107,12 @@ class CompiledNetwork:
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
         settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
         return openvino.Core().compile_model(graph, "CPU", settings)
+
+
+def _loras(module: nn.Module) -> list[Any]:
+    """Which LoRAs act and how much, which no tensor tells."""
+    layers: list[Any] = [layer for layer in module.modules() if hasattr(layer, "base_layer")]
+    return [(layer.disable_adapters, *layer.active_adapters, *layer.scaling.items()) for layer in layers]
 
 
 class _Unet(nn.Module):

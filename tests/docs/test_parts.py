@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import ControlNetModel
 from helpers import loras
+from helpers.controlnet import save_controlnet
 from helpers.ip_adapter import save_ip_adapter
 from helpers.ldm_names import ldm_vae
 from PIL import Image
@@ -27,7 +27,7 @@ def files(tmp_path_factory):
     loras.save_diffusers(folder / "sketch.safetensors", pipe.unet)
     vae = ldm_vae(pipe.vae.state_dict(), len(pipe.vae.config.block_out_channels))
     save_file({name: tensor.contiguous() for name, tensor in vae.items()}, folder / "vae-ft-mse.safetensors")
-    ControlNetModel.from_unet(pipe.unet).save_pretrained(folder / "lllyasviel" / "sd-controlnet-canny")
+    save_controlnet(folder / "lllyasviel" / "sd-controlnet-canny", pipe.unet, pipe.vae_scale_factor)
     save_ip_adapter(folder / "h94" / "IP-Adapter" / "models", pipe.unet)
     width = pipe.text_encoder.get_input_embeddings().weight.shape[1]
     save_file({"<杯>": torch.randn(width)}, folder / "cup.safetensors")

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, ControlNetModel
+from diffusers import AutoencoderKL
 from helpers import layouts
+from helpers.controlnet import save_controlnet
 from helpers.ip_adapter import save_ip_adapter
 from helpers.ldm_names import ldm_vae
 from PIL import Image
@@ -87,14 +88,7 @@ def test_a_vae_of_other_latents_is_refused(folder, tmp_path, changes, line):
 
 @pytest.fixture(scope="module")
 def controlnet(plain, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("control") / "edges"
-    controlnet = ControlNetModel.from_unet(plain.unet)
-    with torch.no_grad():
-        for name, parameter in controlnet.named_parameters():
-            if "controlnet_" in name:  # they begin at zero
-                torch.nn.init.normal_(parameter, std=0.2)
-    controlnet.save_pretrained(folder)
-    return folder
+    return save_controlnet(tmp_path_factory.mktemp("control") / "edges", plain.unet, plain.vae_scale_factor)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +144,7 @@ def test_a_controlnet_wants_an_image_that_can_be_read_and_its_own_kind_of_model(
         next(generate("猫", model=folder, controlnet="x/y", control_image=tmp_path / "broken.png"))
     with pytest.raises(InputError, match="control image needs controlnet"):
         next(generate("猫", model=folder, control_image=NOISE))
-    ControlNetModel.from_unet(layouts.small_unet(64)).save_pretrained(tmp_path / "wide")
+    save_controlnet(tmp_path / "wide", layouts.small_unet(64), 2)
     with pytest.raises(InputError, match=r"wide is a ControlNet for .*width 64.*, .* is .*width 32"):
         load_pipeline(folder, controlnet=tmp_path / "wide", device="cpu")
 
