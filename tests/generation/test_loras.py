@@ -67,7 +67,7 @@ INK, V15, BRUSH = (1, loras.ALPHA / loras.RANK), (2, 1.0), (3, loras.ALPHA / lor
     ("prompt", "options", "added"),
     [
         ("一只猫", {"lora": "{}/ink.safetensors:0.8"}, [(INK, 0.8)]),
-        ("一只猫", {"lora": ["{}/ink.safetensors:-2", "{}/v1.5.safetensors"]}, [(INK, -2), (V15, 1)]),
+        ("一只猫", {"lora": ["{}/ink.safetensors:-1", "{}/v1.5.safetensors"]}, [(INK, -1), (V15, 1)]),
         ("一只猫<lora:ink:0.5>", {"lora": ["{}/ink.safetensors", "{}/v1.5.safetensors:.5"]}, [(INK, 0.5), (V15, 0.5)]),
         ("<lora:v1.5:0.3>一只猫", {"lora_dir": "{}"}, [(V15, 0.3)]),
         ("一只猫＜lora：水墨：0.5＞", {"lora": ["{}/ink.safetensors"], "lora_dir": "{}"}, [(INK, 1), (BRUSH, 0.5)]),

@@ -17,7 +17,7 @@ def save_ip_adapter(folder: Path, unet: Any, width: int | None = None) -> Path:
     """width: of the text states that it was made for, where not the UNet's own."""
     torch.manual_seed(3)
     vision = CLIPVisionConfig(
-        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=224, patch_size=112,
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16,
         projection_dim=SEEN,
     )  # fmt: skip
     CLIPVisionModelWithProjection(vision).save_pretrained(folder / "image_encoder")

@@ -28,8 +28,8 @@ def matrices(unet: Any, seed: int, width: int | None = None) -> dict[str, tuple[
     for name, weight in projections(unet).items():
         wide = width if width and "attn2" in name and not name.endswith("to_q") else weight.shape[1]
         found[name] = (
-            torch.randn(RANK, wide, generator=numbers),
-            torch.randn(weight.shape[0], RANK, generator=numbers),
+            0.6 * torch.randn(RANK, wide, generator=numbers),
+            0.6 * torch.randn(weight.shape[0], RANK, generator=numbers),
         )
     return found
 
