@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from altdiffusion.errors import InputError, first_line
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def on_disk(name: str) -> str:
+    """The name as this locale spells it to the system: in UTF-8 where its own encoding, such as ASCII, lacks letters."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return os.fsdecode(name.encode("utf-8", "surrogateescape"))
+    return name
+
+
+def as_utf8(text: str) -> str:
+    """The text that someone typed or named a file by: where the locale is ASCII, Python keeps its UTF-8 as loose bytes.
+
+    Bytes that are no UTF-8 stay as they are.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, as JSON can spell it
+        return text
+
+
+def as_json(document: Any, encoding: str = "utf-8") -> str:
+    """A JSON document in the letters of an encoding; where it lacks one, all but ASCII is escaped as JSON has it."""
+    text = as_utf8(json.dumps(document, ensure_ascii=False, indent=2))
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(json.loads(text), indent=2)
+    return text
 
 
 def local_path(name: str | Path) -> Path:
     """The path that a name stands for, `~` expanded. Raises InputError for what no file system could hold."""
     try:
-        path = Path(name).expanduser()
+        path = Path(on_disk(str(name))).expanduser()
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, no permission to look
         raise InputError(f"{str(name)[:80]!r} can't be a file or folder here: {first_line(error)}") from None
@@ -62,3 +101,13 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Raises ValueError."""
+    return tomllib.loads(text)
+
+
+def packaged_toml(package: str, name: str) -> dict[str, Any]:
+    """What a TOML file holds that lies beside a package's modules."""
+    return parse_toml(files(package).joinpath(name).read_text(encoding="utf-8"))

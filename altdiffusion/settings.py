@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,12 +25,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import Self
 
 from altdiffusion.errors import InputError
-from altdiffusion.files import local_path
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from altdiffusion.files import as_json, local_path, parse_toml
 
 S = TypeVar("S", bound="Settings")
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
@@ -104,7 +98,10 @@ class Settings(BaseModel):
 
     def save_as_json(self) -> str:
         """A JSON document of all settings."""
-        return self.model_dump_json(indent=2) + "\n"
+        try:
+            return self.model_dump_json(indent=2) + "\n"
+        except ValueError:  # a path in bytes that the locale can't decode
+            return as_json({name: str(value) if isinstance(value, Path) else value for name, value in self}) + "\n"
 
 
 def read_settings(cls: type[S], flags: Mapping[str, Any], config: Path | None = None) -> S:
@@ -253,7 +250,7 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     is_json = path.suffix.lower() == ".json"
     try:
         text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if is_json else tomllib.loads(text)
+        found = json.loads(text) if is_json else parse_toml(text)
     except OSError as error:
         raise InputError(f"--config {path} can't be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

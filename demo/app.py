@@ -5,9 +5,12 @@ The owner's choices are the Space's variables: ALTDIFFUSION_MODELS (names, with 
 
 import os
 
-from altdiffusion.web.server import Serving, serve
+from altdiffusion.threads import share_cores
 
 if __name__ == "__main__":
+    share_cores()  # before torch is imported
+    from altdiffusion.web.server import Serving, serve
+
     models = os.environ.get("ALTDIFFUSION_MODELS", "").split()
     max_queue = int(os.environ.get("ALTDIFFUSION_MAX_QUEUE", "20"))
     serve(Serving(host="0.0.0.0", port=7860, models=models, max_queue=max_queue))

@@ -1,7 +1,7 @@
 """Build `mini`, the model inside the wheel: the whole method in miniature, every stage by its public trainer.
 
     apt-get install fonts-noto-color-emoji libtcmalloc-minimal4
-    LD_PRELOAD=libtcmalloc_minimal.so.4 python pipelines/build_mini.py --out mini-build
+    OMP_WAIT_POLICY=passive LD_PRELOAD=libtcmalloc_minimal.so.4 python pipelines/build_mini.py --out mini-build
 
     data       316 things on ten backgrounds, and captions in nine languages
     teacher    a CLIP that reads English only                                            train contrast --trainable both

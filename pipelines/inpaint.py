@@ -14,4 +14,5 @@ pipe = AltDiffusionInpaintPipeline.from_pretrained(*model)
 image = fit(open_image(source), pipe.unet.config.sample_size * pipe.vae_scale_factor)
 mask = open_image(mask_source, "L").resize(image.size)
 width, height = image.size
-pipe(prompt, image=image, mask_image=mask, width=width, height=height).images[0].save(Path(path))
+generated = pipe(prompt, image=image, mask_image=mask, width=width, height=height).images[0]
+pipe.image_processor.apply_overlay(mask, image, generated).save(Path(path))  # what the mask leaves out stays as it was

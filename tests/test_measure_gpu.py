@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "pipelines" / "measure_gpu.py"
 PARTS = ["generation", "xformers", "memory and attention", "text states and scoring", "training"]
+pytestmark = pytest.mark.long
 ROW = '{"table": "T", "way": "w", "figures": {"s": 1.5}}'
 SAY = f"print('{ROW}', flush=True)"
 # The script with other processes in the place of its parts', by name.

@@ -14,9 +14,10 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.checkpoints import hub
-from altdiffusion.errors import InputError
+from altdiffusion.errors import GenerationFailed, InputError
+from altdiffusion.pipeline_calls.finite_images import ADVICE, watch_finite
+from altdiffusion.pipeline_calls.more_arguments import with_arguments
 from altdiffusion.prompt_syntax import plain_text
-from altdiffusion.signatures import with_arguments
 
 # The AltCLIP that belongs to a published AltDiffusion; mini's also to SD-mini.
 _SCORERS = {name: name.replace("AltDiffusion", "AltCLIP") for name in hub.PUBLISHED}
@@ -63,7 +64,7 @@ def with_best_of(call: Callable[..., Any]) -> Callable[..., Any]:
 _DOCUMENTATION = """
 best_of: generate so many images of each prompt; a `RankedOutput` has them best first, with their `scores`.
 scorer: the AltCLIP that compares them, a `PromptScorer` or its model; by default the one that belongs to this model,
-    where that is known. Raises InputError.
+    where that is known. Raises InputError, and GenerationFailed where images are NaN.
 """
 
 
@@ -91,7 +92,11 @@ def _generate_ranked(
     loaded = load_scorer(scorer, str(pipe.name_or_path), pipe.device)
     as_dict = arguments.pop("return_dict", True)
     arguments["num_images_per_prompt"] = best_of
-    output = call(pipe, **arguments)
+    with watch_finite(pipe) as finite:
+        output = call(pipe, **arguments)
+    if not all(finite):
+        dtype = str(pipe.dtype).removeprefix("torch.")
+        raise GenerationFailed(f"{finite.count(False)} of {len(finite)} images came out as NaN in {dtype}: {ADVICE}")
     flags = list(output.nsfw_content_detected or [False] * len(output.images))
     order: list[int] = []
     scores: list[float] = []

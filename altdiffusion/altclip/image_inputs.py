@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.images import BadImage, as_rgb, open_image, upright
+from altdiffusion.images import as_rgb, open_image
 
 AnyImage: TypeAlias = "str | Path | Image.Image | npt.NDArray[Any] | Tensor"
 AnyImages: TypeAlias = "AnyImage | Iterable[AnyImage]"  # one, several, or arrays with a first dimension of images
@@ -40,10 +40,8 @@ def as_image(image: AnyImage) -> Image.Image:
     Raises InputError for everything else, in one line.
     """
     try:
-        if isinstance(image, str | Path):
+        if isinstance(image, str | Path | Image.Image):
             result = open_image(image)
-        elif isinstance(image, Image.Image):
-            result = upright(image)
         elif isinstance(image, Tensor):
             values = image.detach().cpu()  # numpy knows no bfloat16
             array = values.float().numpy() if values.is_floating_point() else values.numpy()
@@ -54,8 +52,6 @@ def as_image(image: AnyImage) -> Image.Image:
             raise InputError(f"got a {type(image).__name__}, {_EXPECTED}")
     except (InputError, MemoryError):
         raise
-    except BadImage as error:
-        raise InputError(str(error)) from None
     except Exception as error:  # on damaged files, decoders raise whatever they stumble over
         raise InputError(f"can't be read as an image ({first_line(error)})") from error
     if min(result.size) < 1 or max(result.size) > MAX_RATIO * min(result.size):

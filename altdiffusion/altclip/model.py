@@ -28,7 +28,7 @@ from transformers import (
 from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.forward import patch_forward
-from altdiffusion.text_encoder.load_options import MODEL_OPTIONS, read_dtype, read_options
+from altdiffusion.text_encoder.load_options import MODEL_OPTIONS, LoadOptions, read_dtype, read_options
 from altdiffusion.text_encoder.tokenizer import choose_tokenizer, hub_files, load_any_tokenizer, read_tokenizer
 
 
@@ -52,7 +52,7 @@ class AltCLIP(AltCLIPModel):
         """Load a full AltCLIP, in eval mode.
 
         model: None or "mini" (the embedded default), an id on the hub, or a folder: AltCLIP, -m9, -m18, or what
-            `save_pretrained` and the trainers wrote.
+            `save_pretrained` and the trainers wrote. pretrained_model_name_or_path is the same.
         dtype: of the weights, or its name; None means float32, "auto" as they are stored. torch_dtype is the same.
         allow_pickle: read .bin files (with torch's weights_only).
         variant, use_safetensors: which files of the folder, as in diffusers.
@@ -61,10 +61,10 @@ class AltCLIP(AltCLIPModel):
         Raises InputError for what can't be found or read, for another architecture, for tensors that are missing or left
         over, and for any other option.
         """
-        takes = (*MODEL_OPTIONS, "output_loading_info")
+        takes = (_STOCK_NAME, *MODEL_OPTIONS, "output_loading_info")
         read = read_options("AltCLIP.from_pretrained", options, takes, ("dtype", "allow_pickle", *_FILE_OPTIONS))
         weights_dtype = read_dtype(dtype, options)
-        folder = altclip_folder(read.find(model, hub_files(allow_pickle)))
+        folder = altclip_folder(read.find(_one_name(model, read), hub_files(allow_pickle)))
         files: dict[str, Any] = {"allow_pickle": allow_pickle, "variant": variant, "use_safetensors": use_safetensors}
         report = bool(read.others.pop("output_loading_info", False))
         loaded, loading_info = cls._from_folder(folder, weights_dtype, read.others, **files)
@@ -126,9 +126,9 @@ class AltCLIPProcessor(transformers.AltCLIPProcessor):
         """
         of_images = tuple(CLIPImageProcessor.valid_kwargs.__annotations__)
         read = read_options(
-            "AltCLIPProcessor.from_pretrained", options, (*of_images, *_TOKENIZER_OPTIONS), ["tokenizer"]
+            "AltCLIPProcessor.from_pretrained", options, (_STOCK_NAME, *of_images, *_TOKENIZER_OPTIONS), ["tokenizer"]
         )
-        folder = _processor_folder(read.find(model, _PROCESSOR_FILES))
+        folder = _processor_folder(read.find(_one_name(model, read), _PROCESSOR_FILES))
         chosen = choose_tokenizer(tokenizer, folder, **read.elsewhere)
         for name in _TOKENIZER_OPTIONS:
             if name in read.others:
@@ -187,6 +187,15 @@ def load_with_processor(
     return loaded, AltCLIPProcessor(load_image_processor(folder), read_tokenizer(folder))
 
 
+def _one_name(model: str | Path | None, read: LoadOptions) -> str | Path | None:
+    """The model by either name of the first argument; transformers' is taken out of the options."""
+    by_stock_name: str | Path | None = read.others.pop(_STOCK_NAME, None)
+    if model is not None and by_stock_name is not None:
+        raise InputError(f"model= and {_STOCK_NAME}= say the same: pass one of them")
+    return by_stock_name if model is None else model
+
+
+_STOCK_NAME = "pretrained_model_name_or_path"  # what transformers calls the first argument
 _PROCESSOR_FILES = ["*.json", "*.model", "tokenizer/*.json", "tokenizer/*.model"]
 _FILE_OPTIONS = ("variant", "use_safetensors")
 _TOKENIZER_OPTIONS = ("model_max_length", "padding_side", "truncation_side")

@@ -17,6 +17,7 @@ CASES = {  # by name, the module
     "memory": "memory",
     "scoring": "scoring",
     "import": "imports",
+    "threads": "threads",
 }
 
 

@@ -116,16 +116,22 @@ def altclip(sizes: Sizes, device: torch.device) -> tuple[AltCLIPModel, AltCLIPPr
     return model, AltCLIPProcessor(CLIPImageProcessor(), tokenizer())
 
 
-def diffusion(sizes: Sizes, encoder: AltCLIPTextModel, device: torch.device, dtype: torch.dtype) -> Any:
-    """Stable Diffusion 1.x's UNet and VAE in a stock pipeline, as a user gets it."""
-    torch.manual_seed(1)
-    first, decoder = sizes.channels, max(32, sizes.channels * 2 // 5 // 32 * 32)
-    unet = UNet2DConditionModel(
+def unet(sizes: Sizes) -> UNet2DConditionModel:
+    """Stable Diffusion 1.x's."""
+    first = sizes.channels
+    return UNet2DConditionModel(
         sample_size=sizes.side // 8,
         block_out_channels=(first, 2 * first, 4 * first, 4 * first),
         cross_attention_dim=PROJECTED,
         attention_head_dim=8,
     )
+
+
+def diffusion(sizes: Sizes, encoder: AltCLIPTextModel, device: torch.device, dtype: torch.dtype) -> Any:
+    """Stable Diffusion 1.x's UNet and VAE in a stock pipeline, as a user gets it."""
+    torch.manual_seed(1)
+    network = unet(sizes)
+    decoder = max(32, sizes.channels * 2 // 5 // 32 * 32)
     vae = AutoencoderKL(
         block_out_channels=(decoder, 2 * decoder, 4 * decoder, 4 * decoder),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -138,7 +144,7 @@ def diffusion(sizes: Sizes, encoder: AltCLIPTextModel, device: torch.device, dty
         vae=vae,
         text_encoder=encoder,
         tokenizer=tokenizer(),
-        unet=unet,
+        unet=network,
         scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None,
         feature_extractor=None,

@@ -37,26 +37,33 @@ def sd_mini_folder() -> Path:
     return mini_folder() / "sd-mini"
 
 
+def vae_folder(root: Path) -> Path:
+    """The folder of the VAE in a pipeline's; SD-mini's is mini's."""
+    return (mini_folder() if root == sd_mini_folder() else root) / "vae"
+
+
 def is_local(name: str | Path) -> bool:
     """Whether a model is on this machine: an embedded one, or a path that exists. Raises InputError for no possible path."""
-    return name in EMBEDDED or local_path(name).exists()
+    return str(name) in EMBEDDED or local_path(name).exists()
 
 
 def resolve(name: str | Path | None, files: Sequence[str] | None = None, **hub_options: Any) -> Path:
     """The folder or file that a model's name stands for.
 
-    name: None or "mini", "sd-mini", a path (a training's output_dir stands for its model), or "owner/name" on the hub.
+    name: None or "mini", "sd-mini", a path (a training's output_dir stands for its model), or "owner/name" on the hub. A
+        folder that is called mini is meant by "./mini" or a Path.
     files: patterns of what to download from the hub; None: all.
     hub_options: revision, token, cache_dir, local_files_only... of `huggingface_hub`.
     Raises InputError for what is neither here nor on the hub.
     """
-    if name is None or name == MINI:
-        return mini_folder()
-    if name == SD_MINI:
-        return sd_mini_folder()
+    embedded = {MINI: mini_folder(), SD_MINI: sd_mini_folder()}
+    if name is None or (isinstance(name, str) and name in embedded):
+        return embedded[name or MINI]
     path = local_path(name)
     if path.exists():
         return result_of_training(path)
+    if str(name) in embedded:
+        return embedded[str(name)]
     if not is_hub_id(str(name)):
         raise InputError(
             f"unknown model {str(name)!r}: expected a folder or file that exists, an id on the hub such as "

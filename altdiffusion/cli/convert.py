@@ -6,7 +6,7 @@ from pathlib import Path
 
 from altdiffusion.cli.flags import command
 from altdiffusion.cli.options import Dtype, JsonSettings
-from altdiffusion.cli.terminal import hide_loading, print_json, say
+from altdiffusion.cli.terminal import hide_loading, print_json, print_line, say
 from altdiffusion.settings import setting
 
 
@@ -45,5 +45,5 @@ def convert(settings: ConvertSettings) -> None:
     if settings.as_json:
         print_json({"path": str(folder)})
     else:
-        print(folder)
+        print_line(str(folder))
     say("plain diffusers loads it; weights that BAAI published stay under their licence, CreativeML OpenRAIL-M")

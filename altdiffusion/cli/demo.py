@@ -24,6 +24,9 @@ class DemoSettings(DeviceSettings):
     host: str = setting("127.0.0.1", "address to serve at; 0.0.0.0 lets everyone in, the default this machine alone")
     port: int | None = setting(None, "(default: the first free one from 7860)", minimum=0, maximum=65535)
     auth: str | None = setting(None, "ask for it before anything is shown", metavar="NAME:PASSWORD")
+    root_path: str | None = setting(
+        None, "where a proxy shows the page: a path such as /draw, or a whole address", metavar="PATH"
+    )
     max_queue: int = setting(20, "visitors that may wait", minimum=1)
     max_pixels: int = setting(Limits().pixels, "of a generated image, width x height", minimum=64)
 

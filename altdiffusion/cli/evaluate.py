@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -58,7 +59,7 @@ class RetrievalSettings(SystemSettings, JsonSettings):
     language: str | None = setting(
         None, "en, zh, ..., or the column of captions to read (default: guessed from the captions)"
     )
-    split: str = setting("test", "of Karpathy's JSON")
+    split: str = setting("test", "of Karpathy's JSON, or of a folder of splits")
     ids: str | None = setting(
         None, "file of the images to keep, such as the test set of a whole data set", source="path", metavar="FILE"
     )
@@ -73,13 +74,15 @@ class ClassificationSettings(SystemSettings, JsonSettings):
 
     group: ClassVar[str] = "Options"
 
-    data: str = setting(..., "CIFAR's folder, one folder a class, or parquet", positional="DATA", source="path")
+    data: str = setting(
+        ..., "CIFAR's folder, one folder a class, parquet, or by datasets", positional="DATA", source="path"
+    )
     language: str = setting("en", "to ask in")
     classes: str | None = setting(
         None, "names of the classes, a line each, in the order of the sorted folders", source="path", metavar="FILE"
     )
     templates: str | None = setting(None, "sentences with {} for the name, a line each", source="path", metavar="FILE")
-    split: str = setting("test", "folder of one folder a class")
+    split: str = setting("test", "folder of one folder a class, or split")
 
 
 class GenerationSettings(DeviceSettings, RecordSettings, JsonSettings):
@@ -177,7 +180,7 @@ def classification(settings: ClassificationSettings) -> None:
     hide_loading()
     names = None if settings.classes is None else read_lines(settings.classes)
     templates = None if settings.templates is None else read_lines(settings.templates)
-    data = localised(read_labelled(settings.data, settings.split), settings.language, names)
+    data = localised(read_labelled(settings.data, settings.split, settings.max_skipped), settings.language, names)
     limits = (settings.batch_size, settings.max_skipped)
 
     def measure(system: System) -> ClassificationResult:
@@ -231,6 +234,8 @@ def mini(settings: MiniSettings) -> None:
 
     altdiffusion evaluate mini --every 6 --steps 15
     """
+    if importlib.util.find_spec("emoji") is None:
+        raise InputError('evaluate mini needs the library emoji: pip install "altdiffusion[train]"')
     from altdiffusion.toy.glyphs import LANGUAGES
     from altdiffusion.toy.report import as_json, evaluate_mini
 

@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 
 from altdiffusion.cli.sources import missing
 from altdiffusion.errors import InputError
+from altdiffusion.files import local_path
 from altdiffusion.settings import Settings, about_of, choices_of, flag_of, is_list, read_settings, suggest
 
 S = TypeVar("S", bound=Settings)
@@ -71,13 +72,26 @@ def read_flags(cls: type[S], words: Sequence[Any], typed: Mapping[str, Any], unk
     problems = [f"{flag} is no option{suggest(flag, [*known, '--config'])}" for flag in unknown]
     values: Mapping[str, Any] = flags
     try:
-        settings = read_settings(cls, flags, Path(config) if config else None)
+        settings = read_settings(cls, flags, local_path(config) if config else None)
         values = dict(settings)
     except InputError as error:
         problems.append(str(error))
+    problems += [
+        f"{flag_of(name, fields[name])}: {_NO_TEXT}" for name in values if _is_no_text(fields[name], values[name])
+    ]
     if problems := problems + missing(cls, values):
         raise InputError("; ".join(problems))
     return settings
+
+
+_NO_TEXT = "these bytes are no UTF-8: run it under a UTF-8 locale (LC_ALL=C.UTF-8), in a terminal that sends UTF-8"
+
+
+def _is_no_text(field: FieldInfo, value: Any) -> bool:
+    """Whether words that aren't a file's name hold bytes that Python couldn't decode."""
+    if about_of(field).get("source") or not isinstance(value, str | list):
+        return False
+    return any("\udc80" <= char <= "\udcff" for word in ([value] if isinstance(value, str) else value) for char in word)
 
 
 def is_positional(field: FieldInfo) -> bool:

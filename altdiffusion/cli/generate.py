@@ -15,6 +15,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
 from altdiffusion.generation.loras import loras_to_load
 from altdiffusion.generation.settings import MAX_SEED, ImageSettings, settings_with
+from altdiffusion.images import NOT_WRITTEN, WRITTEN
 from altdiffusion.settings import read_settings, setting
 
 MINI_NOTE = (
@@ -32,7 +33,7 @@ class GenerateSettings(ImageFlags):
         None, "pixels, multiples of 8 (default: the model's own)",
         pattern=r"^\d+[xX]\d+$", form="WIDTHxHEIGHT, such as 512x512", metavar="WxH",
     )  # fmt: skip
-    out: Path = setting(Path("pictures"), "folder, or a .png file for one image")
+    out: Path = setting(Path("pictures"), "folder, or for one image a .png, .jpg or .webp file")
     num_images: int = setting(1, "images of each prompt", minimum=1, maximum=10000)
     batch_size: str = setting(
         "1", "images generated together, 1 to 64; auto: as many as pay off",
@@ -56,6 +57,8 @@ class GenerateSettings(ImageFlags):
             problems.append(f"--best-of {self.best_of}: expected at least --num-images, {self.num_images}")
         if (self.seed or 0) > MAX_SEED - (self.best_of or self.num_images):
             problems.append(f"--seed {self.seed}: expected at most {MAX_SEED} for the last image")
+        if self.out.suffix.lower() in NOT_WRITTEN and not self.out.is_dir():
+            problems.append(f"--out {self.out}: expected a folder, or a file that ends in {', '.join(WRITTEN)}")
         if self.is_file and self.total > 1:
             problems.append(f"--out {self.out} is one file, but {self.total} images are asked for: give a folder")
         try:
@@ -75,7 +78,7 @@ class GenerateSettings(ImageFlags):
     @property
     def is_file(self) -> bool:
         """Whether one image is written to a name, and not into a folder."""
-        return self.out.suffix.lower() == ".png"
+        return self.out.suffix.lower() in WRITTEN and not self.out.is_dir()
 
     @property
     def total(self) -> int:
@@ -93,7 +96,7 @@ class GenerateSettings(ImageFlags):
 
 @command(GenerateSettings)
 def generate(settings: GenerateSettings) -> None:
-    """Images from prompts, with prompt and settings inside the PNG.
+    """Images from prompts, with prompt and settings inside.
 
     altdiffusion generate "一只猫" "a cat" --num-images 4 --seed 1
     altdiffusion generate "a castle" --model BAAI/AltDiffusion-m9 --allow-pickle --out castle.png

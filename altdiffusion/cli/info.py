@@ -10,7 +10,7 @@ from typing import Any
 from altdiffusion.checkpoints import hub
 from altdiffusion.cli.flags import command
 from altdiffusion.cli.options import JsonSettings
-from altdiffusion.cli.terminal import hide_loading, print_json
+from altdiffusion.cli.terminal import hide_loading, print_json, print_line
 from altdiffusion.settings import setting
 
 _PACKAGES = ("altdiffusion", "torch", "diffusers", "transformers", "accelerate", "xformers", "peft", "pillow")
@@ -80,7 +80,7 @@ def _print_settings(image: str, as_json: bool) -> None:
         return
     for name, value in settings:
         if value not in (None, ""):
-            print(f"{name.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}")
-    print(f"\n{to_command(settings)}")
+            print_line(f"{name.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}")
+    print_line(f"\n{to_command(settings)}")
     if left_out:
         print("\nleft out of the command:", *left_out, sep="\n  ")

@@ -13,7 +13,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from altdiffusion import __version__
+from altdiffusion.cli.terminal import escape_the_unprintable, say
 from altdiffusion.errors import GenerationFailed, InputError, TrainingStopped
+from altdiffusion.files import as_utf8
+from altdiffusion.threads import share_cores
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -46,18 +49,19 @@ _HELP = ("--help", "-h")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    escape_the_unprintable()
     try:
-        call = parse(sys.argv[1:] if arguments is None else arguments)
+        call = parse([as_utf8(word) for word in (sys.argv[1:] if arguments is None else arguments)])
         if call is not None:
             prepare_environment()
             call.run(call.settings)
         sys.stdout.flush()
         return 0
     except (InputError, GenerationFailed, TrainingStopped) as error:
-        print(f"altdiffusion: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"altdiffusion: {' '.join(str(error).split())}")
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
-        print("altdiffusion: interrupted; what was finished is kept", file=sys.stderr)
+        say("altdiffusion: interrupted; what was finished is kept")
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -83,6 +87,7 @@ def prepare_environment() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    share_cores()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM cleans up as Ctrl-C does
 
 

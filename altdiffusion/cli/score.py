@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
 
 from altdiffusion.cli.flags import command
 from altdiffusion.cli.options import ExactSettings, JsonSettings
@@ -19,11 +23,29 @@ from altdiffusion.settings import setting
 class ScoreSettings(ExactSettings, JsonSettings):
     """What is scored, and how the scores are printed."""
 
-    images: list[str] = setting(..., "image files, or folders of them", positional="IMAGE", source="images")
+    images: list[str] = setting(
+        ..., "image files, or folders with their subfolders, before --prompt", positional="IMAGE", source="images"
+    )
     prompt: list[str] = setting(..., "in any of the model's languages", metavar="P")
     model: str | None = setting(None, "AltCLIP: id on the hub or folder (default: mini)", source="model", metavar="M")
     sort: bool = setting(False, "best image first, by the first prompt")
     as_csv: bool = setting(False, "print comma-separated values, a line an image", flag="csv")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _images_after_prompts(cls, values: Any) -> Any:
+        """`--prompt P IMAGE`: --prompt takes all that follows it, so of those behind the first the images are IMAGE.
+
+        Folders as well, where no other image is given.
+        """
+        images, prompts = values.get("images") or [], values.get("prompt") or []
+        if not isinstance(prompts, list):
+            return values
+        behind = [word for word in prompts[1:] if _is_image(word) or (not images and _is_folder(word))]
+        if not behind:
+            return values
+        left = [word for index, word in enumerate(prompts) if not index or word not in behind]
+        return values | {"images": [*images, *behind], "prompt": left}
 
     def problems(self) -> list[str]:
         """Standard output takes one of them."""
@@ -36,6 +58,8 @@ def score(settings: ScoreSettings) -> None:
 
     altdiffusion score pictures/ --prompt 猫 --prompt "a dog" --sort
     """
+    for prompt in filter(_is_image, settings.prompt):
+        say(f"--prompt {prompt}: read as words, though there is an image of that name")
     images = _with_folders(settings.images)
     check_some(images, check_image)
     say("loading ...")
@@ -77,7 +101,7 @@ def _with_folders(names: list[str]) -> list[str]:
     files: list[str] = []
     for name in names:
         if _is_folder(name):
-            inside = image_files(local_path(name))
+            inside = image_files(local_path(name), deep=True)
             if not inside:
                 raise InputError(f"{local_path(name)} holds no images: expected files that end in {', '.join(ENDINGS)}")
             files += map(str, inside)
@@ -86,8 +110,16 @@ def _with_folders(names: list[str]) -> list[str]:
     return files
 
 
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in ENDINGS and _is(Path.is_file, name)
+
+
 def _is_folder(name: str) -> bool:
+    return _is(Path.is_dir, name)
+
+
+def _is(kind: Callable[[Path], bool], name: str) -> bool:
     try:
-        return Path(name).expanduser().is_dir()
-    except (OSError, RuntimeError, ValueError):  # what no file system could hold is named with the bad images
+        return kind(local_path(name))
+    except InputError:  # what no file system could hold is named with the bad images
         return False

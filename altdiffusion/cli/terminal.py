@@ -1,8 +1,8 @@
-"""What the command line prints: notes on standard error, results on standard output."""
+"""What the command line prints: notes on standard error, results on standard output, on terminals of any encoding."""
 
 from __future__ import annotations
 
-import json
+import io
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +10,16 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from altdiffusion.files import as_json, as_utf8
+
 T = TypeVar("T")
+
+
+def escape_the_unprintable() -> None:
+    """From now on both streams print \\u732b for what their encoding lacks, as GBK and ASCII do, and no print raises."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def hide_loading(steps: bool = True) -> None:
@@ -37,18 +46,18 @@ def _is_no_lora_of_the_unet_alone(record: logging.LogRecord) -> bool:
 def say(line: str) -> None:
     """A note for the person, on standard error."""
     with tqdm.external_write_mode():  # above the progress line
-        print(line, file=sys.stderr, flush=True)
+        print(as_utf8(line), file=sys.stderr, flush=True)
 
 
 def print_line(line: str) -> None:
     """A result, on standard output."""
     with tqdm.external_write_mode():
-        print(line, flush=True)
+        print(as_utf8(line), flush=True)
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on standard output."""
-    print(json.dumps(document, ensure_ascii=False, indent=2))
+    """One JSON document on standard output; what the terminal can't show is escaped as JSON has it."""
+    print(as_json(document, sys.stdout.encoding or "utf-8"))
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -61,7 +70,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     for index in range(len(rows[0])):
         table.add_column(justify="right" if index else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(as_utf8(cell)) for cell in row))
     console = Console(width=10_000)
     with console.capture() as captured:
         console.print(table)

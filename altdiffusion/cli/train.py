@@ -11,7 +11,7 @@ from pathlib import Path
 from cyclopts import App
 
 from altdiffusion.cli.flags import Call, command
-from altdiffusion.cli.terminal import hide_loading, say
+from altdiffusion.cli.terminal import hide_loading, print_line, say
 from altdiffusion.training import stage_settings
 from altdiffusion.training.settings import TrainingSettings
 
@@ -42,7 +42,7 @@ def stage_command(name: str) -> Callable[..., Call]:
                 say(f"no checkpoint was due yet (--checkpointing-steps {due}): nothing to go on from")
             raise
         if os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
-            print(settings.output_dir / "model")
+            print_line(str(settings.output_dir / "model"))
 
     settings_class, function = stage_settings.STAGES[name]
     run.__doc__ = f"{settings_class.__doc__}\n\n{_example(function.partition(':')[0])}"

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from altdiffusion.data.columns import IMAGE_COLUMNS, choose_columns, image_column
-from altdiffusion.data.table import BadRecord, GoodRecords, Skip, texts
+from altdiffusion.data.table import BadRecord, Skip, Table, texts
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.images import ImageSource, image_file
 
-_IMAGE_COLUMNS = ("image", "jpg", "png", "webp")  # of plain bytes; with the feature Image, any name will do
+_IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")  # of plain bytes; with the feature Image, any name will do
 _TEXT_TYPES = ("string", "large_string", "string_view")
 
 
-class ArrowTable:
+class ArrowTable(Table):
     """A row a record; rows are numbered from 0, as the library does.
 
     Raises InputError: the library isn't installed, nothing that it can read, none of the columns asked for, no images.
@@ -29,34 +29,35 @@ class ArrowTable:
         text = [name for name in strings if name.lower() not in IMAGE_COLUMNS]
         self.present = tuple(data.column_names)
         self.columns = choose_columns(path, asked, data.column_names, text)
-        self._image_column = _find_image_column(data.features, strings) if images else None
-        if images and self._image_column is None:
+        self.image_column = _find_image_column(data.features, strings) if images else None
+        if images and self.image_column is None:
             raise InputError(f"{path} has no images: expected a column image, got {', '.join(data.column_names)}")
-        self._holds_paths = self._image_column in strings
-        columns = dict.fromkeys([*self.columns, *filter(None, [self._image_column])])
+        self._holds_paths = self.image_column in strings
+        self._whole = data
+        columns = dict.fromkeys([*self.columns, *filter(None, [self.image_column])])
         self._data = data.select_columns(list(columns)).with_format("arrow")  # slices of the map: nothing is copied
-        self._good = GoodRecords()
+        self._check(self._rows(), lambda row: self._record(*row), skip)
+
+    def labels(self, column: str) -> tuple[list[Any], list[str]]:
+        """A column's value in each record, and the names that a ClassLabel gives to its numbers, else none."""
+        batches = self._whole.select_columns([column]).with_format("arrow").iter(batch_size=1000)
+        values = [value for batch in batches for value in batch.column(0).to_pylist()]
+        names = getattr(self._whole.features[column], "names", None) or []
+        return [values[self._position(index)] for index in range(len(self))], list(names)
+
+    def _rows(self) -> Iterator[tuple[Any, int, int]]:
+        """(a batch of rows, a row's place in it, its place in the table)."""
         row = 0
         for batch in self._data.iter(batch_size=1000):
             for place in range(len(batch)):
-                try:
-                    self._record(batch, place, row)
-                except BadRecord as reason:
-                    skip(f"{path}:{row}", str(reason))
-                    self._good.add(False)
-                else:
-                    self._good.add(True)
+                yield batch, place, row
                 row += 1
 
-    def __len__(self) -> int:
-        return len(self._good)
+    def _read(self, position: int) -> dict[str, Any]:
+        return self._record(self._data[position], 0, position)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self._good.position(index)
-        return self._record(self._data[row], 0, row)
-
-    def where(self, index: int) -> str:
-        return f"{self.path}:{self._good.position(index)}"
+    def _where(self, position: int) -> str:
+        return f"{self.path}:{position}"
 
     def _record(self, batch: Any, place: int, row: int) -> dict[str, Any]:
         """The record at `place` of a batch of rows, which is `row` of the whole table."""
@@ -65,8 +66,8 @@ class ArrowTable:
         except UnicodeDecodeError:
             raise BadRecord("not UTF-8") from None
         record: dict[str, Any] = texts(raw, self.columns)
-        if self._image_column:
-            record["image"] = self._image(batch.column(self._image_column)[place], row)
+        if self.image_column:
+            record["image"] = self._image(batch.column(self.image_column)[place], row)
         return record
 
     def _image(self, cell: Any, row: int) -> ImageSource:
@@ -112,7 +113,10 @@ def _load(path: Path) -> Any:
     try:
         return datasets.load_from_disk(str(path)) if path.is_dir() else datasets.Dataset.from_parquet(str(path))
     except Exception as error:  # the library wraps whatever its readers raise
-        raise InputError(f"{path} can't be read: {first_line(error.__cause__ or error)}") from None
+        what = "folder by save_to_disk" if path.is_dir() else "parquet file"
+        raise InputError(
+            f"{path} can't be read, no {what} that is whole: {first_line(error.__cause__ or error)}"
+        ) from None
     finally:
         if showed_bars:
             datasets.enable_progress_bars()

@@ -12,6 +12,10 @@ from altdiffusion.errors import InputError
 IMAGE_COLUMNS = ("image", "file_name", "image_name", "filename", "image_path", "filepath", "path", "img", "picture")
 _CAPTION_COLUMNS = ("caption", "text")  # read alone where there is one
 _OTHER_CAPTION_COLUMNS = ("sentence", "comment", "raw", "title", "description", "prompt")  # where there is one of them
+# Said where columns aren't found: tables come without a header line, too.
+HEADER_HINT = (
+    "if its first line is a record, put a line of column names above it, such as en and zh with a tab between them"
+)
 # What XLM-R reads, but for Indonesian and Norwegian: columns id and no number the records.
 _LANGUAGES = (
     " af am ar as az be bg bn br bs ca cs cy da de el en eo es et eu fa fi fr fy ga gd gl gu ha he hi hr hu hy is it ja jv "
@@ -56,14 +60,17 @@ def choose_columns(
     if chosen:
         return chosen
     if asked:
-        raise InputError(f"{path} has no column {' or '.join(asked)}: its columns are {', '.join(present) or 'none'}")
+        raise InputError(
+            f"{path} has no column {' or '.join(asked)}: its columns are {', '.join(present) or 'none'}; {HEADER_HINT}"
+        )
     if len(present) == 1 and (" " in present[0] or not present[0].isascii()):
         raise InputError(
             f"{path}: its first line {present[0]!r} stands where the languages do: put a line such as en above the prompts"
         )
     raise InputError(
         f"{path} has no column caption or text, and none named by a language (en, zh, ...): its columns are "
-        f"{', '.join(present) or 'none'}; name those to read with --languages"
+        f"{', '.join(present) or 'none'}; name those to read with --languages (one, in evaluate retrieval: --language), "
+        f"or {HEADER_HINT}"
     )
 
 

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from altdiffusion.data.table import UNREAD_IMAGES, BadRecord, GoodRecords, Skip, decode_text, text_of
+from altdiffusion.data.table import UNREAD_IMAGES, BadRecord, Skip, Table, decode_text, text_of
 from altdiffusion.errors import InputError
 from altdiffusion.images import ENDINGS, BadImage, image_file, image_files, read_image
 
 
-class ImageFolder:
+class ImageFolder(Table):
     """A record an image, in the order of their names; other files, hidden ones and subfolders are left alone.
 
     Images with another ending, such as .HEIC, are read if they are JPEG or the like all the same, else counted on
     standard error. Raises InputError where there is no such folder, or no image in it.
     """
 
-    columns: tuple[str, ...] = ()
-    present: tuple[str, ...] = ()
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, skip: Skip = lambda where, reason: None) -> None:
         self.path = path
         self._files = image_files(path)
         others = [] if not path.is_dir() else sorted(file for file in path.iterdir() if _may_be_image(file))
@@ -34,15 +32,16 @@ class ImageFolder:
         if not self._files:
             what = "holds no images" if path.is_dir() else "is no folder"
             raise InputError(f"{path} {what}: expected a folder with files that end in {', '.join(ENDINGS)}")
+        self._check(self._files, self._record, skip)
 
-    def __len__(self) -> int:
-        return len(self._files)
+    def _record(self, file: Path) -> dict[str, Any]:
+        return {"image": image_file(file)}
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": image_file(self._files[index])}
+    def _read(self, position: int) -> dict[str, Any]:
+        return self._record(self._files[position])
 
-    def where(self, index: int) -> str:
-        return str(self._files[index])
+    def _where(self, position: int) -> str:
+        return str(self._files[position])
 
 
 class CaptionFolder(ImageFolder):
@@ -51,30 +50,15 @@ class CaptionFolder(ImageFolder):
     Raises InputError: the column `caption` isn't among those asked for.
     """
 
-    def __init__(self, path: Path, asked: list[str] | tuple[str, ...], skip: Skip) -> None:
-        super().__init__(path)
+    columns = present = ("caption",)
+
+    def __init__(self, path: Path, asked: Sequence[str], skip: Skip) -> None:
         if asked and "caption" not in asked:
             raise InputError(f"{path} has no column {' or '.join(asked)}: its columns are caption")
-        self.columns = self.present = ("caption",)
-        self._good = GoodRecords()
-        for file in self._files:
-            try:
-                self._caption(file)
-            except BadRecord as reason:
-                skip(str(file), str(reason))
-                self._good.add(False)
-            else:
-                self._good.add(True)
+        super().__init__(path, skip)
 
-    def __len__(self) -> int:
-        return len(self._good)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        file = self._files[self._good.position(index)]
+    def _record(self, file: Path) -> dict[str, Any]:
         return {"caption": self._caption(file), "image": image_file(file)}
-
-    def where(self, index: int) -> str:
-        return super().where(self._good.position(index))
 
     def _caption(self, image: Path) -> str:
         text = next((file for ending in (".txt", ".caption") if (file := image.with_suffix(ending)).is_file()), None)

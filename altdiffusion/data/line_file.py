@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from altdiffusion.data.columns import default_columns, image_column
-from altdiffusion.data.table import BadRecord, Skip, decode_text, parse_object
+from altdiffusion.data.columns import HEADER_HINT, default_columns, image_column
+from altdiffusion.data.table import NOT_UTF8, BadRecord, Skip, decode_text, parse_object, utf16_order, way_out
 from altdiffusion.errors import InputError
 
 DELIMITERS = (",", "\t", ";", "|")
@@ -32,10 +33,10 @@ class LineFile:
         self.names: list[str] | None = None  # of the fields; None in JSON, where every record has its own
         self.delimiter = ""
         with path.open("rb") as file:
-            start = file.read(3)
-            if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                raise InputError(f"{path} is UTF-16, expected UTF-8: iconv -f UTF-16 -t UTF-8")
-            file.seek(3 if start == b"\xef\xbb\xbf" else 0)
+            start = file.read(4096)
+            if utf16 := utf16_order(start):
+                raise InputError(f"{path} is {utf16}, expected UTF-8: iconv -f {utf16} -t UTF-8 {path.name} > NEW")
+            file.seek(3 if start.startswith(b"\xef\xbb\xbf") else 0)
             if not file.peek(1):
                 raise InputError(f"{path} is empty")
             if not (path.suffix.lower() == ".jsonl" if is_json is None else is_json):
@@ -50,13 +51,14 @@ class LineFile:
             self.delimiter = find_delimiter(header, "\t" if self.path.suffix.lower() in (".tsv", ".txt") else ",")
             names = split_header(header, self.delimiter)
         except BadRecord as reason:
-            raise InputError(
-                f"{self.path} begins with no line of column names ({reason}): expected UTF-8 and commas or tabs between them"
-            ) from None
+            wanted = way_out(self.path) if str(reason) == NOT_UTF8 else "expected UTF-8 and commas or tabs between them"
+            raise InputError(f"{self.path} begins with no line of column names ({reason}): {wanted}") from None
         if len(names) > 1 and not names[0]:
             names[0] = "Unnamed: 0"  # as pandas calls the index that it writes
         if not all(names) or len(set(names)) < len(names):
-            raise InputError(f"{self.path} begins with column names that are empty or double: {', '.join(names)}")
+            raise InputError(
+                f"{self.path} begins with column names that are empty or double: {', '.join(names)}; {HEADER_HINT}"
+            )
         self.names = names
 
     def records(self) -> Iterator[bytes]:
@@ -66,7 +68,7 @@ class LineFile:
             if self.names is None:
                 yield from file
             elif self.delimiter == "\t":
-                yield from _tab_separated(file, len(self.names))
+                yield from _tab_separated(file, len(self.names), cache(self._is_quoted_by_csv))
             else:
                 yield from _comma_separated(file, self.delimiter)
 
@@ -80,6 +82,14 @@ class LineFile:
                 yield where, self.parse(record)
             except BadRecord as reason:
                 skip(where, str(reason))
+
+    def _is_quoted_by_csv(self) -> bool:
+        """Whether most records of a TSV that hold quotes have them as csv and pandas write them."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            records = (record for record in _comma_separated(file, "\t") if b'"' in record)
+            votes = [1 if _is_as_written(record, len(self.names or ())) else -1 for record in records]
+        return sum(votes) > 0
 
     @property
     def first_line(self) -> int:
@@ -124,14 +134,8 @@ def _fields(content: str, delimiter: str) -> list[str]:
 
 def _tab_fields(content: str, count: int) -> list[str]:
     """Quotes are a field's own unless all of them stand as csv and pandas write them."""
-    if '"' in content:
-        try:
-            fields = _fields(content, "\t")
-        except BadRecord:
-            fields = []
-        if len(fields) == count:
-            return fields
-    return content.split("\t")
+    fields = _split(content) if '"' in content else []
+    return fields if len(fields) == count else content.split("\t")
 
 
 def _comma_separated(lines: Iterable[bytes], delimiter: str) -> Iterator[bytes]:
@@ -155,10 +159,11 @@ def _comma_separated(lines: Iterable[bytes], delimiter: str) -> Iterator[bytes]:
         record.clear()
 
 
-def _tab_separated(lines: Iterable[bytes], count: int) -> Iterator[bytes]:
+def _tab_separated(lines: Iterable[bytes], count: int, is_quoted_by_csv: Callable[[], bool]) -> Iterator[bytes]:
     """The records of a TSV with `count` columns: lines, joined where a field in quotes goes on, as csv and pandas write it.
 
-    A quote that opens and never closes so, in a table that was written without quoting, stays a character.
+    A quote that opens and never closes so, in a table that was written without quoting, stays a character. Where every
+    line has all columns by itself, both can be meant: is_quoted_by_csv says how the rest of the file was written.
     """
     unread, ahead = iter(lines), deque[bytes]()
     while line := ahead.popleft() if ahead else next(unread, b""):
@@ -170,10 +175,10 @@ def _tab_separated(lines: Iterable[bytes], count: int) -> Iterator[bytes]:
             taken.append(more)
             size += len(more)
             is_open = b'"' not in more or _is_open(b"".join(taken))
-        # where each line has all columns by itself, each is a record, and the quotes are their own
-        as_lines = count > 1 and all(part.count(b"\t") == count - 1 for part in taken)
-        if not is_open and not as_lines and _is_quoted(b"".join(taken), count):
-            yield b"".join(taken)
+        record = b"".join(taken)
+        has_all_columns = not is_open and len(_split(record.decode("latin-1"))) == count
+        if has_all_columns and (any(part.count(b"\t") != count - 1 for part in taken) or is_quoted_by_csv()):
+            yield record
         else:
             yield line
             ahead.extendleft(reversed(taken[1:]))
@@ -190,11 +195,23 @@ def _is_open(record: bytes) -> bool:
     return False
 
 
-def _is_quoted(record: bytes, count: int) -> bool:
+def _is_as_written(record: bytes, count: int) -> bool:
+    """Whether csv writes a record's fields so: in quotes those that need them, or all."""
+    text = record.decode("latin-1").removesuffix("\n").removesuffix("\r")
+    fields = _split(text)
+    all_quoted = ['"' + field.replace('"', '""') + '"' for field in fields]
+    needed = [
+        quoted if set(field) & set('"\t\r\n') else field for field, quoted in zip(fields, all_quoted, strict=True)
+    ]
+    return len(fields) == count and text in ("\t".join(needed), "\t".join(all_quoted))
+
+
+def _split(content: str) -> list[str]:
+    """The fields of a record of a TSV as csv reads them; [] where it can't."""
     try:
-        return len(_fields(record.decode("latin-1"), "\t")) == count
+        return _fields(content, "\t")
     except BadRecord:
-        return False
+        return []
 
 
 def _decode(line: bytes) -> str:

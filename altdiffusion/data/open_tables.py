@@ -21,7 +21,7 @@ from pathlib import Path
 
 from altdiffusion.data.arrow_tables import ArrowTable
 from altdiffusion.data.image_folder import CaptionFolder, ImageFolder, has_captions
-from altdiffusion.data.table import SkipLog, Table
+from altdiffusion.data.table import Skip, SkipLog, Table
 from altdiffusion.data.tar_shards import TarTable
 from altdiffusion.data.text_lines import LineTable
 from altdiffusion.errors import InputError, first_line
@@ -59,7 +59,7 @@ def open_tables(
     tables: list[Table] = []
     for path in chain.from_iterable(map(_expand, paths)):
         try:
-            table = _open(path, columns, images=images, skipped=skipped)
+            table = open_table(path, columns, images=images, skip=skipped.add)
         except OSError as error:
             raise InputError(f"{path} can't be read: {first_line(error)}") from None
         if not len(table):
@@ -98,38 +98,42 @@ def describe_data(paths: Sequence[str | Path]) -> list[list[int]]:
     return described
 
 
-def _open(path: Path, columns: Sequence[str] | None, *, images: bool, skipped: SkipLog) -> Table:
-    reader = READERS.get(path.suffix.lower())
+def open_table(path: Path, columns: Sequence[str] | None, *, images: bool, skip: Skip) -> Table:
+    """One of the tables of `open_tables`. Raises InputError, but not for the number of bad records."""
     if path.is_dir():
-        inside = _in_folder(path)
-        if inside is None and columns is None:
+        inside = table_in(path)
+        if inside is not None:
+            path = inside
+        elif columns is None:
             return ImageFolder(path)
-        if inside is None and has_captions(path):
-            return CaptionFolder(path, tuple(columns or ()), skipped.add)
-        if inside is None and any(has_captions(folder) for folder in path.iterdir() if folder.is_dir()):
+        elif has_captions(path):
+            return CaptionFolder(path, columns, skip)
+        elif any(has_captions(folder) for folder in path.iterdir() if folder.is_dir()):
             raise InputError(f"{path} holds folders of images with captions: name them, {path}/*")
-        if inside is None:
+        else:
             raise InputError(f"{path} is no folder of training data: {FORMATS}")
-        path, reader = inside
+    reader = ArrowTable if path.is_dir() else READERS.get(path.suffix.lower())
     if reader is not None:
-        return reader(path, columns, images=images, skip=skipped.add)
+        return reader(path, columns, images=images, skip=skip)
     if path.suffix.lower() in COMPRESSED:
         raise InputError(f"{path} is compressed, but records are read from anywhere in a file: unpack it")
     raise InputError(f"{path} is in no format for training data: {FORMATS}")
 
 
-def _in_folder(folder: Path) -> tuple[Path, type[LineTable] | type[ArrowTable]] | None:
+def table_in(folder: Path, split: str = "train") -> Path | None:
+    """The table that a folder means: its metadata file, or the folder that save_to_disk wrote, of several splits one.
+
+    Raises InputError where there are splits, but not this one.
+    """
     for name in FOLDER_TABLES:
         if (folder / name).is_file():
-            return folder / name, ArrowTable if name.endswith(".parquet") else LineTable
+            return folder / name
     if (folder / "dataset_dict.json").is_file():  # a folder of splits, each by save_to_disk
-        if not (folder / "train" / "state.json").is_file():
+        if not (folder / split / "state.json").is_file():
             splits = ", ".join(sorted(state.parent.name for state in folder.glob("*/state.json")))
-            raise InputError(f"{folder} has no split train: name the folder of one of its splits, {splits or 'none'}")
-        return folder / "train", ArrowTable
-    if (folder / "state.json").is_file():
-        return folder, ArrowTable
-    return None
+            raise InputError(f"{folder} has no split {split}: name the folder of one of its splits, {splits or 'none'}")
+        return folder / split
+    return folder if (folder / "state.json").is_file() else None
 
 
 def _expand(name: str | Path) -> Iterator[Path]:

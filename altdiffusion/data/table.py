@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -35,25 +37,61 @@ UNREAD_IMAGES = (
     ".nef",
     ".arw",
 )
-Skip = Callable[[str, str], None]  # told where a bad record is and what is wrong with it
+NOT_UTF8 = "not UTF-8"  # a bad record's reason
+Raw = TypeVar("Raw")  # a record as a reader finds it in its source
+Skip = Callable[[str, str], object]  # told where a bad record is and what is wrong with it
 
 
-class Table(Protocol):
-    """Good records, numbered from 0. Safe to read from threads; `for record in table` works too."""
+class Table(ABC):
+    """Good records, numbered from 0. Safe to read from threads.
+
+    A reader checks every record once, when it is opened. Memory grows with the bad ones only.
+    """
 
     path: Path
-    columns: tuple[str, ...]  # the text columns that every record has: those asked for, or `default_columns`
-    present: tuple[str, ...]  # all columns that there are
+    columns: tuple[str, ...] = ()  # the text columns that every record has: those asked for, or `default_columns`
+    present: tuple[str, ...] = ()  # all columns that there are
 
-    def __len__(self) -> int: ...
+    def _check(self, records: Iterable[Raw], check: Callable[[Raw], object], skip: Skip) -> None:
+        """Number the good records. records: as they come in the source, of which `check` raises BadRecord for the bad ones."""
+        self._count = 0
+        self._gaps = array("q")  # for every bad record, the index of the next good one
+        for position, record in enumerate(records):
+            try:
+                check(record)
+            except BadRecord as reason:
+                skip(self._where(position), str(reason))
+                self._gaps.append(self._count)
+            else:
+                self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Each column's text, trimmed; under "image" an ImageSource if opened with images. Raises IndexError."""
-        ...
+        return self._read(self._position(index))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self.__getitem__, range(len(self)))
 
     def where(self, index: int) -> str:
         """The record's place as a person would look for it: "captions.tsv:17"."""
-        ...
+        return self._where(self._position(index))
+
+    def _position(self, index: int) -> int:
+        """Where in the source, counted from 0 and with the bad ones, good record `index` is. Raises IndexError."""
+        if not 0 <= index < self._count:
+            raise IndexError(f"record {index} of {self._count}")
+        return index + bisect_right(self._gaps, index)
+
+    @abstractmethod
+    def _read(self, position: int) -> dict[str, Any]:
+        """The good record at a place in the source."""
+
+    @abstractmethod
+    def _where(self, position: int) -> str:
+        """The place of a record, good or bad, as `where` has it."""
 
 
 class BadRecord(ValueError):
@@ -64,11 +102,11 @@ class SkipLog:
     """Records that can't be used: counted, shown with file and line, and fatal beyond a limit.
 
     limit: the fraction of all records that may be skipped, 0 to 1. show: how many are printed on standard error.
+    what: they are called in an error.
     """
 
-    def __init__(self, limit: float = 0.01, show: int = 10) -> None:
-        self.limit = limit
-        self.show = show
+    def __init__(self, limit: float = 0.01, show: int = 10, what: str = "records") -> None:
+        self.limit, self.show, self.what = limit, show, what
         self.counts: Counter[str] = Counter()  # by reason
         self._examples: dict[str, str] = {}  # reason -> the first record with it
         self._skipped: set[str] = set()
@@ -79,11 +117,11 @@ class SkipLog:
         """How many different records were skipped."""
         return len(self._skipped)
 
-    def add(self, where: str, reason: str) -> None:
-        """Count a record; the same one counts once, however often it is met. Safe to call from threads."""
+    def add(self, where: str, reason: str) -> bool:
+        """Count a record; the same one counts once, however often it is met: False then. Safe to call from threads."""
         with self._lock:
             if where in self._skipped:
-                return
+                return False
             self._skipped.add(where)
             self.counts[reason] += 1
             self._examples.setdefault(reason, where)
@@ -91,6 +129,7 @@ class SkipLog:
                 tqdm.write(f"skipped {where}: {reason}", sys.stderr)
             elif self.count == self.show + 1:
                 tqdm.write("skipped more, which are only counted", sys.stderr)
+            return True
 
     def check(self, total: int) -> None:
         """Raise InputError if more than `limit` of `total` records, good and bad together, were skipped."""
@@ -98,34 +137,13 @@ class SkipLog:
             if not self._skipped or self.count / max(total, 1) <= self.limit:
                 return
             ((reason, _),) = self.counts.most_common(1)
+            where = self._examples[reason]
+            path = Path(where.rpartition(":")[0])
+            mend = "mend the data" if reason != NOT_UTF8 else way_out(path) if path.is_file() else _WRITE_ANEW
             raise InputError(
-                f"{self.count} of {total} records can't be used, more than {100 * self.limit:g} %; the commonest reason: "
-                f"{reason} ({self._examples[reason]}). Mend the data, or allow a larger fraction: --max-skipped"
+                f"{self.count} of {total} {self.what} can't be used, more than {100 * self.limit:g} %; the commonest reason: "
+                f"{reason} ({where}). {mend[0].upper()}{mend[1:]}, or allow a larger fraction: --max-skipped"
             )
-
-
-class GoodRecords:
-    """Numbers the good records of a source, in order; memory grows with the bad ones only."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._gaps = array("q")  # for every bad record, the index of the next good one
-
-    def __len__(self) -> int:
-        return self._count
-
-    def add(self, good: bool) -> None:
-        """Take the next record of the source."""
-        if good:
-            self._count += 1
-        else:
-            self._gaps.append(self._count)
-
-    def position(self, index: int) -> int:
-        """Where in the source, counted from 0 and with the bad ones, good record `index` is. Raises IndexError."""
-        if not 0 <= index < self._count:
-            raise IndexError(f"record {index} of {self._count}")
-        return index + bisect_right(self._gaps, index)
 
 
 def texts(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
@@ -159,7 +177,42 @@ def decode_text(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig" if content.startswith(b"\xef\xbb\xbf") else "utf-8")
     except UnicodeDecodeError:
-        raise BadRecord("not UTF-8") from None
+        raise BadRecord(NOT_UTF8) from None
+
+
+def way_out(path: Path) -> str:
+    """What to do about a file with text that isn't UTF-8, such as "convert it: iconv -f GB18030 -t UTF-8 FILE > NEW"."""
+    if path.suffix.lower() == ".tar":
+        return _WRITE_ANEW
+    with path.open("rb") as file:
+        lines = list(islice((line for line in file if not line.isascii()), 1000))
+    texts = [text for line in lines if (text := _utf8(line))]
+    # GBK can read as UTF-8 by chance, but seldom as its longer characters: 一只猫 does, as "һֻè"
+    if len(texts) > len(lines) / 2 or any(char > "\u07ff" for text in texts for char in text):
+        return "other lines are UTF-8: write these anew in it"
+    characters = [char for char in b"".join(lines).decode("gb18030", "replace") if not char.isascii()]
+    common = sum(char.encode("gb2312", "ignore") != b"" for char in characters)
+    if common > 0.7 * len(characters):  # what is in another encoding reads as rarer characters
+        return f"it may be GBK: iconv -f GB18030 -t UTF-8 {path.name} > NEW"
+    return f"convert it: iconv -f ENCODING -t UTF-8 {path.name} > NEW, with its encoding, such as WINDOWS-1252 or BIG5"
+
+
+_WRITE_ANEW = "write the texts anew in UTF-8"
+
+
+def _utf8(line: bytes) -> str | None:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def utf16_order(start: bytes) -> str | None:
+    """The beginning of a file is UTF-16 ("UTF-16"), or without a byte order mark "UTF-16LE", "UTF-16BE"; else None."""
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "UTF-16"
+    # without a mark it is known by its first letter, if that is ASCII
+    return {(False, True): "UTF-16LE", (True, False): "UTF-16BE"}.get((start[:1] == b"\0", start[1:2] == b"\0"))
 
 
 def parse_object(content: str) -> dict[str, Any]:

@@ -14,15 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from altdiffusion.data.columns import choose_columns, find_columns
-from altdiffusion.data.table import (
-    UNREAD_IMAGES,
-    BadRecord,
-    GoodRecords,
-    Skip,
-    decode_text,
-    parse_object,
-    texts,
-)
+from altdiffusion.data.table import UNREAD_IMAGES, BadRecord, Skip, Table, decode_text, parse_object, texts
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.images import ENDINGS, ImageSource
 
@@ -34,7 +26,7 @@ _TOLD = (*ENDINGS, *UNREAD_IMAGES, ".txt", ".caption")  # of members that are co
 _BLOCK = 512
 
 
-class TarTable:
+class TarTable(Table):
     """A sample a record: its image, its caption in `.txt` or `.caption`, more columns in `.json`.
 
     A member's key is its folder and its name up to the first dot, as webdataset has it; an ending that comes again under
@@ -44,8 +36,6 @@ class TarTable:
 
     def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
         self.path = path
-        self.columns: tuple[str, ...] = ()
-        self.present: tuple[str, ...] = ()
         self._images = images
         # Six integers a sample: where its image, text and JSON begin and how many bytes each has; -1 where there is none.
         self._places = array("q")
@@ -61,35 +51,24 @@ class TarTable:
             self.present = tuple(present)
             if present:
                 self.columns = choose_columns(path, asked, present, text)
-        self._good = GoodRecords()
-        for position in range(count):
-            try:
-                if asked is not None:
-                    record = self._record(position)
-                    if not self.columns:
-                        raise BadRecord("no text")
-                    texts(record, self.columns)
-                if images and not self._has(position, _IMAGE):
-                    raise BadRecord("no image")
-            except BadRecord as reason:
-                skip(self._where(position), str(reason))
-                self._good.add(False)
-            else:
-                self._good.add(True)
+        self._needs_text = asked is not None
+        self._check(range(count), self._check_sample, skip)
 
-    def __len__(self) -> int:
-        return len(self._good)
+    def _check_sample(self, position: int) -> None:
+        if self._needs_text:
+            record = self._record(position)
+            if not self.columns:
+                raise BadRecord("no text")
+            texts(record, self.columns)
+        if self._images and not self._has(position, _IMAGE):
+            raise BadRecord("no image")
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        position = self._good.position(index)
+    def _read(self, position: int) -> dict[str, Any]:
         record: dict[str, Any] = texts(self._record(position), self.columns) if self.columns else {}
         if self._images:
-            read = partial(self._read, position, _IMAGE)
-            record["image"] = ImageSource(self.path, self._name(position), read)
+            content = partial(self._content, position, _IMAGE)
+            record["image"] = ImageSource(self.path, self._name(position), content)
         return record
-
-    def where(self, index: int) -> str:
-        return self._where(self._good.position(index))
 
     def _where(self, position: int) -> str:
         return f"{self.path}:{self._name(position)}"
@@ -143,7 +122,7 @@ class TarTable:
     def _has(self, position: int, part: int) -> bool:
         return self._places[6 * position + 2 * part] >= 0
 
-    def _read(self, position: int, part: int) -> bytes:
+    def _content(self, position: int, part: int) -> bytes:
         start, size = self._places[6 * position + 2 * part : 6 * position + 2 * part + 2]
         with self.path.open("rb") as file:  # opened each time: a training may read thousands of shards
             file.seek(start)
@@ -154,9 +133,9 @@ class TarTable:
         record: dict[str, Any] = {}
         caption = self._has(position, _TEXT)
         if self._has(position, _JSON) and not (caption and self.columns == ("caption",)):  # else nobody needs it
-            record = parse_object(decode_text(self._read(position, _JSON)))
+            record = parse_object(decode_text(self._content(position, _JSON)))
         if caption:
-            record["caption"] = decode_text(self._read(position, _TEXT))
+            record["caption"] = decode_text(self._content(position, _TEXT))
         return record
 
     def _readable(self, positions: range) -> Iterator[dict[str, Any]]:

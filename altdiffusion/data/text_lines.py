@@ -12,14 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from altdiffusion.data.columns import IMAGE_COLUMNS, choose_columns, find_columns, image_column
+from altdiffusion.data.columns import HEADER_HINT, IMAGE_COLUMNS, choose_columns, find_columns, image_column
 from altdiffusion.data.line_file import LineFile
-from altdiffusion.data.table import BadRecord, GoodRecords, Skip, text_of, texts
+from altdiffusion.data.table import BadRecord, Skip, Table, text_of, texts
 from altdiffusion.errors import InputError
+from altdiffusion.files import on_disk
 from altdiffusion.images import image_file
 
 
-class LineTable:
+class LineTable(Table):
     """A record a line, or several where a field in quotes holds line breaks: see `LineFile`.
 
     Raises InputError: empty, no UTF-8 in its header, none of the columns asked for, no column of images.
@@ -36,43 +37,35 @@ class LineTable:
         self._image_column = image_column(present) if images else None
         if images and self._image_column is None and (present or asked is None):
             columns = ", ".join(present) or "none"
-            raise InputError(f"{path} has no images: expected a column image or file_name, got {columns}")
+            raise InputError(
+                f"{path} has no images: expected a column image or file_name, got {columns}; {HEADER_HINT}"
+            )
         self.present = tuple(present)
         self.columns = choose_columns(path, asked, present, text) if present else ()
-        self._good = GoodRecords()
-        self._check(needs_text=asked is not None, skip=skip)
+        self._needs_text = asked is not None
+        self._check(self._raw(), self._check_record, skip)
 
-    def _check(self, needs_text: bool, skip: Skip) -> None:
-        """Read every record once, to find where it begins and whether it can be used."""
+    def _raw(self) -> Iterator[bytes]:
+        """The records, good and bad; notes where each begins."""
         for raw in self._file.records():
             self._starts.append(self._starts[-1] + len(raw))
             self._breaks.append(self._breaks[-1] + raw.count(b"\n"))
-            try:
-                record = self._file.parse(raw)
-                if needs_text and not self.columns:
-                    raise BadRecord("no text")
-                texts(record, self.columns)
-                if self._image_column and not os.path.isfile(self._image_path(record)):
-                    raise BadRecord("no such image")
-            except BadRecord as reason:
-                skip(self._where(len(self._starts) - 2), str(reason))
-                self._good.add(False)
-            else:
-                self._good.add(True)
+            yield raw
 
-    def __len__(self) -> int:
-        return len(self._good)
+    def _check_record(self, raw: bytes) -> None:
+        record = self._file.parse(raw)
+        if self._needs_text and not self.columns:
+            raise BadRecord("no text")
+        texts(record, self.columns)
+        if self._image_column and not os.path.isfile(self._image_path(record)):
+            raise BadRecord("no such image")
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        position = self._good.position(index)
+    def _read(self, position: int) -> dict[str, Any]:
         raw = self._file.parse(self._bytes[self._starts[position] : self._starts[position + 1]])
         record: dict[str, Any] = texts(raw, self.columns)
         if self._image_column:
             record["image"] = image_file(self._image_path(raw))
         return record
-
-    def where(self, index: int) -> str:
-        return self._where(self._good.position(index))
 
     def _where(self, position: int) -> str:
         return f"{self.path}:{self._breaks[position] + self._file.first_line}"
@@ -87,4 +80,4 @@ class LineTable:
 
     def _image_path(self, record: Mapping[str, Any]) -> Path:
         assert self._image_column is not None
-        return self.path.parent / text_of(record, self._image_column)
+        return self.path.parent / on_disk(text_of(record, self._image_column))

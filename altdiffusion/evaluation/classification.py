@@ -7,52 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
 
 from altdiffusion.altclip.zero_shot import ensemble, fill
+from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import InputError
-from altdiffusion.evaluation.datasets.decoding import decode_ahead
+from altdiffusion.evaluation.datasets.decoding import good_batches
 from altdiffusion.evaluation.datasets.labelled import CIFAR_10, LabelledImages
 from altdiffusion.evaluation.systems.base import System
-from altdiffusion.images import BadImage
+from altdiffusion.files import packaged_toml
 from altdiffusion.metrics import classification_metrics
 
-# What CLIP's authors ask CIFAR with, and FlagAI after them: nine sentences, with "a" and with "the".
-CIFAR_TEMPLATES = tuple(
-    f"a {quality}photo of {article} {size}{{}}."
-    for article in ("a", "the")
-    for quality, size in (
-        *((quality, "") for quality in ("", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good ")),
-        ("", "small "),
-        ("", "big "),
-    )
-)  # fmt: skip
-# A few of our own for a start; published sets (80 in Chinese, 49 in Italian ...) are given as a file.
-TEMPLATES = {
-    "en": ("a photo of a {}.", "a picture of a {}.", "{}"),
-    "zh": ("一张{}的照片。", "一幅{}的图片。", "{}"),
-    "es": ("una foto de {}.", "una imagen de {}.", "{}"),
-    "fr": ("une photo de {}.", "une image de {}.", "{}"),
-    "ru": ("фотография: {}.", "изображение: {}.", "{}"),
-    "ja": ("{}の写真。", "{}の画像。", "{}"),
-    "ko": ("{}의 사진.", "{}의 그림.", "{}"),
-    "ar": ("صورة فوتوغرافية: {}.", "صورة: {}.", "{}"),
-    "it": ("una foto di {}.", "un'immagine di {}.", "{}"),
-}
-CIFAR_10_NAMES = {
-    "en": CIFAR_10,
-    "zh": ("飞机", "汽车", "鸟", "猫", "鹿", "狗", "青蛙", "马", "船", "卡车"),
-    "es": ("avión", "coche", "pájaro", "gato", "ciervo", "perro", "rana", "caballo", "barco", "camión"),
-    "fr": ("avion", "voiture", "oiseau", "chat", "cerf", "chien", "grenouille", "cheval", "bateau", "camion"),
-    "ru": ("самолёт", "автомобиль", "птица", "кошка", "олень", "собака", "лягушка", "лошадь", "корабль", "грузовик"),
-    "ja": ("飛行機", "自動車", "鳥", "猫", "鹿", "犬", "カエル", "馬", "船", "トラック"),
-    "ko": ("비행기", "자동차", "새", "고양이", "사슴", "개", "개구리", "말", "배", "트럭"),
-    "ar": ("طائرة", "سيارة", "طائر", "قطة", "غزال", "كلب", "ضفدع", "حصان", "سفينة", "شاحنة"),
-    "it": ("aereo", "automobile", "uccello", "gatto", "cervo", "cane", "rana", "cavallo", "nave", "camion"),
-}
+_FILE = packaged_toml(__package__, "class_names.toml")
+CIFAR_TEMPLATES = tuple(_FILE["cifar_templates"])
+TEMPLATES = {language: tuple(lines) for language, lines in _FILE["templates"].items()}
+CIFAR_10_NAMES = {"en": CIFAR_10} | {language: tuple(names) for language, names in _FILE["cifar_10"].items()}
 OTHER_SCRIPTS = ("zh", "ru", "ja", "ko", "ar")  # whose names can't be written in ASCII
 CIFAR_10_IMAGES = 10_000  # of its test set
 # AltCLIP on CIFAR-10 in English, with CIFAR_TEMPLATES, as FlagAI prints it. Fractions, 0 to 1.
@@ -98,25 +69,14 @@ def evaluate_classification(
     else:
         class_features = [ensemble(system, data.classes, sentences)]
     scores, labels = [], []
-    problems: list[tuple[str, str]] = []
-    decoded = decode_ahead(data.images, batch)
-    for start in range(0, len(data.images), batch):
-        good = []
-        for index, image in enumerate(islice(decoded, batch), start):
-            if isinstance(image, BadImage):
-                problems.append((f"{data.images[index].path} {data.images[index].member}".strip(), str(image)))
-            else:
-                good.append(image)
-                labels.append(data.labels[index])
-        if len(problems) > max_skipped * len(data.images):
-            raise InputError(
-                f"{len(problems)} of {len(data.images)} images can't be used, more than {100 * max_skipped:g} %; "
-                f"the first: {problems[0][0]}: {problems[0][1]}"
-            )
-        if good:
-            features = system.image_features(good)
-            similarity = sum(system.similarity(texts, features).T for texts in class_features)
-            scores.append(torch.as_tensor(similarity))
+    bad: dict[int, str] = {}
+    for good in good_batches(data.images, batch, SkipLog(max_skipped, what="images"), f"{system.name}: images", bad):
+        labels += [data.labels[index] for index, _ in good]
+        features = system.image_features([image for _, image in good])
+        similarity = sum(system.similarity(texts, features).T for texts in class_features)
+        scores.append(torch.as_tensor(similarity))
+    if not scores:
+        raise InputError(f"{data.name}: none of its images can be read")
     metrics = classification_metrics(torch.cat(scores), torch.tensor(labels))
     whole = data.kind == "cifar-10" and len(data.images) == CIFAR_10_IMAGES
     known = whole and system.name == "AltCLIP" and language == "en" and sentences == CIFAR_TEMPLATES
@@ -126,7 +86,7 @@ def evaluate_classification(
         language=language,
         images=len(labels),
         **metrics,
-        problems=tuple(problems),
+        problems=tuple((data.images[index].where, reason) for index, reason in bad.items()),
         published=FLAGAI_CIFAR_10 if known else None,
     )
 

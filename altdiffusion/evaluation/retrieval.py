@@ -1,7 +1,7 @@
 """Runs systems on a data set of images with captions: `altdiffusion evaluate retrieval`.
 
 data = read_captions("flickr30k_cn_test.txt", "flickr30k-images")
-for result in evaluate_retrieval([AltCLIPSystem(...), ...], data):
+for result in evaluate_retrieval(map(load_system, ["mini", ...]), data):
     print(result.system, result.metrics.mean)
 """
 
@@ -13,17 +13,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from PIL.Image import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.datasets.captioned import CaptionedImages, Problem
-from altdiffusion.evaluation.datasets.decoding import decode_ahead
+from altdiffusion.evaluation.datasets.decoding import good_batches
 from altdiffusion.evaluation.paper_results import PublishedRow, published_rows
 from altdiffusion.evaluation.systems.base import System
-from altdiffusion.images import BadImage, ImageSource
 from altdiffusion.metrics import RetrievalMetrics, retrieval_metrics_of_features
 
 
@@ -65,7 +63,7 @@ def evaluate_retrieval(
     for system in systems:
         started = time.monotonic()
         images, bad = _image_features(system, data, batch_size, max_skipped)
-        data = data.without(list(bad), [Problem(_where(data.images[i]), reason) for i, reason in bad.items()])
+        data = data.without(list(bad), [Problem(data.images[i].where, reason) for i, reason in bad.items()])
         if not data.captions:
             raise InputError(f"{data.name}: no caption is left, none of its images can be read")
         texts = _text_features(system, data.captions, batch_size)
@@ -94,21 +92,9 @@ def _image_features(
     """Features of the good images, (n, width) or (n, tokens, width), and the reasons of the bad ones by index."""
     features: list[Tensor] = []
     bad: dict[int, str] = {}
-    skipped = SkipLog(max_skipped)
-    good: list[Image] = []
-    decoded = tqdm(decode_ahead(data.images, batch_size), f"{system.name}: images", len(data.images), mininterval=5)
-    for index, image in enumerate(decoded):
-        if isinstance(image, BadImage):
-            bad[index] = str(image)
-            skipped.add(_where(data.images[index]), str(image))
-        else:
-            good.append(image)
-        if len(good) == batch_size:
-            features.append(_one_each(system, good, system.image_features(good)))
-            good = []
-    skipped.check(len(data.images))
-    if good:
-        features.append(_one_each(system, good, system.image_features(good)))
+    for batch in good_batches(data.images, batch_size, SkipLog(max_skipped), f"{system.name}: images", bad):
+        images = [image for _, image in batch]
+        features.append(_one_each(system, images, system.image_features(images)))
     return _joined(features) if features else torch.empty(0, 0), bad
 
 
@@ -136,7 +122,3 @@ def _joined(features: list[Tensor]) -> Tensor:
         tokens = max(batch.shape[1] for batch in features)
         features = [F.pad(batch, (0, 0, 0, tokens - batch.shape[1])) for batch in features]
     return torch.cat(features)
-
-
-def _where(image: ImageSource) -> str:
-    return f"{image.path}:{image.member}" if image.member else str(image.path)

@@ -30,7 +30,7 @@ from altdiffusion.generation.generate import generate
 from altdiffusion.generation.infotext import open_info
 from altdiffusion.generation.load import load_pipeline
 from altdiffusion.generation.result import save_image
-from altdiffusion.images import ENDINGS, open_image
+from altdiffusion.images import grid, image_files, open_image
 from altdiffusion.metrics import own_prompt_first
 
 CELL = 128  # pixels of an image on the sheet
@@ -77,7 +77,7 @@ def evaluate_generation(
 ) -> Iterator[GenerationResult]:
     """Generate an image of each prompt, from the same noise in every language, and compare each with all prompts.
 
-    prompts: a table with a column for each language (.tsv, .jsonl, .parquet), as in training.
+    prompts: a table with a column for each language (.tsv, .jsonl, .parquet), or a pattern of some, as in training.
     out: gets LANGUAGE/0000.png ..., LANGUAGE.png (the sheet: framed in green where the own prompt fits best, else in red)
         and results.json. Images with the same settings are kept: an interrupted run goes on.
     languages: columns to read, by default as in training. scorer: as in `generate`.
@@ -87,7 +87,8 @@ def evaluate_generation(
     seed: of prompt i it is seed + i. The others: as in `generate`. Raises InputError.
     """
     tables = open_tables([prompts], list(languages), images=False, skipped=SkipLog(max_skipped))
-    texts = {name: [record[name] for record in tables[0]] for name in languages or tables[0].columns}  # type: ignore[attr-defined]
+    columns = languages or dict.fromkeys(name for table in tables for name in table.columns)
+    texts = {name: [record[name] for table in tables if name in table.columns for record in table] for name in columns}
     reference_images = None if reference is None else read_reference(reference)
     pipe = load_pipeline(model, device=device, dtype=dtype, allow_pickle=allow_pickle)
     judge = load_scorer(scorer, str(model or pipe.name_or_path), pipe.device)
@@ -154,7 +155,7 @@ def frechet_distance(
 def read_reference(folder: str | Path) -> list[Image.Image]:
     """All images in a folder and below it. Raises InputError where there are none, or one can't be read."""
     root = local_path(folder)
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS)
+    paths = image_files(root, deep=True)
     if not paths:
         raise InputError(f"no images in {root}: expected a folder of them to compare with")
     return [open_image(path) for path in paths]
@@ -195,13 +196,12 @@ def _generate_or_reuse(
 
 def _save_sheet(images: Sequence[Image.Image], right: Sequence[bool], path: Path) -> None:
     """All images in one, at most 16 in a row, each in a frame that says whether its own prompt fits it best."""
-    columns = min(16, max(1, round(len(images) ** 0.5)))
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * CELL, rows * CELL), "white")
-    for index, (image, good) in enumerate(zip(images, right, strict=True)):
+    cells = []
+    for image, good in zip(images, right, strict=True):
         small = ImageOps.contain(image.convert("RGB"), (CELL - 12, CELL - 12))
-        framed = ImageOps.expand(small, 4, RIGHT if good else WRONG)
-        sheet.paste(framed, (index % columns * CELL + 2, index // columns * CELL + 2))
+        cell = Image.new("RGB", (CELL, CELL), "white")
+        cell.paste(ImageOps.expand(small, 4, RIGHT if good else WRONG), (2, 2))
+        cells.append(cell)
     buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
+    grid(cells, columns=min(16, max(1, round(len(images) ** 0.5)))).save(buffer, format="PNG")
     files.write_bytes(path, buffer.getvalue())

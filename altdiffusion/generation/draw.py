@@ -23,11 +23,13 @@ from torch import Tensor
 from altdiffusion import images
 from altdiffusion.devices import dtype_name
 from altdiffusion.errors import InputError
+from altdiffusion.generation import inpaint
 from altdiffusion.generation.load import pipeline_of_kind
 from altdiffusion.generation.parts import check_shown
 from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.schedulers import build_scheduler, check_steps, find_scheduler
 from altdiffusion.generation.settings import IN_MEMORY, ImageSettings, settings_with
+from altdiffusion.pipeline_calls.finite_images import watch_finite
 from altdiffusion.prompt_syntax import LoraTag, choose, lora_tags
 from altdiffusion.prompts.loras import lora_weights
 from altdiffusion.prompts.states import ScheduledStates, encode_schedule
@@ -42,12 +44,16 @@ class GenerateRequest:
     """One image to generate. image: RGB, what to start from; mask: L, white where it is generated anew, as large as image.
 
     control_image, ip_image: RGB, what a ControlNet and an IP-Adapter are shown.
-    The settings init_image, mask, ... say where these come from: a path or IN_MEMORY. Raises InputError.
+    The settings init_image, mask, ... say where these come from: a path or IN_MEMORY.
+    size: width and height that the model generates, and paste: what puts that into the photo, both by `resolved`.
+    Raises InputError, where the mask is black, too.
     """
 
     settings: ImageSettings
     image: Image.Image | None = None
     mask: Image.Image | None = None
+    size: tuple[int, int] | None = None
+    paste: inpaint.PasteBack | None = None
     control_image: Image.Image | None = None
     ip_image: Image.Image | None = None
 
@@ -66,37 +72,52 @@ class GenerateRequest:
             raise InputError(
                 f"the mask is {width} x {height}, the init image {self.image.width} x {self.image.height}: make them equal"
             )
+        if self.mask is not None and (brightest := inpaint.brightest(self.mask)) < inpaint.WHITE:
+            raise InputError(
+                f"the mask is black, so nothing is to be generated: expected white where it is, of 255, got at most {brightest}"
+            )
 
     @property
     def batch_key(self) -> Hashable:
         """Requests of equal keys can be generated together."""
-        return (
-            self.loras,
-            id(self.ip_image),
-            *(_hashable(value) for name, value in self.settings if name not in _PER_IMAGE),
-        )
+        settings = (_hashable(value) for name, value in self.settings if name not in _PER_IMAGE)
+        return self.size, self.loras, id(self.ip_image), *settings
 
     @property
     def loras(self) -> tuple[LoraTag, ...]:
         """Those that the prompt names, with their weights, in the choices that its seed makes."""
         return lora_tags(_chosen(self.settings.prompt, self.settings), self.settings.prompt_syntax)
 
-    def resolved(self, pipe: Any) -> GenerateRequest:
-        """With the model's defaults for unset settings, and with image and mask as large as the result.
+    @property
+    def known_size(self) -> tuple[int, int]:
+        """Width and height that the model generates; zeros where nobody has said and the model isn't known yet."""
+        return self.size or (self.settings.width or 0, self.settings.height or 0)
 
-        A size that is asked for is kept, though the image is stretched to it; else the image keeps its shape.
+    def resolved(self, pipe: Any) -> GenerateRequest:
+        """With the model's defaults for unset settings, and with image and mask as the model takes them.
+
+        A size that is asked for is kept, though the image is stretched to it; else the image keeps its shape. With a mask,
+        see `inpaint.prepare`.
         """
+        if self.size is not None:
+            return self
         settings = self.settings.resolved(self.settings.model or pipe)
         native = pipe.unet.config.sample_size * pipe.vae_scale_factor
-        size = (settings.width or native, settings.height or native)
-        image, mask = self.image, self.mask
-        if image is None and self.control_image is not None and not settings.width:
-            size = images.fit(self.control_image, native).size
+        asked = (settings.width, settings.height) if settings.width and settings.height else None
+        if self.image is not None and self.mask is not None:
+            start = inpaint.prepare(
+                self.image, self.mask, native=native, latent_pixels=pipe.vae_scale_factor,
+                size=asked, blur=settings.mask_blur or 0, padding=settings.only_masked,
+            )  # fmt: skip
+            self = replace(self, image=start.image, mask=start.mask, size=start.image.size, paste=start.paste)
+            return replace(self, settings=settings)
+        image, size = self.image, asked or (native, native)
         if image is not None:
-            image = image.resize(size, Image.Resampling.LANCZOS) if settings.width else images.fit(image, native)
+            image = image.resize(asked, Image.Resampling.LANCZOS) if asked else images.fit(image, native)
             size = image.size
-            mask = None if mask is None else mask.resize(size)
-        return replace(self, settings=settings.replace(width=size[0], height=size[1]), image=image, mask=mask)
+        elif self.control_image is not None and not asked:
+            size = images.fit(self.control_image, native).size
+        return replace(self, settings=settings.replace(width=size[0], height=size[1]), image=image, size=size)
 
 
 @dataclass(frozen=True)
@@ -175,7 +196,7 @@ def _larger(request: GenerateRequest, settings: ImageSettings, image: Image.Imag
         steps = min(999, math.ceil(settings.hires_steps / strength))
     changed = {"init_image": IN_MEMORY, "strength": strength, "steps": steps, "width": width, "height": height}
     image = image.resize((width, height), Image.Resampling.LANCZOS)
-    return replace(request, settings=request.settings.replace(**changed), image=image)
+    return replace(request, settings=request.settings.replace(**changed), image=image, size=image.size)
 
 
 def _draw_all(
@@ -218,15 +239,14 @@ def _draw(
     if on_step is not None or len(prompts.states) > 1:
         arguments["callback_on_step_end"] = batch.after_step
         arguments["callback_on_step_end_tensor_inputs"] = ["latents", *prompts.first.step_tensors(False, [0])]
-    processor = pipe.image_processor
-    watched = _FiniteRows(processor)
-    pipe.scheduler, pipe.image_processor = scheduler, watched
+    pipe.scheduler = scheduler
     try:
-        output = pipe(**arguments)
+        with watch_finite(pipe) as finite_rows:
+            output = pipe(**arguments)
     except _AllDropped:
         return [None] * len(requests)
     finally:
-        pipe.scheduler, pipe.image_processor = original_scheduler, processor
+        pipe.scheduler = original_scheduler
     used = {
         "scheduler": find_scheduler(common.scheduler).written if common.scheduler else _class_name(original_scheduler),
         "model": common.model or pipe.name_or_path,
@@ -235,10 +255,10 @@ def _draw(
     results: list[GeneratedImage | None] = [None] * len(requests)
     flags = output.nsfw_content_detected or [False] * len(batch.rows)
     failed: list[ImageSettings] = []
-    for row, image, filtered, finite in zip(batch.rows, output.images, flags, watched.finite, strict=True):
+    for row, image, filtered, finite in zip(batch.rows, output.images, flags, finite_rows, strict=True):
         settings = requests[row].settings.replace(**used)
         if row in batch.wanted and finite:
-            results[row] = GeneratedImage(image, settings, bool(filtered))
+            results[row] = GeneratedImage(_pasted(image, requests[row], bool(filtered)), settings, bool(filtered))
         elif row in batch.wanted:
             failed.append(settings)
     if failed:
@@ -259,6 +279,7 @@ def _arguments(pipe: Any, requests: Sequence[GenerateRequest]) -> dict[str, Any]
         values = [getattr(request.settings, name) for request in requests]
         argument = about_of(ImageSettings.model_fields[name])["argument"]
         arguments[argument] = values if name in _PER_IMAGE else values[0]
+    arguments["width"], arguments["height"] = requests[0].known_size
     taken = inspect.signature(pipe.__call__).parameters  # image to image takes no size: the image has it
     return {name: value for name, value in arguments.items() if name in taken and value not in (None, [])}
 
@@ -274,28 +295,15 @@ def _chosen(prompt: str, settings: ImageSettings) -> str:
     return choose(prompt, settings.seed or 0, lenient=settings.prompt_syntax == "lenient")
 
 
+def _pasted(image: Image.Image, request: GenerateRequest, filtered: bool) -> Image.Image:
+    """What was generated, in its photo; all of it black where the safety checker made it so."""
+    if request.paste is None:
+        return image
+    return Image.new("RGB", request.paste.photo.size) if filtered else request.paste(image)
+
+
 def _class_name(scheduler: Any) -> str:
     return type(scheduler).__name__.removesuffix("Scheduler")
-
-
-class _FiniteRows:
-    """A pipeline's image processor that notes which images are finite, as 8 bits don't show it.
-
-    finite: of the images that it was given last, which are those of the result.
-    """
-
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
-        self.finite: list[bool] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._processor, name)
-
-    def postprocess(self, image: Tensor, *arguments: Any, **options: Any) -> Any:
-        self.finite = image.isfinite().flatten(1).all(1).tolist()
-        if not all(self.finite):
-            image = image.nan_to_num()  # else NumPy warns
-        return self._processor.postprocess(image, *arguments, **options)
 
 
 class _Batch:

@@ -65,7 +65,7 @@ def _decoded(comment: bytes) -> str:
         if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
             return content.decode("utf-16", "replace").strip("\0")
         both = [content.decode(order, "replace").strip("\0") for order in ("utf-16-be", "utf-16-le")]
-        return max(both, key=lambda text: sum(char.isascii() for char in text))
+        return max(both, key=lambda text: (_is_settings(text), sum(char.isascii() for char in text)))
     return content.decode("utf-8", "replace").strip("\0")
 
 

@@ -50,12 +50,13 @@ def generate(
     """Generate `num_images` images of each prompt; each is yielded as soon as it is there.
 
     model: as in `AltDiffusionPipeline.from_pretrained`, or a pipeline that is loaded already. size: (width, height) in
-        pixels, multiples of 8; by default the model's own.
+        pixels, multiples of 8; by default the model's own, and with a mask the init image's own.
     batch_size: images generated together, 1 to 64, each the same as alone but for rounding; "auto": as many as pay off
         and fit into memory, see `in_batches`.
     best_of: generate so many of each prompt, at least `num_images`, and yield only the `num_images` that fit it best, best
         first, with their scores. scorer: the AltCLIP that says so; by default the one that belongs to the model.
-    init_image: image to start from. mask: white where it is generated anew, of the same size.
+    init_image: image to start from. mask: white where it is generated anew, of the same size; elsewhere the init image
+        stays as it is, pixel for pixel. The settings mask_blur and only_masked are about it.
     control_image, ip_image: for the ControlNet and the IP-Adapter, which the settings controlnet and ip_adapter name, or
         which the pipeline has.
     device: see `choose_device`. low_memory, optimize: see `save_memory`, `optimize`.
@@ -90,9 +91,15 @@ def generate(
     every = [base.replace(prompt=prompt, seed=(base.seed or 0) + i) for prompt in prompts for i in range(count)]
     if base.scheduler is not None:
         find_scheduler(base.scheduler)
-    opened = _opened(init_image, "RGB"), _opened(mask, "L")
-    beside = {name: _opened(given[name], "RGB") for name in ("control_image", "ip_image")}
-    requests = [GenerateRequest(image_settings, *opened, **beside) for image_settings in every]
+    opened = {
+        name: None if image is None else images.open_image(image) for name, image in given.items() if name != "mask"
+    }
+    opened = {
+        "image": opened.pop("init_image"),
+        "mask": None if mask is None else images.open_image(mask, "L"),
+        **opened,
+    }
+    first = GenerateRequest(base, **opened)
     kind = init_image is not None, mask is not None
 
     loras = _loras(base, prompts, loaded)
@@ -106,6 +113,8 @@ def generate(
         raise InputError(f"{refused[0]} is for loading: a pipeline that is loaded already takes none")
     else:
         pipe = pipeline_of_kind(loaded, *kind, control_image is not None)
+    first = first.resolved(pipe)  # its photo and mask are prepared once for all
+    requests = [replace(first, settings=first.settings.replace(prompt=one.prompt, seed=one.seed)) for one in every]
     judge = None if best_of is None else best_of_n.load_scorer(scorer, model_name, pipe.device)
 
     def batch(some: Sequence[GenerateRequest]) -> list[GeneratedImage | NotFinite]:
@@ -146,9 +155,3 @@ def _loras(settings: ImageSettings, prompts: Sequence[str], loaded: DiffusionPip
 def _source(image: str | Path | Image.Image | None) -> str | None:
     """What the settings say of an image."""
     return None if image is None else IN_MEMORY if isinstance(image, Image.Image) else str(image)
-
-
-def _opened(image: str | Path | Image.Image | None, mode: str) -> Image.Image | None:
-    if image is None or isinstance(image, Image.Image):
-        return None if image is None else image.convert(mode)
-    return images.open_image(image, mode)

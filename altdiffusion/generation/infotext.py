@@ -1,10 +1,11 @@
-"""Prompt and settings inside a PNG, in the form that the Stable Diffusion web UIs write and read ("infotext").
+"""Prompt and settings inside an image file, in the form that the Stable Diffusion web UIs write and read ("infotext").
 
     一只猫
     Negative prompt: 模糊
     Steps: 25, Sampler: DDIM, CFG scale: 7.5, Seed: 1, Size: 64x64, Model: mini, Version: altdiffusion 0.1.0
 
-It is kept as the PNG text "parameters", as iTXt (UTF-8), so that Chinese survives. The names are those of `ImageSettings`.
+It is kept where these keep it: as the PNG text "parameters", as iTXt (UTF-8), so that Chinese survives; in JPEG and WebP
+as EXIF's user comment, in UTF-16. The names are those of `ImageSettings`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
@@ -29,8 +30,9 @@ from altdiffusion.settings import about_of, as_flag, is_list, type_of
 
 KEY = "parameters"
 _NEGATIVE = re.compile(r"\nNegative [pP]rompt: ?")
+_READ_TOO = {"Size", "Schedule type", "Exact prompts", "Inpaint area"}
+_ONLY_MASKED = "Only masked"
 _UPSCALER = "Lanczos"  # by which the first pass is enlarged, as the web UIs call it
-_READ_TOO = {"Size", "Schedule type", "Exact prompts"}
 _PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 
@@ -42,7 +44,7 @@ def to_infotext(settings: ImageSettings) -> str:
     if [read.prompt, read.negative_prompt] != prompts:  # one looks like infotext itself, or ends in a line break
         exact = _quoted(json.dumps(prompts, ensure_ascii=False))
         text = f"{_text(settings, settings.prompt.strip())}, Exact prompts: {exact}"
-    return text
+    return text.encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no text
 
 
 def _text(settings: ImageSettings, prompt: str) -> str:
@@ -64,6 +66,8 @@ def _pairs(settings: ImageSettings) -> Iterator[tuple[str, Any]]:
                 label = "Denoising strength"
             elif name == "hires":
                 yield "Hires upscaler", _UPSCALER
+            elif name == "only_masked":
+                yield "Inpaint area", _ONLY_MASKED
             yield label, _joined(value) if isinstance(value, list) else value
 
 
@@ -109,6 +113,10 @@ def read_infotext(text: str) -> tuple[ImageSettings, list[str]]:
         pairs["Hires strength"] = pairs.pop("Denoising strength")
     if pairs.get("Hires upscaler") == _UPSCALER:
         others.remove("Hires upscaler")
+    if pairs.get("Inpaint area") == _ONLY_MASKED:
+        pairs.setdefault("Masked area padding", "32")  # the web UIs' own
+    else:
+        pairs.pop("Masked area padding", None)
     values: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
     for name in settings_with("infotext"):
         field = ImageSettings.model_fields[name]
@@ -154,6 +162,15 @@ def png_info(settings: ImageSettings) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     info.add_itxt(KEY, to_infotext(settings))
     return info
+
+
+def exif_info(settings: ImageSettings) -> Image.Exif:
+    """What to pass as `exif` when saving a JPEG or WebP."""
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + to_infotext(settings).encode(
+        "utf-16-be"
+    )
+    return exif
 
 
 def image_settings(image: Image.Image) -> ImageSettings:

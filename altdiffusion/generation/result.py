@@ -12,8 +12,10 @@ from PIL import Image
 
 from altdiffusion import files
 from altdiffusion.errors import GenerationFailed, InputError
-from altdiffusion.generation.infotext import png_info
+from altdiffusion.files import local_path
+from altdiffusion.generation.infotext import exif_info, png_info
 from altdiffusion.generation.settings import ImageSettings
+from altdiffusion.images import WRITTEN
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class GeneratedImage:
     image: Image.Image
     settings: ImageSettings
     filtered: bool
+
+
+_QUALITY = 95  # of JPEG and WebP, which lose a little
 
 
 class NotFinite(GenerationFailed):
@@ -44,9 +49,18 @@ class NotFinite(GenerationFailed):
 
 
 def save_image(generated: GeneratedImage, path: Path) -> Path:
-    """Writes a PNG with prompt and settings inside, whole or not at all. Raises InputError where it can't be written."""
-    buffer = io.BytesIO()
-    generated.image.save(buffer, format="PNG", pnginfo=png_info(generated.settings))
+    """Writes a file with prompt and settings inside, whole or not at all: a PNG, or what the path's ending says.
+
+    Raises InputError where it can't be written.
+    """
+    buffer, form = io.BytesIO(), WRITTEN.get(path.suffix.lower(), "PNG")
+    try:
+        if form == "PNG":
+            generated.image.save(buffer, format=form, pnginfo=png_info(generated.settings))
+        else:
+            generated.image.save(buffer, format=form, quality=_QUALITY, exif=exif_info(generated.settings))
+    except ValueError as error:  # JPEG holds 64 KiB of settings
+        raise InputError(f"{path} can't hold its settings ({error}): name a .png file") from None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, buffer.getvalue())
@@ -60,8 +74,8 @@ def free_path(folder: Path, settings: ImageSettings) -> Path:
     words = re.sub(r"[^\w]+", "-", settings.prompt)[:40].strip("-") or "picture"
     while len(words.encode()) > 120:  # file systems allow 255 bytes, and Chinese takes three each
         words = words[:-1]
-    path, count = folder / f"{words}-{settings.seed}.png", 1
+    path, count = local_path(folder / f"{words}-{settings.seed}.png"), 1
     while path.exists():
         count += 1
-        path = folder / f"{words}-{settings.seed}-{count}.png"
+        path = local_path(folder / f"{words}-{settings.seed}-{count}.png")
     return path

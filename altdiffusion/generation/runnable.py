@@ -31,14 +31,10 @@ def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
         left_out.append(f"{name.replace('_', ' ')} {values[name]}: {reason}")
         values[name] = None
 
-    if settings.init_image is None:
-        for name in settings_with("needs_image"):
-            if values[name] is not None:
-                leave_out(name, "there is no init image")
     for name in settings_with("needs"):
-        other = _about(name)["needs"]
-        if values[name] is not None and values[other] is None:
-            leave_out(name, f"there is no {other.replace('_', ' ')}")
+        needed = _about(name)["needs"]
+        if values[name] is not None and values[needed] is None:
+            leave_out(name, f"there is no {needed.replace('_', ' ')}")
     for name, flag in (("model", "--model"), ("vae", "--vae")):
         if values[name] is not None and not _may_be_model(values[name]):
             leave_out(name, f"no {name} of that name is here: name its file, folder or id on the hub with {flag}")
@@ -71,10 +67,11 @@ def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
 
 def _problem(name: str, value: Any, **others: Any) -> str:
     """Why a value is refused; "" if it isn't. What it needs beside it is there."""
-    needed: dict[str, Any] = {"init_image": "x"} if name in settings_with("needs_image") else {}
-    if other := _about(name).get("needs"):
-        needed |= {other: 2.0 if other == "hires" else "x"}
-        needed |= {"ip_image": "x"} if other == "ip_adapter" else {}
+    needed: dict[str, Any] = {}
+    wanted = _about(name).get("needs")
+    while wanted:  # and what that needs
+        needed[wanted] = 2.0 if wanted == "hires" else "x"
+        wanted = _about(wanted).get("needs")
     try:
         ImageSettings(**({"prompt": "x"} | needed | others | {name: value}))
     except InputError as error:

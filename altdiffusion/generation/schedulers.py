@@ -146,9 +146,9 @@ def build_scheduler(name: str, pipe: DiffusionPipeline) -> Any:
         )
     except ImportError as error:  # LMS and Beta need scipy
         raise InputError(f"scheduler {name}: {' '.join(str(error).split())}") from None
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, ValueError):
         raise unfit from None
-    if not all(hasattr(scheduler, attribute) for attribute in ("init_noise_sigma", "scale_model_input", "order")):
+    if not _fits(scheduler):
         raise unfit
     if is_kept(pipe.scheduler):
         keep_on_cpu(scheduler)
@@ -168,6 +168,21 @@ def check_steps(scheduler: Any, steps: int) -> None:
         raise InputError(
             f"steps: expected at least {more} with the model's own {name}, got {steps}: or take another scheduler"
         )
+
+
+def _fits(scheduler: Any) -> bool:
+    """Whether Stable Diffusion's pipelines can step with it, through the noise levels that their models learnt.
+
+    Without betas (EDM, flow matching, consistency models) it has levels of its own, and images come out as noise.
+    """
+    if not all(hasattr(scheduler, name) for name in ("init_noise_sigma", "scale_model_input", "order", "step")):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    taken = inspect.signature(scheduler.step).parameters.values()
+    required = [parameter for parameter in taken if parameter.kind in kinds and parameter.default is parameter.empty]
+    adds_noise = "Inverse" in type(scheduler).__name__
+    # model_output, timestep, sample
+    return len(required) == 3 and "beta_start" in inspect.signature(type(scheduler)).parameters and not adds_noise
 
 
 def _sampler(name: str) -> tuple[str, str | None]:

@@ -27,6 +27,16 @@ MAX_SEED = 2**63 - 1
 IN_MEMORY = "(in memory)"  # an init image or mask that comes from no file
 
 
+_NEEDED = {  # by other settings, and what an error calls it
+    "init_image": "an init image",
+    "mask": "a mask",
+    "control_image": "a control image",
+    "ip_image": "an image, ip image",
+    "ip_adapter": "an IP-Adapter",
+    "hires": "a second pass, hires",
+}
+
+
 def _without_x(factor: Any) -> Any:
     """1.5 of 1.5x, as a person writes it."""
     return factor.strip().removesuffix("x").removesuffix("X") if isinstance(factor, str) else factor
@@ -38,8 +48,9 @@ class ImageSettings(Settings):
     What `setting` is told of a field besides default, help and range:
     metavar: the command line has it as a flag, with this placeholder ("" for a switch).
     infotext: its name in the text inside a PNG. argument: the pipeline's argument that it becomes.
-    needs: another setting, without which it makes no sense. repeat: of a list, whose flag takes one value each time.
-    per_image: it may differ between images that are generated together. needs_image: it makes no sense without an init image.
+    per_image: it may differ between images that are generated together.
+    needs: the other setting, such as init_image, without which it makes no sense.
+    repeat: of a list, whose flag takes one value each time it is given.
     loading: of the pipeline, so it can't be said of one that is loaded already.
     web: visitors of the page and of the API may set it. slider: the step of a number's slider on the page (default: 1).
     """
@@ -64,11 +75,15 @@ class ImageSettings(Settings):
     model: str | None = setting(None, "id on the hub, folder or single file (default: mini)",
         metavar="M", source="model", infotext="Model")
     strength: float | None = setting(None, "how much to change --init-image (default: 0.8; with a mask 1)", above=0,
-        maximum=1, metavar="X", infotext="Denoising strength", argument="strength", needs_image=True, web=True, slider=0.05)
+        maximum=1, metavar="X", infotext="Denoising strength", argument="strength", needs="init_image", web=True, slider=0.05)
     init_image: str | None = setting(None, "image to start from",
         metavar="F", source="image", infotext="Init image")
     mask: str | None = setting(None, "white where --init-image is generated anew",
-        metavar="F", source="image", infotext="Mask", needs_image=True)
+        metavar="F", source="image", infotext="Mask", needs="init_image")
+    mask_blur: int | None = setting(None, "pixels by which the mask's edge is softened (default: 0; in the web UIs 4)",
+        minimum=0, maximum=64, metavar="N", infotext="Mask blur", needs="mask", web=True)
+    only_masked: int | None = setting(None, "generate the masked part alone, with N pixels around it, in the model's full size",
+        minimum=0, maximum=256, metavar="N", infotext="Masked area padding", needs="mask", web=True)
     lora: list[str] | None = setting(None, "LoRA file, folder or id on the hub, and its weight (default: 1); may be repeated",
         metavar="F[:W]", source="lora", infotext="Lora", loading=True, repeat=True)
     lora_dir: str | None = setting(None, "folder of the LoRAs that prompts name as <lora:NAME:0.8>",
@@ -107,8 +122,8 @@ class ImageSettings(Settings):
         metavar="", infotext="Pickle allowed", loading=True)
     prompt_syntax: PromptSyntax = setting("webui", "(word:1.2), BREAK, [from:to:0.5] ... as the web UIs read them; lenient: "
         "malformed ones too; none: brackets are text", metavar="S", infotext="Prompt syntax", web=True)
-    weighting: Literal["a1111", "no-norm", "comfyui"] = setting("a1111", "what a weight does to its tokens",
-        metavar="W", infotext="Weighting")
+    weighting: Literal["masked", "a1111", "no-norm", "comfyui"] | None = setting(None, "what a weight does: masked, a1111, "
+        "no-norm or comfyui (default: masked, for a model's own CLIP a1111)", metavar="W", infotext="Weighting")
     long_prompts: Literal["chunks", "whole"] = setting("chunks", "over 75 tokens: in chunks, or all at once",
         metavar="L", infotext="Long prompts")
     score: float | None = setting(None, "AltCLIP's, where the best of several was asked for",
@@ -120,21 +135,17 @@ class ImageSettings(Settings):
         if not self.prompt.strip():
             problems.append('no prompt: expected at least one, none of them empty, such as "一只猫"')
         problems += self.syntax_problems
-        if self.init_image is None:
-            problems += [
-                f"{name.replace('_', ' ')} needs an init image: give one, or leave {name.replace('_', ' ')} out"
-                for name in settings_with("needs_image")
-                if getattr(self, name) is not None
-            ]
-        elif self.leaves_no_step:
+        for needed, called in _NEEDED.items():
+            if getattr(self, needed) is None:
+                problems += [
+                    f"{_words(name)} needs {called}: give one, or leave {_words(name)} out"
+                    for name in settings_that_need(needed)
+                    if getattr(self, name) is not None
+                ]
+        if self.leaves_no_step:
             problems.append(
                 f"strength {self.strength_or_default} of {self.steps_or_default} steps leaves no step: raise either"
             )
-        problems += [
-            f"{_words(name)} needs {_words(other)}: give it, or leave {_words(name)} out"
-            for name, other in _NEEDS.items()
-            if getattr(self, name) is not None and getattr(self, other) is None
-        ]
         if self.bridge is not None and (self.clip_skip or 1) > 1:
             problems.append(f"clip skip {self.clip_skip}: a bridge has learnt one layer of CLIP's, leave either out")
         if self.hires is not None:
@@ -218,6 +229,8 @@ class ImageSettings(Settings):
     def resolved(self, model: Any) -> ImageSettings:
         """The same with a seed and with defaults for what isn't said, but for the size, which only the model's files know.
 
+        With a mask, a size that isn't said stays so: the result is as large as the init image, in whatever size it is generated.
+
         model: as in `default_guidance_scale`.
         """
         return self.replace(
@@ -226,6 +239,7 @@ class ImageSettings(Settings):
             seed=secrets.randbelow(2**32) if self.seed is None else self.seed,
             strength=None if self.init_image is None else self.strength_or_default,
             hires_strength=None if self.hires is None else self.hires_strength_or_default,
+            mask_blur=None if self.mask is None else self.mask_blur or 0,
         )
 
 
@@ -234,7 +248,9 @@ def settings_with(about: str) -> list[str]:
     return [name for name, field in ImageSettings.model_fields.items() if about in about_of(field)]
 
 
-_NEEDS: dict[str, str] = {name: about_of(ImageSettings.model_fields[name])["needs"] for name in settings_with("needs")}
+def settings_that_need(image: str) -> list[str]:
+    """The fields that make no sense without this one, such as mask."""
+    return [name for name in settings_with("needs") if about_of(ImageSettings.model_fields[name])["needs"] == image]
 
 
 def _words(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,9 +10,12 @@ from typing import Any
 
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.loaders.textual_inversion import load_textual_inversion_state_dicts
+from diffusers.models.embeddings import MultiIPAdapterImageProjection
 from diffusers.utils.peft_utils import get_adapter_name, scale_lora_layers
 from torch import Tensor
 from transformers import AltCLIPTextModel
+from transformers.integrations.peft import MIN_PEFT_VERSION
+from transformers.utils import check_peft_version
 
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.bridge import BridgedTextEncoder
@@ -27,12 +31,13 @@ def load_lora_into_text_encoder(
     Replaces diffusers' method of this name, and takes its arguments: for AltCLIP's encoder, with a bridge or without,
     and where XL's first encoder was removed. kwargs: adapter_name, lora_scale, metadata, ...
     """
-    if not isinstance(text_encoder, AltCLIPTextModel | BridgedTextEncoder | None):
+    start = (prefix or "text_encoder") + "."
+    half = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
+    is_ours = isinstance(text_encoder, AltCLIPTextModel | BridgedTextEncoder)
+    if text_encoder is not None and not (is_ours and half):  # without a text half diffusers warns
         load_stock = StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder
         load_stock(state_dict, network_alphas, text_encoder, prefix=prefix, **kwargs)
         return
-    start = (prefix or "text_encoder") + "."
-    half = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
     tower = "tower." if isinstance(text_encoder, BridgedTextEncoder) else ""
     ours = {
         tower + key: value
@@ -46,8 +51,11 @@ def load_lora_into_text_encoder(
             left_out,
         )
     if ours and text_encoder is not None:
+        if kwargs.get("hotswap"):
+            raise InputError("hotswap=True is for LoRAs of a UNet alone, this one has a text half: load it without")
         from peft import LoraConfig
 
+        _check_peft()
         metadata = kwargs.get("metadata") or {}
         settings = {key.removeprefix(start): value for key, value in metadata.items() if key.startswith(start)}
         ranks = {key: value.shape[1] for key, value in ours.items() if key.endswith("lora_B.weight")}
@@ -62,6 +70,19 @@ def load_lora_into_text_encoder(
             peft_config=LoraConfig(**settings),
         )
         scale_lora_layers(text_encoder, weight=kwargs.get("lora_scale", 1.0))
+
+
+def _check_peft() -> None:
+    """Raise InputError where the transformers here wants another peft for a text encoder's LoRA than is installed."""
+    try:
+        check_peft_version(min_version=MIN_PEFT_VERSION)
+    except ValueError:
+        versions = importlib.metadata.version
+        raise InputError(
+            f"transformers {versions('transformers')} wants peft {MIN_PEFT_VERSION} or newer for a text encoder's LoRA, got "
+            f'{versions("peft")}: pip install -U "peft>={MIN_PEFT_VERSION}", or where there is none yet, '
+            f'pip install "transformers<{versions("transformers")}"'
+        ) from None
 
 
 @contextmanager
@@ -96,6 +117,15 @@ def without_lora_layers(models: Sequence[Any]) -> Iterator[None]:
             setattr(parent, child, layer)
         for model in flags:
             model._hf_peft_config_loaded = True
+
+
+def refuse_ip_adapter(unet: Any) -> None:
+    """Raise InputError where an IP-Adapter is loaded: a saved UNet would hold tensors that its config knows nothing of."""
+    if isinstance(getattr(unet, "encoder_hid_proj", None), MultiIPAdapterImageProjection):
+        raise InputError(
+            "an IP-Adapter is loaded, which diffusers can't save within a pipeline: call unload_ip_adapter() before, and "
+            "load_ip_adapter() again after loading what is saved"
+        )
 
 
 def check_textual_inversion(sources: Any, text_encoder: Any, /, **kwargs: Any) -> None:

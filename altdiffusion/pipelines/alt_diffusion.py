@@ -147,8 +147,10 @@ class AltDiffusionMixin(DiffusionPipeline):
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save in the stock layout, which plain diffusers and transformers load, with a model card.
 
-        A LoRA that is loaded is left out, with a warning; one that was fused is in the weights.
+        A LoRA that is loaded is left out, with a warning; one that was fused is in the weights. Raises InputError while an
+        IP-Adapter is loaded.
         """
+        adapters.refuse_ip_adapter(self.unet)
         with adapters.without_lora_layers([self.unet, self.text_encoder]):
             super().save_pretrained(save_directory, *args, **kwargs)
         for name in ("text_encoder", "safety_checker", "image_encoder"):
@@ -268,8 +270,7 @@ def _load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[
     for name, model_class in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
         if name in passed:
             continue
-        shared = name == "vae" and folder == hub.sd_mini_folder()
-        part = (hub.mini_folder() if shared else folder) / name
+        part = hub.vae_folder(folder) if name == "vae" else folder / name
         if not part.is_dir():
             raise InputError(f"{folder} has no folder {name!r}: the download is incomplete")
         passed[name] = tensor_files.load_strict(

@@ -8,35 +8,32 @@ from typing import Any
 import torch
 from transformers import AltCLIPTextModel
 
-from altdiffusion.checkpoints import hub, tensor_files
+from altdiffusion.checkpoints import tensor_files
 from altdiffusion.text_encoder.encoder import build_text_encoder
+from altdiffusion.text_encoder.load_options import MODEL_OPTIONS, read_dtype, read_options
 
 
 class RobertaSeriesModelWithTransformation(AltCLIPTextModel):
-    """`from_pretrained` reads any layout and returns a stock `AltCLIPTextModel`; there are no instances of this class."""
+    """`from_pretrained` reads any layout and returns a stock `AltCLIPTextModel`. Built from a config, it is one, too."""
 
     @classmethod
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
-        subfolder: str = "",
-        dtype: torch.dtype | None = None,
-        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         variant: str | None = None,
         use_safetensors: bool | None = None,
-        device_map: Any = None,
-        revision: str | None = None,
-        token: str | None = None,
-        cache_dir: str | None = None,
-        **kwargs: Any,
+        **options: Any,
     ) -> AltCLIPTextModel:
-        """Takes the arguments of transformers' method. As there, pickles are read unless use_safetensors is True."""
-        hub_options = {"revision": revision, "token": token, "cache_dir": cache_dir}
-        patterns = [f"{subfolder}/*" if subfolder else "*"]
-        folder = hub.resolve(pretrained_model_name_or_path, patterns, **hub_options) / subfolder
-        dtype = dtype or torch_dtype or torch.float32
-        state = tensor_files.read_weights(folder, variant, use_safetensors, allow_pickle=True, dtype=dtype)
-        return build_text_encoder(
-            state, tensor_files.read_config(folder), what=f"the text encoder in {folder}", device_map=device_map
-        )
+        """Takes the arguments of transformers' method. As there, pickles are read unless use_safetensors is True.
+
+        options: as in `load_text_encoder`. Raises InputError for any other, and for what can't be found or read.
+        """
+        named = ("dtype", "variant", "use_safetensors")
+        read = read_options(f"{cls.__name__}.from_pretrained", options, MODEL_OPTIONS, named)
+        folder = read.find(pretrained_model_name_or_path, ["*"])
+        weights_dtype = read_dtype(dtype, options)
+        state = tensor_files.read_weights(folder, variant, use_safetensors, allow_pickle=True, dtype=weights_dtype)
+        what = f"the text encoder in {folder}"
+        return build_text_encoder(state, tensor_files.read_config(folder), what=what, **read.others)

@@ -1,8 +1,9 @@
 """Puts back `diffusers.pipelines.alt_diffusion`, the path that every published AltDiffusion checkpoint names.
 
-diffusers moved that module away, so that it can't load those checkpoints; its own DreamBooth, ControlNet and custom
-diffusion scripts still import it. `install()` restores the path with a class that reads every layout and gives a
-stock `AltCLIPTextModel`. It imports nothing heavy: the path appears when diffusers itself is imported.
+diffusers moved that package away, so that it can't load those checkpoints; its own DreamBooth, ControlNet and custom
+diffusion scripts still import it. `install()` restores the path with what scripts import from there: an encoder class that
+reads every layout and gives a stock `AltCLIPTextModel`, its config, and our pipelines. It imports nothing heavy: the path
+appears when diffusers itself is imported.
 """
 
 from __future__ import annotations
@@ -15,7 +16,20 @@ from types import ModuleType
 from typing import Any
 
 _PARENT = "diffusers.pipelines"
-_PATHS = (f"{_PARENT}.alt_diffusion", f"{_PARENT}.alt_diffusion.modeling_roberta_series")
+_PACKAGE = f"{_PARENT}.alt_diffusion"
+# What the package and its modules held: each name, and where it is now.
+_MODULES = ("modeling_roberta_series", "pipeline_alt_diffusion", "pipeline_alt_diffusion_img2img", "pipeline_output")
+_NAMES = {
+    "RobertaSeriesModelWithTransformation": (
+        "altdiffusion.pipelines.legacy_encoder",
+        "RobertaSeriesModelWithTransformation",
+    ),
+    "RobertaSeriesConfig": ("transformers", "AltCLIPTextConfig"),
+    "AltDiffusionPipeline": ("altdiffusion.pipelines.alt_diffusion", "AltDiffusionPipeline"),
+    "AltDiffusionImg2ImgPipeline": ("altdiffusion.pipelines.alt_diffusion", "AltDiffusionImg2ImgPipeline"),
+    "AltDiffusionPipelineOutput": ("diffusers.pipelines.stable_diffusion", "StableDiffusionPipelineOutput"),
+}
+_PATHS = (_PACKAGE, *(f"{_PACKAGE}.{module}" for module in _MODULES))
 
 
 def install() -> None:
@@ -23,7 +37,7 @@ def install() -> None:
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     if _PARENT in sys.modules:
-        importlib.import_module(_PATHS[0])
+        importlib.import_module(_PACKAGE)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -33,7 +47,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname in _PATHS:
-            return importlib.machinery.ModuleSpec(fullname, _Loader(), is_package=fullname == _PATHS[0])
+            return importlib.machinery.ModuleSpec(fullname, _Loader(), is_package=fullname == _PACKAGE)
         if fullname == _PARENT:
             spec = importlib.machinery.PathFinder.find_spec(fullname, path)
             if spec is not None and spec.loader is not None:
@@ -51,14 +65,16 @@ class _Loader(importlib.abc.Loader):
 
 
 class _Alias(ModuleType):
-    """The module at the old path; its class is made when it is asked for."""
+    """A module at the old path; what it holds is imported when it is asked for."""
 
     def __getattr__(self, name: str) -> Any:
-        if name == "RobertaSeriesModelWithTransformation":
-            from altdiffusion.pipelines.legacy_encoder import RobertaSeriesModelWithTransformation
+        if name not in _NAMES:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        module, attribute = _NAMES[name]
+        return getattr(importlib.import_module(module), attribute)
 
-            return RobertaSeriesModelWithTransformation
-        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_NAMES})
 
 
 class _ThenAlias(importlib.abc.Loader):
@@ -72,6 +88,6 @@ class _ThenAlias(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        importlib.import_module(_PATHS[0])
+        importlib.import_module(_PACKAGE)
         # diffusers.pipelines replaces itself in sys.modules by a lazy module: that one needs the attribute
-        setattr(sys.modules[_PARENT], "alt_diffusion", sys.modules[_PATHS[0]])  # noqa: B010
+        setattr(sys.modules[_PARENT], "alt_diffusion", sys.modules[_PACKAGE])  # noqa: B010

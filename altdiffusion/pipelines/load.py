@@ -23,7 +23,7 @@ def load_diffusion(model: str, text_encoder: str | None = None) -> Any:
     root = AltDiffusionPipeline.fetch(model)
     index = tensor_files.read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
     plain = (index.get("text_encoder") or [None])[-1] == "CLIPTextModel" and "text_encoder_2" not in index
-    if plain and model != hub.SD_MINI:
+    if plain and root != hub.sd_mini_folder():  # whose VAE lies elsewhere
         checked = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
         parts = {name: tensor_files.load_strict(kind, root / name) for name, kind in checked.items()}
         pipe: Any = StableDiffusionPipeline.from_pretrained(str(root), dtype=torch.float32, **parts)

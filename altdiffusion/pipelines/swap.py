@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from diffusers import DiffusionPipeline
 from transformers import AltCLIPTextModel, CLIPTextModel, CLIPTextModelWithProjection
@@ -16,14 +16,16 @@ from altdiffusion.text_encoder.bridge import Bridge, BridgedTextEncoder, check_b
 from altdiffusion.text_encoder.encoder import check_encoder_options, load_text_encoder
 from altdiffusion.text_encoder.load_options import read_dtype
 
+P = TypeVar("P", bound=DiffusionPipeline)
+
 
 def swap_text_encoder(
-    pipe: DiffusionPipeline,
+    pipe: P,
     model: str | Path | None = None,
     *,
     bridge: str | Path | Bridge | None = None,
     **kwargs: Any,
-) -> DiffusionPipeline:
+) -> P:
     """Replace the text encoder and tokenizer of a Stable Diffusion pipeline by AltCLIP's, in place.
 
     Without a bridge the UNet should be one that was trained for this encoder, as AltDiffusion's are: others generate
@@ -33,7 +35,8 @@ def swap_text_encoder(
     bridge: a folder, an id on the hub, "mini" (from mini's AltCLIP to "sd-mini"), or a `Bridge`, of which the pipeline
         gets a copy.
     model, kwargs: as in `load_text_encoder`.
-    Returns the same pipeline. Raises InputError where the widths don't fit, before anything is changed.
+    Returns the same pipeline. Raises InputError where the widths don't fit, or where a bridge would lead to a UNet that
+    has AltCLIP as its encoder already, before anything is changed.
     """
     own = ("dtype", "tokenizer", "allow_pickle", "variant", "use_safetensors")
     passed_on = {name: value for name, value in kwargs.items() if name not in own}
@@ -53,6 +56,11 @@ def swap_text_encoder(
     if xl and bridge is None:
         raise InputError(
             f"{type(pipe).__name__} has a UNet trained with two CLIPs: AltCLIP fits it by a bridge, bridge="
+        )
+    if bridge is not None and isinstance(old, AltCLIPTextModel):
+        raise InputError(
+            "this pipeline reads prompts with AltCLIP already, and a bridge gives CLIP's states, which its UNet doesn't "
+            "know: leave out bridge= (--bridge), or take a Stable Diffusion with CLIP's encoder, such as sd-mini"
         )
     if any(hasattr(getattr(pipe, name, None), "_hf_hook") for name in ("text_encoder", "text_encoder_2")):
         raise InputError(

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from altdiffusion.errors import InputError
+from altdiffusion.pipeline_calls.more_arguments import with_arguments
 from altdiffusion.prompt_syntax import LoraTag, PromptSyntax, lora_names, lora_tags
 from altdiffusion.prompts.loras import lora_weights
 from altdiffusion.prompts.states import ScheduledStates, encode_schedule
-from altdiffusion.signatures import with_arguments
 
 
 def with_prompt_syntax(call: Callable[..., Any]) -> Callable[..., Any]:
     """A pipeline's `__call__` with three more arguments, `prompt_syntax`, `weighting` and `long_prompts`."""
-    added = {"prompt_syntax": None, "weighting": "a1111", "long_prompts": "chunks"}
+    added = {"prompt_syntax": None, "weighting": None, "long_prompts": "chunks"}
     return with_arguments(call, added, _DOCUMENTATION, _call_with_states)
 
 

@@ -4,7 +4,7 @@
     image = pipe(**states, num_inference_steps=25).images[0]
 
 This works with every diffusers pipeline whose text encoder is AltCLIP's, alone or with a bridge behind it, and with those of
-Stable Diffusion 1.x and 2.x with their own CLIP.
+Stable Diffusion 1.x, 2.x and XL with their own CLIPs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import torch
 from diffusers.utils.peft_utils import scale_lora_layers, unscale_lora_layers
 from torch import Tensor
-from transformers import AltCLIPTextModel, CLIPTextModel
+from transformers import AltCLIPTextModel, CLIPTextModel, CLIPTextModelWithProjection
 
 from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax import (
@@ -32,10 +32,10 @@ from altdiffusion.prompt_syntax import (
     take_loras,
 )
 from altdiffusion.prompts.tokens import Token, in_chunks, prompt_tokens
+from altdiffusion.prompts.weighting import Row, Weighting, beside, weighted
 from altdiffusion.text_encoder.bridge import BridgedTextEncoder
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad
 
-Weighting = Literal["a1111", "no-norm", "comfyui"]
 LongPrompts = Literal["chunks", "whole"]
 
 
@@ -107,39 +107,45 @@ class ScheduledStates:
 def encode_prompts(
     pipe: Any,
     prompts: str | Sequence[str],
-    negative_prompts: str | Sequence[str] = "",
+    negative_prompts: str | Sequence[str] | None = None,
     *,
     prompt_syntax: PromptSyntax = "webui",
-    weighting: Weighting = "a1111",
+    weighting: Weighting | None = None,
     long_prompts: LongPrompts = "chunks",
     clip_skip: int | None = None,
 ) -> dict[str, Tensor]:
     """Prompts as people write them (docs/prompts.md), as keyword arguments of `pipe`: prompt_embeds and the like.
 
-    pipe: a diffusers pipeline whose text encoder is AltCLIP's, alone or with a bridge, or Stable Diffusion 1.x's or 2.x's.
-    negative_prompts: one for all, or one for each.
+    pipe: a diffusers pipeline whose text encoder is AltCLIP's, alone or with a bridge, or Stable Diffusion's own.
+    negative_prompts: one for all, or one for each; None is none, for which XL's pipelines may take zeros.
     prompt_syntax: "webui" refuses what is malformed, "lenient" reads it as A1111 does, "none" reads brackets as text.
-    weighting: what a weight does to the hidden states of its tokens: "a1111" multiplies them and restores the mean of all,
-        "no-norm" multiplies them alone, "comfyui" moves them away from the states of "".
+    weighting: what a weight does to hidden states: "masked" moves all of them away from those of the prompt without the
+        word; of the word's tokens "a1111" multiplies them and restores the mean of all, "no-norm" multiplies them alone,
+        "comfyui" moves them away from the states of "". None is "masked", and "a1111" for a Stable Diffusion's own CLIP.
     long_prompts: "chunks" encodes 75 tokens at a time and puts the states one after the other; "whole" encodes all at
         once, which XLM-R can up to 510 tokens, and no CLIP and no bridge.
-    clip_skip: as in diffusers.
+    clip_skip: as in diffusers, and of negative prompts too.
     Raises InputError for what is malformed or too long, and for what one set of states can't say: prompt editing
     ([from:to:0.5], which a pipeline's `prompt_syntax=` reads), LoRAs (`take_loras`) and choices (`expand_choices`).
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if prompt_syntax != "none":
         negatives = [negative_prompts] if isinstance(negative_prompts, str) else negative_prompts
-        for prompt in (*prompts, *negatives):
+        for prompt in (*prompts, *(negatives or ())):
             if take_loras(prompt, prompt_syntax == "lenient")[1]:
                 raise InputError(f"{prompt!r} names a LoRA: load it into the pipeline, and take it out by take_loras()")
     options: dict[str, Any] = {"weighting": weighting, "long_prompts": long_prompts, "clip_skip": clip_skip}
-    scheduled = encode_schedule(pipe, prompts, negative_prompts, steps=1000, prompt_syntax=prompt_syntax, **options)
+    scheduled = encode_schedule(
+        pipe, prompts, negative_prompts or "", steps=1000, prompt_syntax=prompt_syntax, **options
+    )
     if len(scheduled.states) > 1:
         raise InputError(
             "a prompt that changes over the steps has no single states: pass it with prompt_syntax='webui'"
         )
-    return scheduled.first.arguments()
+    arguments = scheduled.first.arguments()
+    if negative_prompts is None and pipe.config.get("force_zeros_for_empty_prompt"):
+        arguments |= {name: torch.zeros_like(arguments[name]) for name in arguments if name.startswith("negative")}
+    return arguments
 
 
 def encode_schedule(
@@ -149,7 +155,7 @@ def encode_schedule(
     *,
     steps: int,
     prompt_syntax: PromptSyntax = "webui",
-    weighting: Weighting = "a1111",
+    weighting: Weighting | None = None,
     long_prompts: LongPrompts = "chunks",
     clip_skip: int | None = None,
     lora_scale: float | None = None,
@@ -167,20 +173,24 @@ def encode_schedule(
         (weighting, Weighting, "weighting"),
         (long_prompts, LongPrompts, "long_prompts"),
     ):
-        if value not in get_args(known):
+        if value is not None and value not in get_args(known):
             raise InputError(f"{name}={value!r}: expected {', '.join(get_args(known))}")
-    encoder, tokenizer = _reader_of(pipe)
+    encoders = _encoders_of(pipe)
+    tokenizer = encoders[0][1]
+    weighting = _weighting_for(_class_of(encoders[0][0]), weighting)
     schedules = [schedule_of(prompt, steps, prompt_syntax) for prompt in [*prompts, *negatives]]
     starts = sorted({0, *(part.until for parts in schedules for part in parts if part.until < steps)})
     texts_at = [tuple(next(p.prompt for p in parts if start < p.until) for parts in schedules) for start in starts]
     distinct = list(dict.fromkeys(texts_at))  # an alternation comes back to its first text
     read = [chunks_of(tokenizer, text, prompt_syntax, long_prompts)[1] for texts in distinct for text in texts]
     if long_prompts == "whole":
-        _check_context(encoder, max(len(row[0]) for row in read))
+        _check_context(encoders[0][0], max(len(row[0]) for row in read))
     count = max(map(len, read))
     chunks = [chunk for row in read for chunk in [*row, *[[]] * (count - len(row))]]
-    with torch.no_grad(), _lora_scaled(encoder, lora_scale):
-        states, pooled = _encode(encoder, tokenizer, chunks, pipe._execution_device, weighting, clip_skip)
+    with torch.no_grad(), _lora_scaled([encoder for encoder, _ in encoders], lora_scale):
+        states, pooled = _encode(
+            encoders, chunks, pipe._execution_device, weighting, clip_skip, hasattr(pipe, "text_encoder_2")
+        )
     shape = (len(distinct), 2, len(prompts))
     states = states.reshape(*shape, count * states.shape[1], states.shape[2])
     if pooled is not None:  # of a prompt's first chunk
@@ -215,24 +225,39 @@ def chunks_of(
     return prompt.text, [tokens] if long_prompts == "whole" else in_chunks(tokens, prompt)
 
 
-def _reader_of(pipe: Any) -> tuple[Any, Any]:
-    """A pipeline's text encoder and its tokenizer. Raises InputError where it is one of another kind."""
-    for number in ("", "_2"):
-        encoder = getattr(pipe, f"text_encoder{number}", None)
-        if isinstance(getattr(encoder, "_orig_mod", encoder), AltCLIPTextModel | BridgedTextEncoder):
-            return encoder, getattr(pipe, f"tokenizer{number}")
-    encoder = getattr(pipe, "text_encoder", None)
-    if isinstance(encoder, CLIPTextModel) and not hasattr(pipe, "text_encoder_2"):
-        return encoder, pipe.tokenizer
-    raise InputError(
-        f"{type(pipe).__name__} reads prompts by {type(encoder).__name__}: expected AltCLIP's text encoder "
-        "(swap_text_encoder), or the CLIP of Stable Diffusion 1.x or 2.x"
-    )
+def _encoders_of(pipe: Any) -> list[tuple[Any, Any]]:
+    """(text encoder, tokenizer): one, or XL's two. Raises InputError where they are of another kind."""
+    numbers = ("", "_2") if hasattr(pipe, "text_encoder_2") else ("",)
+    pairs = [(getattr(pipe, f"text_encoder{number}", None), getattr(pipe, f"tokenizer{number}")) for number in numbers]
+    pairs = [pair for pair in pairs if pair[0] is not None]
+    known = (AltCLIPTextModel, BridgedTextEncoder, CLIPTextModel, CLIPTextModelWithProjection)
+    if not pairs or not all(isinstance(_class_of(encoder), known) for encoder, _ in pairs):
+        kinds = " and ".join(type(encoder).__name__ for encoder, _ in pairs) or "no text encoder"
+        raise InputError(
+            f"{type(pipe).__name__} reads prompts by {kinds}: expected AltCLIP's text encoder (swap_text_encoder), or the "
+            "CLIPs of Stable Diffusion 1.x, 2.x or XL"
+        )
+    return pairs
+
+
+def _class_of(encoder: Any) -> Any:
+    """The encoder itself where it is compiled."""
+    return getattr(encoder, "_orig_mod", encoder)
+
+
+def _weighting_for(encoder: Any, weighting: Weighting | None) -> Weighting:
+    """What was asked for, or what the encoder is made for. Raises InputError for what means nothing behind a bridge."""
+    if isinstance(encoder, BridgedTextEncoder) and weighting not in (None, "masked"):
+        raise InputError(
+            f"weighting={weighting!r}: a bridge's states don't stand at the places of the prompt's tokens: expected 'masked'"
+        )
+    own_clip = isinstance(encoder, CLIPTextModel | CLIPTextModelWithProjection)
+    return weighting or ("a1111" if own_clip else "masked")
 
 
 def _check_context(encoder: Any, tokens: int) -> None:
     """Raise InputError where a prompt is too long to be encoded at once."""
-    if not isinstance(getattr(encoder, "_orig_mod", encoder), AltCLIPTextModel):
+    if not isinstance(_class_of(encoder), AltCLIPTextModel):
         raise InputError('long_prompts="whole": a bridge or a CLIP has learnt 77 tokens at most, expected "chunks"')
     config = encoder.config
     limit = config.max_position_embeddings - config.pad_token_id - 3  # positions begin after padding's; begin and end
@@ -244,71 +269,70 @@ def _check_context(encoder: Any, tokens: int) -> None:
 
 
 @contextmanager
-def _lora_scaled(encoder: Any, scale: float | None) -> Iterator[None]:
+def _lora_scaled(encoders: Sequence[Any], scale: float | None) -> Iterator[None]:
     """As diffusers' `encode_prompt` does it."""
     if scale is None:
         yield
         return
-    scale_lora_layers(encoder, scale)
+    for encoder in encoders:
+        scale_lora_layers(encoder, scale)
     try:
         yield
     finally:
-        unscale_lora_layers(encoder, scale)
+        for encoder in encoders:
+            unscale_lora_layers(encoder, scale)
 
 
 def _encode(
-    encoder: Any, tokenizer: Any, chunks: Sequence[list[Token]], device: Any, weighting: str, clip_skip: int | None
+    encoders: Sequence[tuple[Any, Any]],
+    chunks: Sequence[list[Token]],
+    device: Any,
+    weighting: Weighting,
+    clip_skip: int | None,
+    of_xl: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """States (chunks, tokens, width) with their weights, and the pooled vectors (chunks, width) that XL takes, or None."""
-    begin, end, padding = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-    length = max(MAX_TOKENS, *(len(chunk) + 2 for chunk in chunks))
-    rows = [(begin, *(token.id for token in chunk), end) for chunk in chunks]
-    weights = torch.ones(len(chunks), length)
-    for index, chunk in enumerate(chunks):
-        weights[index, 1 : len(chunk) + 1] = torch.tensor([token.weight for token in chunk])
-    needs_empty = weighting == "comfyui" and bool((weights != 1).any())
-    unique = list(dict.fromkeys([*rows, *[(begin, end)] * needs_empty]))
-    ids, mask = pad(unique, padding, length)
-    is_xl = bool(isinstance(encoder, BridgedTextEncoder) and encoder.config.projection_dim)
-    is_clip = isinstance(encoder, CLIPTextModel)  # which has learnt to read its padding
-    layers = getattr(encoder.config, "num_hidden_layers", None)
-    if clip_skip is not None and layers is not None and not 0 <= clip_skip < layers:
-        raise InputError(f"clip_skip {clip_skip}: this text encoder has {layers} layers, expected 0 to {layers - 1}")
-    output = encoder(
-        ids.to(device),
-        attention_mask=None if is_clip else mask.to(device),
-        output_hidden_states=is_xl or clip_skip is not None,
-    )
-    if is_xl:
-        states, pooled = output.hidden_states[-2], output[0]
-    elif clip_skip is not None:
-        states, pooled = encoder.text_model.final_layer_norm(output.hidden_states[-(clip_skip + 1)]), None
-    else:
-        states, pooled = output[0], None
-    empty = states[unique.index((begin, end))] if needs_empty else None
-    places = torch.tensor([unique.index(row) for row in rows], device=states.device)
-    states = _weighted(states[places], weights.to(states), weighting, empty)
-    return states, None if pooled is None else pooled[places]
+    """States (chunks, tokens, width) with their weights, and the pooled vectors (chunks, width) that XL takes, or None.
 
-
-def _weighted(states: Tensor, weights: Tensor, weighting: str, empty: Tensor | None) -> Tensor:
-    """The states (rows, tokens, width) with weights (rows, tokens); rows whose weights are all 1 stay as they are.
-
-    empty: (tokens, width), the states of "".
+    encoders: XL's two have the same vocabulary; their states lie side by side.
     """
-    weights = weights[..., None]
-    changed = (weights != 1).flatten(1).any(1)
-    if not changed.any():
-        return states
-    if empty is not None:
-        return torch.where(weights == 1, states, empty + (states - empty) * weights)
-    weighted = states * weights
-    if weighting == "no-norm":
-        return weighted
-    before, after = (part.float().mean((1, 2), keepdim=True) for part in (states, weighted))
-    restored = torch.where(changed[:, None, None], before / after, 1.0)
-    if not ((restored > 0.1) & (restored < 10)).all():
+    tokenizer = encoders[0][1]
+    rows = [Row((tokenizer.bos_token_id, *(token.id for token in chunk), tokenizer.eos_token_id)) for chunk in chunks]
+    others = [beside(row, chunk, weighting) for row, chunk in zip(rows, chunks, strict=True)]
+    unique = list(dict.fromkeys([*rows, *(other for some in others for other in some)]))
+    place = {row: index for index, row in enumerate(unique)}
+    encoded = [_states(*pair, unique, device, clip_skip, of_xl) for pair in encoders]
+    states, pooled = torch.cat([part for part, _ in encoded], -1), encoded[-1][1]
+    of_chunks = [
+        weighted(states[place[row]], chunk, weighting, [states[place[other]] for other in some])
+        for row, chunk, some in zip(rows, chunks, others, strict=True)
+    ]
+    return torch.stack(of_chunks), None if pooled is None else pooled[[place[row] for row in rows]]
+
+
+def _states(
+    encoder: Any, tokenizer: Any, rows: Sequence[Row], device: Any, clip_skip: int | None, of_xl: bool
+) -> tuple[Tensor, Tensor | None]:
+    """What one encoder gives, from the layer that diffusers' pipelines take; the pooled vectors of an XL's second one."""
+    ids, mask = pad([row.ids for row in rows], tokenizer.pad_token_id, max(MAX_TOKENS, *(len(row.ids) for row in rows)))
+    kind = _class_of(encoder)
+    if isinstance(kind, CLIPTextModel | CLIPTextModelWithProjection):  # has learnt to read its padding
+        mask = torch.ones_like(mask)
+    for index, row in enumerate(rows):
+        mask[index, list(row.hidden)] = 0
+    layers = getattr(kind.config, "num_hidden_layers", None)
+    if clip_skip is not None and layers is not None and not 0 <= clip_skip < layers - of_xl:
         raise InputError(
-            "these weights leave no mean that could be restored: take smaller ones, or weighting 'no-norm' or 'comfyui'"
+            f"clip_skip {clip_skip}: this text encoder has {layers} layers, expected less than {layers - of_xl}"
         )
-    return weighted * restored.to(states.dtype)
+    is_bridge = isinstance(kind, BridgedTextEncoder)
+    has_pooled = isinstance(kind, CLIPTextModelWithProjection) or (is_bridge and bool(kind.config.projection_dim))
+    output = encoder(
+        ids.to(device), attention_mask=mask.to(device), output_hidden_states=of_xl or clip_skip is not None
+    )
+    if of_xl:
+        states = output.hidden_states[-((clip_skip or 0) + 2)]
+    elif clip_skip is not None:
+        states = getattr(encoder, "text_model", encoder).final_layer_norm(output.hidden_states[-(clip_skip + 1)])
+    else:
+        states = output[0]
+    return states, output[0] if has_pooled else None

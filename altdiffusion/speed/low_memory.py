@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -26,9 +26,10 @@ from altdiffusion.text_encoder.forward import TrimmedForward, patch_forward
 logger = logging.getLogger(__name__)
 
 
-def save_memory(
-    pipe: DiffusionPipeline, device: str | torch.device | None = None, *, stream: bool = False
-) -> DiffusionPipeline:
+P = TypeVar("P", bound=DiffusionPipeline)
+
+
+def save_memory(pipe: P, device: str | torch.device | None = None, *, stream: bool = False) -> P:
     """Put a pipeline that encodes prompts with AltCLIP on a device so that it takes little memory there, in place.
 
     On a GPU: half precision, where it is float32; the text tower is there while it encodes, its table of word embeddings

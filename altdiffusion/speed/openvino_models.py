@@ -1,7 +1,7 @@
 """UNet and VAE decoder computed by OpenVINO on a CPU: its convolutions need fewer products than PyTorch's in float32.
 
 The weights stay PyTorch's and what is saved stays stock; OpenVINO holds a copy in a layout of its own. It compiles for
-one shape at a time, which is fastest, and again when the shape changes.
+one shape at a time, which is fastest, and again when the shape changes; then from the graph that it has.
 """
 
 from __future__ import annotations
@@ -82,16 +82,22 @@ class DecoderForward(_OpenVinoForward):
 class CompiledNetwork:
     """A module of tensors, compiled for the shapes that it was called with last, and anew where its weights have changed.
 
+    What takes longest, the conversion to OpenVINO's graph, is done once for all shapes, as long as the weights stay.
     dtype: that OpenVINO computes in.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         self.module, self.dtype = module, dtype
+        self._graph: Any = None
+        self._graph_of: tuple[Any, ...] = ()  # weights
         self._compiled: Any = None
         self._compiled_for: tuple[Any, ...] = ()  # shapes and weights
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        current = (*(tensor.shape for tensor in inputs), *fingerprint(self.module.parameters()), *_loras(self.module))
+        weights = (*fingerprint(self.module.parameters()), *_loras(self.module))
+        if weights != self._graph_of:
+            self._graph, self._graph_of = None, weights
+        current = (*(tensor.shape for tensor in inputs), *weights)
         if current != self._compiled_for:
             self._compiled, self._compiled_for = None, ()  # its copy of the weights goes before the next one comes
             self._compiled, self._compiled_for = self.compile(inputs), current
@@ -101,12 +107,23 @@ class CompiledNetwork:
         """OpenVINO's compiled model for inputs of these shapes."""
         import openvino
 
-        shapes = [list(tensor.shape) for tensor in inputs]
-        graph = openvino.convert_model(self.module, example_input=inputs, input=shapes)
+        if self._graph is None:
+            self._graph = _convert(self.module, inputs)
+        self._graph.reshape({index: list(tensor.shape) for index, tensor in enumerate(inputs)})
         precision = "bf16" if self.dtype == torch.bfloat16 else "f32"
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
         settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
-        return openvino.Core().compile_model(graph, "CPU", settings)
+        return openvino.Core().compile_model(self._graph, "CPU", settings)
+
+
+def _convert(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """OpenVINO's graph of a module for inputs of any shape, on the module's own tensors."""
+    import openvino
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    # PyTorch would trace a second time to compare, which takes half as long again
+    traced = TorchScriptPythonDecoder(module, example_input=inputs, trace_kwargs={"check_trace": False})
+    return openvino.convert_model(traced)
 
 
 def _loras(module: nn.Module) -> list[Any]:

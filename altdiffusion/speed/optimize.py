@@ -13,7 +13,7 @@ import logging
 import os
 from pathlib import Path
 from types import MethodType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from diffusers import AutoencoderTiny, DiffusionPipeline, LCMScheduler
@@ -30,8 +30,11 @@ logger = logging.getLogger(__name__)
 Compile = bool | Literal["graphs"]
 
 
+P = TypeVar("P", bound=DiffusionPipeline)
+
+
 def optimize(
-    pipe: DiffusionPipeline,
+    pipe: P,
     *,
     exact: bool = True,
     dtype: torch.dtype | None = None,
@@ -41,7 +44,7 @@ def optimize(
     int8: bool = False,
     tiny_vae: str | Path | None = None,
     lcm: str | Path | None = None,
-) -> DiffusionPipeline:
+) -> P:
     """Make a Stable Diffusion pipeline fast where it stands, in place. Load LoRAs before.
 
     dtype: by default `fast_dtype` of the device. UNet and VAE compute in channels_last. On a CPU the text encoder's

@@ -49,7 +49,7 @@ class TrimmedForward(ForwardOverride):
             return self.original(ids, mask, *others, **kwargs)
         if mask is None or (mask.dim() == 2 and (is_captured() or mask.shape == ids.shape)):
             mask = real_tokens(ids, mask, self.model.config.pad_token_id)
-        if is_captured() or mask.shape != ids.shape or self._cannot_trim(kwargs):
+        if is_captured() or mask.shape != ids.shape or not ids.numel() or self._cannot_trim(kwargs):
             return self.original(ids, mask, **kwargs)
         return self._trimmed(ids, mask, kwargs)
 

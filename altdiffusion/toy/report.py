@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from altdiffusion.altclip.model import image_features, load_similarity, text_features
@@ -121,7 +120,8 @@ def similarity_metrics(model: Path, stage: str, languages: Sequence[str], target
         images = F.normalize(torch.cat([image_features(clip, part) for part in pixels.split(64)]), dim=-1)
         same = torch.eye(len(CONCEPTS), dtype=torch.bool)
         for language in languages:
-            texts = F.normalize(_encode(clip, tokenizer, concept_names(language)), dim=-1)
+            ids, mask = pad(tokens(tokenizer, concept_names(language)), tokenizer.pad_token_id)
+            texts = F.normalize(text_features(clip, ids, mask), dim=-1)
             similarity = texts @ images.T
             expected = target if stage != "teacher" or language == "en" else None
             yield Metric(f"{stage}: text to image R@1", language, 100 * recall_at_k(similarity, same, 1), expected)
@@ -270,8 +270,3 @@ PROMPT_KINDS: dict[str, Callable[[str, int], list[JudgedPrompt]]] = {
 
 def _without_targets(metrics: Iterator[Metric]) -> Iterator[Metric]:
     return (replace(metric, target=None) for metric in metrics)
-
-
-def _encode(clip: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
-    ids, mask = pad(tokens(tokenizer, texts), tokenizer.pad_token_id)
-    return text_features(clip, ids, mask)

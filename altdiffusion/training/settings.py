@@ -18,6 +18,11 @@ def neutral(default: Any, help: str, **options: Any) -> Any:
     return setting(default, help, neutral=True, **options)
 
 
+def cache_folder(what: str) -> Any:
+    """A setting that names a folder for features. Resumed with it elsewhere, a training computes the same: it checks them."""
+    return setting(None, f"folder for {what}, so that they are computed once", cache=True)
+
+
 class TrainingSettings(Settings):
     """What every stage shares."""
 
@@ -68,8 +73,14 @@ class TrainingSettings(Settings):
         same: settings that are known to mean the same as before, such as data under another path.
         """
         now = self.model_dump(mode="json")
+
+        def is_same(name: str, about: dict[str, Any]) -> bool:
+            if about.get("cache"):  # without one the numbers are others, as features are kept in float16
+                return (now[name] is None) == (former.get(name) is None)
+            return about.get("neutral") or name in same or now[name] == former.get(name)
+
         return [
             f"{name} was {former.get(name)}, is {now[name]}"
             for name, field in type(self).model_fields.items()
-            if not about_of(field).get("neutral") and name not in same and now[name] != former.get(name)
+            if not is_same(name, about_of(field))
         ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from altdiffusion.settings import setting
-from altdiffusion.training.settings import TrainingSettings, neutral
+from altdiffusion.training.settings import TrainingSettings, cache_folder, neutral
 
 _TEXTS = "files of texts: .tsv, .csv, .jsonl, .parquet, folders of Hugging Face datasets (patterns and {000..012} are expanded)"
 _IMAGES = (
@@ -34,7 +34,7 @@ class DistillSettings(TrainingSettings):
     teacher_language: str = setting("en", "the column that the teacher reads")
     loss: Literal["mse", "cosine", "contrastive"] = setting("mse", "what pulls the student to the teacher")
     contrastive_scale: float = setting(20.0, "factor on the cosines of the contrastive loss", minimum=0)
-    teacher_cache: Path | None = setting(None, "folder for the teacher's vectors, so that they are computed once")
+    teacher_cache: Path | None = cache_folder("the teacher's vectors")
     validation_data: list[str] = neutral([], "texts to validate on, in the same columns", source="data")
 
 
@@ -45,7 +45,7 @@ class ContrastSettings(TrainingSettings):
     train_data: list[str] = setting(..., _IMAGES, source="data")
     languages: list[str] = setting([], _LANGUAGES)
     trainable: Literal["text", "both"] = setting("text", "the text tower alone, or both towers")
-    image_cache: Path | None = setting(None, "folder for the image features, so that they are computed once")
+    image_cache: Path | None = cache_folder("the image features")
     interpolation: float = setting(
         1.0, "fraction of the trained weights in the saved ones, the rest being the former ones", minimum=0, maximum=1
     )
@@ -61,7 +61,7 @@ class ContrastSettings(TrainingSettings):
 class AutoencoderSettings(TrainingSettings):
     """An image autoencoder (VAE) for latent diffusion."""
 
-    model: str = setting(..., "the AutoencoderKL to start from: its folder", source="model")
+    model: str = setting(..., "the AutoencoderKL to start from: its folder, or a pipeline's", source="model")
     train_data: list[str] = setting(..., _IMAGES, source="data")
     loss: Literal["l1", "mse", "l1+mse"] = setting(
         "l1+mse",
@@ -108,8 +108,8 @@ class AlignSettings(DiffusionSettings):
     max_aspect: float = setting(
         2.0, "the longest shape of a bucket: width / height or its inverse", minimum=1, maximum=8
     )
-    latent_cache: Path | None = setting(None, "folder for the latents, so that they are computed once")
-    text_cache: Path | None = setting(None, "folder for the text states, so that they are computed once")
+    latent_cache: Path | None = cache_folder("the latents")
+    text_cache: Path | None = cache_folder("the text states")
 
     def problems(self) -> list[str]:
         """Cached latents are of one view of each image; the LoRA's settings are for a LoRA."""
@@ -130,6 +130,7 @@ class BridgeSettings(TrainingSettings):
     model: str = setting(
         ..., "the Stable Diffusion 1.x, 2.x or XL whose text states are learnt: folder or id on the hub", source="model"
     )
+    allow_pickle: bool = neutral(False, "read .bin files of these two, which can carry code")
     train_data: list[str] = setting(..., _TEXTS, source="data")
     languages: list[str] = setting([], _LANGUAGES)
     teacher_language: str = setting("en", "the column that CLIP reads")
@@ -148,8 +149,8 @@ class BridgeSettings(TrainingSettings):
     prediction_weight: float = setting(
         0.0, "of a third loss: the error in what the frozen UNet predicts out of noise", minimum=0
     )
-    student_cache: Path | None = setting(None, "folder for AltCLIP's states, so that they are computed once")
-    teacher_cache: Path | None = setting(None, "folder for CLIP's states, so that they are computed once")
+    student_cache: Path | None = cache_folder("AltCLIP's states")
+    teacher_cache: Path | None = cache_folder("CLIP's states")
     validation_data: list[str] = neutral([], "texts to validate on, in the same columns", source="data")
 
     def problems(self) -> list[str]:

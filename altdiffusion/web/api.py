@@ -44,7 +44,7 @@ def add_endpoints(service: DemoService) -> None:
 
     async def change(image: Any, mask: Any, **said: Any) -> list[dict[str, Any]]:
         """Change an image by a prompt; with a mask (white where it is generated anew, as large as the image) that part
-        alone. strength: how much, above 0, to 1. The rest, and what it gives, as in /draw."""
+        alone, and the rest stays as it is. strength: how much, above 0, to 1. The rest, and what it gives, as in /draw."""
         start = await _opened(image, service)
         covered = None if mask is None else await _opened(mask, service, "L")
         return await _generated(service, read_request(said, service.limits, start, covered))
@@ -88,8 +88,9 @@ def add_endpoints(service: DemoService) -> None:
     later = [name for name in WEB_SETTINGS if name not in (*_DRAW, *_CHANGE)]
     of_settings: dict[Any, tuple[str, ...]] = {draw: _DRAW, change: _CHANGE, compare: _COMPARE}
     for work, names in of_settings.items():
-        work.__signature__ = _signature([*names, *later], service)
-        work.__doc__ = "\n".join([work.__doc__, *(f"{name}: {_field(name).description}" for name in later)])
+        others = [name for name in later if work is change or name in TEXT_TO_IMAGE]
+        work.__signature__ = _signature([*names, *others], service)
+        work.__doc__ = "\n".join([work.__doc__, *(f"{name}: {_field(name).description}" for name in others)])
     for endpoint in (models, draw, change, compare, score, classify, rank, read_settings):
         gr.api(_endpoint(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
 

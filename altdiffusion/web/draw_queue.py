@@ -200,8 +200,8 @@ class DrawQueue:
 
 
 def _pixels(job: Job) -> int:
-    settings = job.requests[0].settings
-    return (settings.width or 1) * (settings.height or 1)
+    width, height = job.requests[0].known_size
+    return max(1, width * height)
 
 
 class _Progress:

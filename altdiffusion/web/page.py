@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,27 @@ def look() -> dict[str, Any]:
     return {"theme": gr.themes.Default(font=_FONTS, font_mono=["monospace"]), "css": CSS, "i18n": I18N}
 
 
+class Page(gr.Blocks):
+    """Gradio's page, whose server fetches what is given by its address, from public hosts alone."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *others: Any, **options: Any) -> list[Any]:
+        """As in Gradio; what can't be fetched is said in one line."""
+        try:
+            return await super().preprocess_data(block_fn, inputs, *others, **options)
+        except gr.Error:
+            raise
+        except Exception:
+            if not _ADDRESS.search(str(inputs)):
+                raise
+            raise gr.Error(say("bad_address", "en"), print_exception=False) from None
+
+
+_ADDRESS = re.compile(r"'path': 'https?://")
+
+
 def build_page(service: DemoService) -> gr.Blocks:
     """The page, and the API's endpoints."""
-    with gr.Blocks(title="AltDiffusion", analytics_enabled=False) as page:
+    with Page(title="AltDiffusion", analytics_enabled=False) as page:
         add_endpoints(service)  # first: they have the names, and the page's own events take what is left
         with gr.Row(elem_id="top"):
             gr.Markdown(I18N("title"), elem_id="title")

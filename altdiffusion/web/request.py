@@ -13,15 +13,16 @@ from PIL import Image
 from altdiffusion.errors import InputError
 from altdiffusion.generation import settings as generation_settings
 from altdiffusion.generation.draw import GenerateRequest
+from altdiffusion.generation.inpaint import WHITE, brightest
 from altdiffusion.generation.schedulers import SAMPLERS, SchedulerChoice, find_scheduler, schedules_of
-from altdiffusion.generation.settings import IN_MEMORY, ImageSettings, settings_with
+from altdiffusion.generation.settings import IN_MEMORY, ImageSettings, settings_that_need, settings_with
 from altdiffusion.settings import about_of, bounds_of, choices_of, type_of
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.translations import Refused
 
 MAX_SEED = generation_settings.MAX_SEED - 10_000  # the images of one request have the seeds after it
 WEB_SETTINGS = settings_with("web")
-TEXT_TO_IMAGE = [name for name in WEB_SETTINGS if name not in settings_with("needs_image")]
+TEXT_TO_IMAGE = [name for name in WEB_SETTINGS if name not in settings_with("needs")]
 
 # Names of shapes, and width through height; the area stays the model's own.
 SHAPES = {"1:1": 1.0, "4:3": 4 / 3, "3:4": 3 / 4, "3:2": 3 / 2, "2:3": 2 / 3, "16:9": 16 / 9, "9:16": 9 / 16}
@@ -79,7 +80,9 @@ def read_request(
         raise Refused("bad_input")
     values = {name: check_setting(name, said.get(name), limits) for name in WEB_SETTINGS}
     if image is None:
-        values |= dict.fromkeys(settings_with("needs_image"))
+        values |= dict.fromkeys(settings_that_need("init_image"))
+    if mask is None and (idle := [name for name in settings_that_need("mask") if values[name] is not None]):
+        raise Refused("no_mask", name=idle[0])
     if not (values["prompt"] or "").strip():
         raise Refused("no_prompt")
     if (values["width"] is None) != (values["height"] is None):
@@ -98,6 +101,8 @@ def read_request(
         raise Refused("bad_input") from None
     if mask is not None and image is not None and mask.size != image.size:
         raise Refused("mask_size")
+    if mask is not None and brightest(mask) < WHITE:
+        raise Refused("black_mask")
     request = VisitorRequest(
         GenerateRequest(settings, image, mask), said.get("model", ""), num_images, best_of if best_of > 1 else 0, shape
     )
@@ -107,7 +112,7 @@ def read_request(
 
 def check_work(request: VisitorRequest, limits: Limits) -> None:
     """Raises Refused for a size, where it is known, that is too large alone or with its steps and images."""
-    width, height = request.settings.width or 0, request.settings.height or 0
+    width, height = request.request.known_size
     if width * height > limits.pixels:
         side = math.isqrt(limits.pixels) // 8 * 8
         raise Refused("many_pixels", width=width, height=height, most=f"{limits.pixels:,}", side=side)

@@ -26,7 +26,11 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Serving:
-    """How the owner wants the page served. auth: "name:password". models: what visitors may choose from; empty: mini."""
+    """How the owner wants the page served.
+
+    auth: "name:password". models: what visitors may choose from; empty: mini. root_path: where a proxy shows the page, below a
+    path ("/draw") or at a whole address.
+    """
 
     host: str = LOOPBACK
     port: int | None = None
@@ -38,6 +42,7 @@ class Serving:
     device: str | None = None
     dtype: str | None = None
     allow_pickle: bool = False
+    root_path: str | None = None
 
 
 def serve(serving: Serving) -> None:
@@ -56,6 +61,8 @@ def running(serving: Serving) -> Iterator[str]:
         raise InputError(f"--max-queue {serving.max_queue}: expected at least 1")
     if serving.limits.pixels < 64:
         raise InputError(f"--max-pixels {serving.limits.pixels}: expected at least 64, such as 589824 for 768 x 768")
+    if serving.root_path is not None and not serving.root_path.startswith(("/", "http://", "https://")):
+        raise InputError(f"--root-path {serving.root_path}: expected a path such as /draw, or a whole address")
     folder = Path(tempfile.mkdtemp(prefix="altdiffusion-demo-"))
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     max_image_pixels = Image.MAX_IMAGE_PIXELS
@@ -82,6 +89,7 @@ def running(serving: Serving) -> Iterator[str]:
             _, url, _ = page.launch(
                 server_name=serving.host,
                 server_port=serving.port,
+                root_path=None if serving.root_path is None else serving.root_path.rstrip("/"),
                 auth=name_and_password,
                 share=False,
                 inbrowser=False,

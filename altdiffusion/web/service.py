@@ -20,7 +20,6 @@ from altdiffusion.altclip import best_of, zero_shot
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.errors import InputError
 from altdiffusion.generation import infotext
-from altdiffusion.generation.draw import GenerateRequest
 from altdiffusion.generation.result import GeneratedImage, free_path, save_image
 from altdiffusion.generation.settings import ImageSettings
 from altdiffusion.prompt_syntax import lora_names
@@ -226,7 +225,7 @@ def _job(request: VisitorRequest, label: str) -> Job:
     """An image for each seed from the request's on."""
     first, seed = request.request, request.settings.seed or 0
     every = [first.settings.replace(seed=seed + index) for index in range(request.num_generated)]
-    return Job(label, [GenerateRequest(settings, first.image, first.mask) for settings in every])
+    return Job(label, [replace(first, settings=settings) for settings in every])
 
 
 def _with_settings(request: VisitorRequest, **changes: Any) -> VisitorRequest:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.resources import files
 from typing import Any, Literal
 
 from altdiffusion.errors import InputError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from altdiffusion.files import packaged_toml
 
 Language = Literal["en", "zh"]
 LANGUAGES: dict[Language, str] = {"en": "English", "zh": "中文"}
 
-_FILE = tomllib.loads(files(__package__).joinpath("translations.toml").read_text(encoding="utf-8"))
+_FILE = packaged_toml(__package__, "translations.toml")
 TEXTS: dict[str, tuple[str, str]] = {key: (english, chinese) for key, (english, chinese) in _FILE["page"].items()}
 GRADIO_ZH: dict[str, dict[str, str]] = _FILE["gradio_zh"]
 

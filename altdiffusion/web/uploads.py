@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from altdiffusion.images import FORMATS, as_rgb, turned
+from altdiffusion.images import TooManyPixels, as_rgb, read_image
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.translations import Refused
 
@@ -21,19 +20,15 @@ def open_upload(path: Any, limits: Limits, mode: str = "RGB") -> Image.Image:
         file = Path(path)
         if file.stat().st_size > limits.upload_bytes:
             raise Refused("large_file", most=limits.upload_bytes // 2**20)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as opened:
-                _check_pixels(opened.size, limits)
-                opened.load()
-                upright = turned(opened)
-        return as_rgb(upright) if mode == "RGB" else as_rgb(upright).convert(mode)
+        image = read_image(file, mode, limits.upload_pixels)
     except Refused:
         raise
-    except Image.DecompressionBombError:
+    except TooManyPixels:
         raise Refused("large_image", most=f"{limits.upload_pixels:,}") from None
-    except Exception as error:  # on damaged files, decoders raise whatever they stumble over
+    except Exception as error:  # no path, nothing there, or no image
         raise Refused("bad_image") from error
+    _check_pixels(image.size, limits)
+    return image
 
 
 def read_editor(value: Any, limits: Limits) -> tuple[Image.Image, Image.Image | None]:

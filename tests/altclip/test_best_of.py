@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline
 from altdiffusion import AltDiffusionPipeline, InputError, generate
 from altdiffusion.altclip.best_of import RankedOutput, load_scorer, rank
 from altdiffusion.altclip.scorer import PromptScorer
+from altdiffusion.errors import GenerationFailed
 from altdiffusion.generation.infotext import open_info
 from altdiffusion.generation.result import save_image
 
@@ -76,6 +77,18 @@ def test_without_best_of_nothing_changes(pipe):
 def test_what_best_of_refuses(pipe, arguments, reason):
     with pytest.raises(InputError, match=reason):
         pipe(**({"prompt": "cat", "scorer": Light()} | SMALL | arguments))
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
+def test_images_out_of_nan_are_an_error(pipe, output_type):
+    latents = torch.randn(3, pipe.unet.config.in_channels, 8, 8, generator=torch.manual_seed(0))
+    latents[1] = float("nan")
+    processor = pipe.image_processor
+    with pytest.raises(
+        GenerationFailed, match=r"^1 of 3 images came out as NaN in float32: .* take float32 or bfloat16"
+    ):
+        pipe("cat", best_of=3, scorer=Light(), latents=latents, num_inference_steps=1, output_type=output_type)
+    assert pipe.image_processor is processor
 
 
 def test_generate_keeps_the_best_and_writes_the_score_into_the_png(pipe, tmp_path):

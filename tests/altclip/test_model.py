@@ -134,6 +134,14 @@ def test_float32_unless_asked_otherwise(own_copy):
     assert AltCLIP.from_pretrained(own_copy, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("part", [AltCLIP, AltCLIPProcessor])
+def test_the_first_argument_has_its_stock_name_too(own_copy, part):
+    assert isinstance(part.from_pretrained(pretrained_model_name_or_path=own_copy), part)
+    assert isinstance(part.from_pretrained(pretrained_model_name_or_path=None), part)
+    with pytest.raises(InputError, match="pass one of them"):
+        part.from_pretrained(own_copy, pretrained_model_name_or_path=own_copy)
+
+
 def test_pickle_is_read_only_where_allowed(own_copy):
     torch.save(load_file(own_copy / "model.safetensors"), own_copy / "pytorch_model.bin")
     (own_copy / "model.safetensors").unlink()

@@ -5,6 +5,8 @@ import pytest
 from altdiffusion.benchmark import quick
 from altdiffusion.cli.main import main
 
+pytestmark = pytest.mark.long
+
 
 def test_quick_is_the_same_everywhere(capsys):
     assert main(["benchmark", "--quick"]) == 0

@@ -1,12 +1,14 @@
 """Where models are looked for."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from helpers.bridges import small_bridge
 
 from altdiffusion import AltDiffusionPipeline, InputError, PromptScorer, swap_text_encoder
 from altdiffusion.checkpoints import hub
-from altdiffusion.checkpoints.hub import is_local, mini_folder, resolve
+from altdiffusion.checkpoints.hub import is_local, mini_folder, resolve, sd_mini_folder, vae_folder
 from altdiffusion.text_encoder.bridge import load_bridge
 
 
@@ -25,9 +27,20 @@ def test_any_other_folder_stands_for_itself(tmp_path):
     assert resolve(None) == resolve("mini") == mini_folder()
 
 
+@pytest.mark.parametrize(("name", "folder"), [("mini", mini_folder()), ("sd-mini", sd_mini_folder())])
+def test_the_embedded_names_are_known_as_text_and_as_paths(tmp_path, monkeypatch, name, folder):
+    monkeypatch.chdir(tmp_path)
+    assert resolve(name) == resolve(Path(name)) == folder
+    assert is_local(name)
+    assert is_local(Path(name))
+    assert vae_folder(folder) == mini_folder() / "vae"
+    assert AltDiffusionPipeline.fetch(Path(name)) == folder
+    (tmp_path / name).mkdir()
+    assert resolve(name) == folder
+    assert resolve(Path(name)) == Path(name)  # a folder of that name is the user's own
+
+
 def test_what_is_local(tmp_path):
-    assert is_local("mini")
-    assert is_local("sd-mini")
     assert is_local(tmp_path)
     assert not is_local("owner/name")
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 
 import pytest
 from helpers.small_altclip import save_small
@@ -66,7 +67,7 @@ def test_score_takes_folders(capsys, altclip, pictures, tmp_path):
     status, out, _ = run(capsys, "score", pictures[0], folder, *words, "--json")
     assert status == 0
     found = [row["image"] for row in json.loads(out)["results"]]
-    assert found == [pictures[0], str(folder / "a.PNG"), str(folder / "b.png")]
+    assert found == [pictures[0], str(folder / "a.PNG"), str(folder / "b.png"), str(folder / "deep/c.png")]
     (tmp_path / "empty").mkdir()
     status, out, err = run(capsys, "score", tmp_path / "empty", *words)
     assert (status, out) == (2, "")
@@ -162,3 +163,10 @@ def test_evaluate_generation(capsys, published, altclip, tmp_path):
     assert status == 0
     assert [(each["language"], each["prompts"]) for each in json.loads(out)["results"]] == [("en", 2), ("zh", 2)]
     assert (tmp_path / "out/zh.png").is_file()
+
+
+def test_evaluate_mini_without_emoji_says_which_extra(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "emoji", None)
+    status, _, err = run(capsys, "evaluate", "mini")
+    assert status == 2
+    assert err.splitlines()[-1].endswith('evaluate mini needs the library emoji: pip install "altdiffusion[train]"')

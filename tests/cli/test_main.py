@@ -1,6 +1,9 @@
 """The command as people run it: its streams, its exit status, and a process of its own where that is what is tested."""
 
+import itertools
 import json
+import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,6 +17,7 @@ from PIL import Image
 from altdiffusion.cli.main import COMMANDS, parse
 
 COMMAND = [sys.executable, "-m", "altdiffusion.cli"]
+pytestmark = pytest.mark.long
 EARLY = [  # wrong input of each command, which is said before the libraries load
     (["generate", "a", "--init-image", "nowhere.png", "--mask", "m.png", "--lora", "l.safetensors"], "no such image"),
     (["generate", "a", "--scheduler", "magic"], "unknown scheduler 'magic': expected one of ddim"),
@@ -174,6 +178,49 @@ def test_words_are_read_as_they_were_by_argparse():
     assert (settings.prompts, settings.pixels, settings.batch_size) == (["--help", "-x"], (512, 256), "auto")
     settings = parse(["score", "a", "b", "--prompt", "x", "y", "--csv", "--prompt", "z"]).settings
     assert (settings.images, settings.prompt, settings.as_csv) == (["a", "b"], ["x", "y", "z"], True)
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="words are Unicode there")
+def test_under_an_ascii_locale_every_script_is_read_and_written(published, tmp_path):
+    """Several commands in one process, with "/" between them."""
+    script = """
+import itertools, sys
+from altdiffusion.cli.main import main
+for is_break, words in itertools.groupby(sys.argv[1:], lambda word: word == "/"):
+    if not is_break:
+        print("==", main(list(words)), flush=True)
+"""
+    model = ["--model", str(published("m9")), "--steps", "1", "--size", "16x16", "--seed", "1"]
+    commands = [
+        ["generate", "一只猫", "кошка 😀", *model, "--out", "图"],
+        ["generate", "café", *model, "--out", "图/قطة.jpg", "--json"],
+        ["info", "图/قطة.jpg", "--json"],
+        ["score", "图", "--prompt", "一只猫", "قطة", "--json"],
+        ["score", "图", "--prompt", "한국어"],
+        ["info", "图/没有.png"],
+        ["generate", b"\xb9\xb7", *model, "--out", "图"],
+    ]
+    words = itertools.chain.from_iterable([*command, "/"] for command in commands)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], env=os.environ | ASCII, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr
+    outs = re.split(r"== (\d)\n", done.stdout)
+    assert outs[1::2] == ["0", "0", "0", "0", "0", "2", "2"], done.stderr
+    assert {path.name for path in tmp_path.glob("图/*")} == {"قطة.jpg", "一只猫-1.png", "кошка-1.png"}
+    assert json.loads(outs[2])["pictures"][0]["path"] == "图/قطة.jpg"
+    assert json.loads(outs[4])["prompt"] == "café"
+    assert {row["image"] for row in json.loads(outs[6])["results"]} == {
+        "图/قطة.jpg",
+        "图/一只猫-1.png",
+        "图/кошка-1.png",
+    }
+    assert "these bytes are no UTF-8" in done.stderr
+    assert done.stdout.isascii()
+    assert done.stderr.isascii()
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])

@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from altdiffusion.toy.glyphs import concept_names
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     page.relative_to(ROOT).as_posix()
@@ -126,3 +128,11 @@ def test_chinese_pages_have_an_english_one(page: str):
 def test_anchors_are_made_as_github_makes_them():
     text = "# A `b` of C: d\n```bash\n# no heading\n```\n## 训练 与 评测\n"
     assert anchors_of(text) == {"a-b-of-c-d", "训练-与-评测"}
+
+
+@pytest.mark.parametrize("page", ["docs/training.md", "docs/training.zh.md"])
+def test_the_subject_of_the_laptop_guide_is_what_its_prompt_says(page: str):
+    """`--instance-prompt "一只 <斑斑> 猫"`, of a framed image that is called by its number in CONCEPTS."""
+    (number,) = re.findall(r"framed/(\d+)-\*\.png", text_of(page))
+    (prompt,) = re.findall(r'try/pictures --instance-prompt "([^"]+)"', text_of(page))
+    assert prompt.split()[-1] == concept_names("zh")[int(number)]

@@ -64,6 +64,41 @@ def test_from_pictures_and_with_masks_too(pipe, mask):
         assert_equal(together, alone(pipe, request))
 
 
+@pytest.mark.parametrize("settings", [{}, {"mask_blur": 1}, {"only_masked": 2}, {"width": 24, "height": 16}])
+def test_each_of_a_batch_is_pasted_into_its_own_photo(pipe, settings):
+    photos = [Image.effect_noise((20, 20), 50).convert("RGB") for _ in range(3)]
+    masks = [Image.new("L", (20, 20), 0) for _ in photos]
+    for mask, corner in zip(masks, (0, 6, 12), strict=True):
+        mask.paste(255, (corner, corner, corner + 8, corner + 8))
+    common = {"init_image": IN_MEMORY, "mask": IN_MEMORY, "steps": 2, **settings}
+    several = [
+        GenerateRequest(ImageSettings(prompt=prompt, seed=1, **common), photo, mask)
+        for (prompt, _, _), photo, mask in zip(PROMPTS, photos, masks, strict=True)
+    ]
+    for request, together in zip(several, draw_batch(pipe, several), strict=True):
+        assert_equal(together, alone(pipe, request))
+        size = (settings.get("width", 20), settings.get("height", 20))
+        assert together.image.size == size
+        if not settings.get("mask_blur"):
+            photo, mask = request.image.resize(size, Image.Resampling.LANCZOS), request.mask.resize(size, 2)
+            black = np.asarray(mask) == 0
+            np.testing.assert_array_equal(np.asarray(together.image)[black], np.asarray(photo)[black])
+
+
+def test_photos_of_other_shapes_are_no_batch(pipe):
+    one, other = (
+        GenerateRequest(
+            ImageSettings(prompt="猫", seed=1, init_image=IN_MEMORY, mask=IN_MEMORY),
+            Image.new("RGB", size), Image.new("L", size, 255),
+        ).resolved(pipe)
+        for size in ((16, 16), (64, 16))
+    )  # fmt: skip
+    assert one.batch_key != other.batch_key
+    assert one.resolved(pipe) is one
+    with pytest.raises(InputError, match="requests of a batch may differ"):
+        draw_batch(pipe, [one, other])
+
+
 def test_what_is_not_said_is_the_models_own(pipe):
     (got,) = draw_batch(pipe, [GenerateRequest(ImageSettings(prompt="猫", steps=1))])
     assert (got.settings.guidance_scale, got.settings.scheduler) == (7.5, "PNDM")

@@ -75,6 +75,63 @@ def test_init_image_and_mask(folder, tmp_path):
     assert filled.settings.mask == str(tmp_path / "mask.png")
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"mask_blur": 3},
+        {"only_masked": 4},
+        {"size": (24, 16)},
+        {"only_masked": 0, "size": (16, 16), "mask_blur": 1},
+    ],
+)
+def test_what_is_inpainted_is_generated_again_by_its_settings(pipe, tmp_path, settings):
+    photo, mask = Image.effect_noise((50, 30), 60).convert("RGB"), Image.new("L", (50, 30), 0)
+    mask.paste(255, (10, 8, 30, 20))
+    photo.save(tmp_path / "photo.png")
+    mask.save(tmp_path / "mask.png")
+    images = {"init_image": tmp_path / "photo.png", "mask": tmp_path / "mask.png"}
+    first = next(generate("一只猫", model=pipe, steps=2, seed=1, **images, **settings))
+    save_image(first, tmp_path / "x.png")
+    read = open_info(tmp_path / "x.png")
+    assert read == first.settings
+    assert (read.width, read.height) == settings.get("size", (None, None))
+    assert first.image.size == ((24, 16) if settings == {"size": (24, 16)} else photo.size)
+    said = {name: value for name, value in read if value is not None and name not in ("prompt", "model", "scheduler")}
+    assert same(next(generate(read.prompt, model=pipe, **said)), first)
+
+
+def test_from_memory_it_starts_as_from_a_file(pipe, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    start, mask = Image.effect_noise((24, 16), 60).convert("RGBA"), Image.new("I;16", (16, 24), 0)
+    start.putalpha(Image.linear_gradient("L").resize((24, 16)))
+    mask.paste(65535, (4, 4, 12, 16))
+    start.save(tmp_path / "start.png", exif=exif)
+    mask.save(tmp_path / "mask.png")
+    by_path = {"init_image": tmp_path / "start.png", "mask": tmp_path / "mask.png"}
+    in_memory = {name: Image.open(path) for name, path in by_path.items()}
+    one, other = (draw(pipe, seed=1, size=None, **images)[0] for images in (by_path, in_memory))
+    assert one.image.size == (16, 24)
+    assert same(one, other)
+
+
+def test_a_black_image_of_the_safety_checker_is_black_in_the_photo_too(folder, tmp_path):
+    offended = shutil.copytree(folder, tmp_path / "offended")
+    layouts.save_safety_checker(offended / "safety_checker", True, finds=True)
+    photo, mask = Image.new("RGB", (50, 30), "red"), Image.new("L", (50, 30), 255)
+    black = next(generate("猫", model=offended, steps=1, seed=1, init_image=photo, mask=mask))
+    assert black.filtered
+    assert black.image.size == photo.size
+    assert black.image.getbbox() is None
+
+
+@pytest.mark.parametrize("value", [0, 1, 127])
+def test_a_black_mask_is_refused(pipe, value):
+    with pytest.raises(InputError, match=f"the mask is black.*expected white.*at most {value}$"):
+        draw(pipe, init_image=Image.new("RGB", (16, 16)), mask=Image.new("L", (16, 16), value))
+
+
 def test_safety_checker_is_on_where_the_checkpoint_has_one(folder, tmp_path):
     offended = shutil.copytree(folder, tmp_path / "offended")
     layouts.save_safety_checker(offended / "safety_checker", True, finds=True)

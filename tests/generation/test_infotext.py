@@ -28,6 +28,8 @@ FULL = ImageSettings(
     strength=0.8,
     init_image="my, odd: name.png",
     mask='quo"te.png',
+    mask_blur=4,
+    only_masked=32,
     lora="a b.safetensors",
     dtype="float16",
     allow_pickle=True,
@@ -64,6 +66,23 @@ def test_infotext_has_the_web_uis_form():
     assert lines[2].startswith(
         "Steps: 25, Sampler: DDIM, CFG scale: 7.5, Seed: 0, Size: 64x128, Model: BAAI/AltDiffusion-m9"
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("Mask blur: 4, Inpaint area: Only masked, Masked area padding: 32", (4, 32)),
+        ("Mask blur: 8, Inpaint area: Only masked", (8, 32)),
+        ("Inpaint area: Only masked, Masked area padding: 0", (None, 0)),
+        ("Mask blur: 4, Inpaint area: Whole picture, Masked area padding: 32", (4, None)),
+        ("Masked area padding: 32", (None, None)),
+        ("Mask blur: x", (None, None)),
+    ],
+)
+def test_masks_are_read_as_the_web_uis_write_them(said, read):
+    settings = from_infotext(f"a cat\nSteps: 3, Denoising strength: 0.8, {said}, Seed: 1")
+    assert (settings.mask_blur, settings.only_masked, settings.seed) == (*read, 1)
+    assert "Mask blur: 4, Inpaint area: Only masked, Masked area padding: 32" in to_infotext(FULL)
 
 
 def test_a_web_uis_infotext_is_read():

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 
+import diffusers
 import pytest
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 
@@ -91,6 +92,21 @@ def test_a_models_own_pndm_with_runge_kutta_steps_says_from_how_many(pipe, steps
 def test_a_scheduler_of_other_models_is_one_line(pipe, name):
     with pytest.raises(InputError, match="isn't made for such models"):
         build_scheduler(name, pipe)
+
+
+def test_every_scheduler_of_diffusers_generates_or_is_one_line(pipe):
+    names = {name for name in dir(diffusers) if name.endswith("Scheduler")}
+    refused = {}
+    for name in names:
+        try:
+            for steps in (1, 2, 5):
+                image(pipe, name, steps=steps)
+        except InputError as error:
+            refused[name] = str(error)
+    assert not [line for line in refused.values() if "\n" in line]
+    assert refused.keys() >= {"KarrasVeScheduler", "UnCLIPScheduler", "EDMEulerScheduler", "DDIMInverseScheduler"}
+    works = {"LCMScheduler", "TCDScheduler", "SASolverScheduler", "DDIMParallelScheduler", *SCHEDULERS.values()}
+    assert not (works & refused.keys()) - {"LMSDiscreteScheduler"}  # which needs scipy
 
 
 @pytest.mark.parametrize("name", ["Euler a", "DPM++ 2M", "PLMS", "ddim", "DDIM", "DDIMScheduler", "DPMSolverSDE"])

@@ -28,6 +28,11 @@ def test_neither_torch_nor_diffusers_nor_pillow_is_imported():
         ({"width": "65", "height": "64"}, "--size: expected a multiple of 8, got 65"),
         ({"strength": "0.5"}, "strength needs an init image: give one, or leave strength out"),
         ({"mask": "m.png"}, "mask needs an init image"),
+        ({"mask_blur": "4"}, "mask blur needs a mask: give one, or leave mask blur out"),
+        ({"mask_blur": "0", "init_image": "x.png"}, "mask blur needs a mask"),
+        ({"only_masked": "32", "init_image": "x.png"}, "only masked needs a mask"),
+        ({"mask_blur": "65", "init_image": "x.png", "mask": "m.png"}, "--mask-blur: expected 0 to 64, got 65"),
+        ({"only_masked": "-1", "init_image": "x.png", "mask": "m.png"}, "--only-masked: expected 0 to 256, got -1"),
         ({"init_image": "x.png", "strength": "0.1", "steps": "9"}, "strength 0.1 of 9 steps leaves no step"),
         ({"prompt": " "}, "no prompt: expected at least one"),
         ({"steps": "0", "seed": "-1"}, "--steps.*; --seed"),
@@ -45,7 +50,9 @@ def test_what_is_not_said_is_the_default():
     assert got.resolved("mini") == got
     assert ImageSettings(prompt="猫").resolved("mini").guidance_scale == 4
     assert ImageSettings(prompt="猫", init_image="x.png").resolved(None).strength == 0.8
-    assert ImageSettings(prompt="猫", init_image="x.png", mask="m.png").resolved(None).strength == 1.0
+    masked = ImageSettings(prompt="猫", init_image="x.png", mask="m.png").resolved(None)
+    assert (masked.strength, masked.mask_blur, masked.only_masked) == (1.0, 0, None)
+    assert (got.mask_blur, masked.replace(mask_blur=4).resolved(None).mask_blur) == (None, 4)
 
 
 def test_every_flag_has_its_help_and_every_name_in_a_png_is_its_own():

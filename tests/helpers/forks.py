@@ -47,9 +47,9 @@ class Forks:
         """
         return self._ask({"words": [str(word) for word in words], **options})
 
-    def run_script(self, script: str, *words: object) -> Done:
-        """Run Python code with these words as sys.argv[1:]."""
-        return self._ask({"words": [str(word) for word in words], "script": script})
+    def run_script(self, script: str, *words: object, **options: Any) -> Done:
+        """Run Python code with these words as sys.argv[1:]. options: as in `run`."""
+        return self._ask({"words": [str(word) for word in words], "script": script, **options})
 
     def _ask(self, job: dict[str, Any]) -> Done:
         if self._server is None:

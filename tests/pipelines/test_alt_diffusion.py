@@ -1,6 +1,7 @@
 """Every layout through the pipelines, out again into plain diffusers, and into every door that diffusers has."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -37,6 +38,7 @@ from altdiffusion import (
 SMALL = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "np"}
 PICTURE = Image.new("RGB", (16, 16), "red")
 MASK = Image.new("L", (16, 16), 255)
+pytestmark = pytest.mark.long
 
 
 def draw(pipe, prompt="一只猫", **kwargs):
@@ -178,6 +180,17 @@ def test_components_and_controlnet(pipe):
     assert np.isfinite(draw(guided, image=Image.new("RGB", (16, 16)))).all()
 
 
+@pytest.mark.parametrize("model", ["mini", "sd-mini"])
+def test_a_controlnet_on_an_embedded_model_is_made_as_the_documentation_says(model):
+    pipe = AltDiffusionPipeline.from_pretrained(model)
+    page = (Path(__file__).parents[2] / "docs/pipelines.md").read_text(encoding="utf-8")
+    channels = tuple(map(int, re.search(r"conditioning_embedding_out_channels=\((.*?)\)", page)[1].split(", ")))
+    assert len(channels) == len(pipe.vae.config.block_out_channels)
+    control = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=channels)
+    guided = StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=control)
+    assert np.isfinite(draw(guided, image=PICTURE)).all()
+
+
 _ALIAS = """
     import sys
     {first}
@@ -202,6 +215,47 @@ def test_old_import_path_works_whatever_is_imported_first(published, order):
         "AltCLIPTextModel",
         "AltCLIPTextModel",
     ]
+
+
+def test_old_import_path_holds_what_the_removed_package_did(published):
+    from diffusers.pipelines import alt_diffusion
+    from diffusers.pipelines.alt_diffusion.modeling_roberta_series import RobertaSeriesConfig
+    from diffusers.pipelines.alt_diffusion.pipeline_alt_diffusion_img2img import (
+        AltDiffusionImg2ImgPipeline as OldImg2Img,
+    )
+
+    removed = diffusers.pipelines.deprecated.alt_diffusion
+    assert not [
+        name for module in removed._import_structure.values() for name in module if not hasattr(alt_diffusion, name)
+    ]
+    assert OldImg2Img is AltDiffusionImg2ImgPipeline
+    with pytest.raises(ImportError):
+        from diffusers.pipelines.alt_diffusion import Nothing  # noqa: F401
+    folder = Path(published("m9"))
+    config = RobertaSeriesConfig.from_pretrained(folder, subfolder="text_encoder")
+    encoder = alt_diffusion.RobertaSeriesModelWithTransformation(config)
+    pretrained = alt_diffusion.RobertaSeriesModelWithTransformation.from_pretrained(folder, subfolder="text_encoder")
+    assert encoder.state_dict().keys() == pretrained.state_dict().keys()
+    image = alt_diffusion.AltDiffusionPipeline.from_pretrained(folder)(
+        "一只猫", num_inference_steps=1, height=16, width=16
+    )
+    assert isinstance(image, alt_diffusion.AltDiffusionPipelineOutput)
+
+
+@pytest.mark.parametrize("option", ["config", "output_loading_info", "torch_dtpye"])
+def test_old_encoder_class_refuses_what_nobody_reads(published, option):
+    from diffusers.pipelines.alt_diffusion import RobertaSeriesModelWithTransformation
+
+    with pytest.raises(InputError, match=f"takes no {option}="):
+        RobertaSeriesModelWithTransformation.from_pretrained(
+            published("m9"), subfolder="text_encoder", **{option: True}
+        )
+    with pytest.raises(InputError, match="no folder 'encoder'"):
+        RobertaSeriesModelWithTransformation.from_pretrained(published("m9"), subfolder="encoder")
+    options = {"torch_dtype": "float16", "attn_implementation": "eager"}
+    encoder = RobertaSeriesModelWithTransformation.from_pretrained(published("m9"), subfolder="text_encoder", **options)
+    assert encoder.dtype == torch.float16
+    assert encoder.config._attn_implementation == "eager"
 
 
 def test_swap_in_place_draws_as_the_published_pipeline(published):
@@ -264,6 +318,34 @@ def test_lora_for_clip_applies_its_unet_half_and_says_so(published, caplog, swap
     assert "2 tensors for CLIP's text encoder were left out" in caplog.text
     assert not np.allclose(draw(ours), before)
     assert list(ours.unet.peft_config) == ["default_0"]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_lora_without_a_text_half_warns_as_diffusers_does(published, monkeypatch, swapped):
+    pytest.importorskip("peft")
+    said: list[str] = []
+    monkeypatch.setattr(diffusers.loaders.lora_base.logger, "warning", said.append)
+    ours = (
+        swap_text_encoder(clip_pipeline(), published("m9"))
+        if swapped
+        else AltDiffusionPipeline.from_pretrained(published("m9"))
+    )
+    for pipe in (clip_pipeline(), ours):
+        pipe.load_lora_weights(
+            {name: value for name, value in clip_lora(pipe.unet).items() if name.startswith("unet.")}
+        )
+    stock, own = [line for line in said if "No LoRA keys" in line]
+    assert own == stock.replace("CLIPTextModel", "AltCLIPTextModel")
+
+
+def test_a_text_encoders_lora_by_too_old_a_peft_is_one_line(published, monkeypatch):
+    pytest.importorskip("peft")
+    pipe = AltDiffusionPipeline.from_pretrained(published("m9"))
+    layer = "text_encoder.roberta.encoder.layer.0.attention.self.query"
+    state = {f"{layer}.lora_A.weight": torch.randn(2, 64), f"{layer}.lora_B.weight": torch.randn(64, 2)}
+    monkeypatch.setattr("altdiffusion.pipelines.adapters.MIN_PEFT_VERSION", "99.0")
+    with pytest.raises(InputError, match=r"wants peft 99\.0 or newer .*pip install \"transformers<"):
+        pipe.load_lora_weights(state)
 
 
 @pytest.mark.parametrize("alpha", [2, 7])

@@ -31,6 +31,7 @@ from altdiffusion.text_encoder.bridge import BridgeConfig
 
 PICTURE = Image.new("RGB", (16, 16), "red")
 MASK = Image.new("L", (16, 16), 255)
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(autouse=True)
@@ -205,6 +206,17 @@ def test_a_folder_that_holds_no_bridge_is_refused(published, tmp_path):
     for folder, line in ((published("m9"), "no bridge in"), (tmp_path / "altclip", "holds no bridge")):
         with pytest.raises(InputError, match=line):
             swap_text_encoder(stock(), published("m9"), bridge=folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "bridge"), [("mini", "mini"), ("mini", small_bridge()), ("m9", "mini"), ("m18", small_bridge())]
+)
+def test_a_bridge_to_a_unet_that_reads_altclip_already_is_refused(published, model, bridge):
+    pipe = AltDiffusionPipeline.from_pretrained(model if model == "mini" else published(model))
+    before = dict(pipe.components)
+    with pytest.raises(InputError, match=r"reads prompts with AltCLIP already.*leave out bridge="):
+        swap_text_encoder(pipe, bridge=bridge)
+    assert pipe.components == before
 
 
 def test_a_second_swap_takes_the_place_of_the_first(published):

@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from transformers import AltCLIPTextModel, AutoTokenizer
 
 from altdiffusion import AltDiffusionPipeline, InputError, convert, load_text_encoder
+from altdiffusion.checkpoints.hub import sd_mini_folder
 
 DRAW = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "np"}
 
@@ -135,3 +137,9 @@ def test_plain_stable_diffusion_is_refused(own_copy, tmp_path):
     assert index["text_encoder"] == ["transformers", "CLIPTextModel"]
     with pytest.raises(InputError, match="nothing to convert"):
         convert(tmp_path / "sd", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["mini", "sd-mini", Path("sd-mini"), sd_mini_folder()])
+def test_the_embedded_models_become_whole_stock_folders(tmp_path, name):
+    stock = StableDiffusionPipeline.from_pretrained(convert(name, tmp_path / "out"))
+    np.testing.assert_allclose(draw(stock), draw(AltDiffusionPipeline.from_pretrained(name)), atol=1e-4)

@@ -29,7 +29,7 @@ def test_off_unless_asked_for(pipe):
     assert np.abs(literal - weighted).max() > 0.05
     parameters = inspect.signature(AltDiffusionPipeline.__call__).parameters
     assert [parameters[name].default for name in ("prompt_syntax", "weighting", "long_prompts", "best_of")] == [
-        None, "a1111", "chunks", None,
+        None, None, "chunks", None,
     ]  # fmt: skip
 
 

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
-from helpers.bridges import bridged
+from helpers.bridges import bridged, stock
 from helpers.tiny import clip_tokenizer
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from altdiffusion import AltDiffusionPipeline, InputError
 from altdiffusion.prompt_syntax import parse_weights
 from altdiffusion.prompts.states import encode_prompts, encode_schedule
-from altdiffusion.prompts.tokens import prompt_tokens
+from altdiffusion.prompts.tokens import Token, prompt_tokens
+from altdiffusion.prompts.weighting import weighted
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_plain_prompts_are_encoded_as_diffusers_does_it(pipe, prompt):
     torch.testing.assert_close(ours["negative_prompt_embeds"], negative, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("weighting", ["a1111", "no-norm", "comfyui"])
+@pytest.mark.parametrize("weighting", ["a1111", "no-norm", "comfyui", "masked"])
 @pytest.mark.parametrize("prompt", ["(一只猫:1.0)，月光", "(a cat:1), a dog", "（猫：1）"])
 def test_weight_one_is_bit_equal_to_no_weight(pipe, prompt, weighting):
     plain = parse_weights(prompt).text
@@ -56,7 +56,7 @@ def test_states_of_unweighted_tokens_are_bit_equal(pipe, prompt, weighting):
 @pytest.mark.parametrize("prompt", ["一只(猫:1.5)，月光", "a (cat:0.5), (dog:2)"])
 def test_a1111_multiplies_and_restores_the_mean_of_all(pipe, prompt):
     parsed = parse_weights(prompt)
-    plain, weighted = states(pipe, parsed.text)[0], states(pipe, prompt)[0]
+    plain, weighted = states(pipe, parsed.text)[0], states(pipe, prompt, weighting="a1111")[0]
     by_hand = plain.clone()
     for place, token in enumerate(prompt_tokens(pipe.tokenizer, parsed), 1):
         by_hand[place] *= token.weight
@@ -69,6 +69,34 @@ def test_comfyui_moves_away_from_the_empty_prompt(pipe):
     weighted = states(pipe, "(一只猫:1.5)", weighting="comfyui")[0]
     places = slice(1, 1 + len(prompt_tokens(pipe.tokenizer, parse_weights("一只猫"))))
     torch.testing.assert_close(weighted[places], (empty + 1.5 * (plain - empty))[places])
+
+
+def test_masked_leaves_out_a_word_of_weight_zero(pipe):
+    """As if no other token had seen it; lengths of states stay."""
+    parsed = parse_weights("一只(猫:0)，月光")
+    heavy = [place for place, token in enumerate(prompt_tokens(pipe.tokenizer, parsed), 1) if token.weight == 0]
+    inputs = pipe.tokenizer(parsed.text, padding="max_length", max_length=77, return_tensors="pt")
+    plain = pipe.text_encoder(**inputs)[0]
+    inputs["attention_mask"][0, heavy] = 0
+    without = pipe.text_encoder(**inputs)[0]
+    expected = without * plain.norm(dim=-1, keepdim=True) / without.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(states(pipe, "一只(猫:0)，月光", weighting="masked"), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_masked_heavier_than_one_moves_away_from_the_rest(pipe):
+    without, light, plain, heavy = (
+        states(pipe, f"一只(猫:{weight})，月光", weighting="masked").flatten() for weight in (0, 0.5, 1, 1.5)
+    )
+    apart = [float(torch.cosine_similarity(without, other, 0)) for other in (light, plain, heavy)]
+    assert apart == sorted(apart, reverse=True)
+    assert apart[2] < apart[1] - 0.01
+
+
+def test_means_that_cannot_be_restored_are_refused(pipe):
+    """The states of these tokens have a mean of nearly 0, the others' sum falls."""
+    chunk = [Token(5, "a", 0, 1, 10.0, True)]
+    with pytest.raises(InputError, match="no mean that could be restored"):
+        weighted(torch.tensor([[1.0], [-0.5], [0.0]]), chunk, "a1111", [])
 
 
 def test_a_row_is_the_same_in_any_batch(pipe):
@@ -97,8 +125,10 @@ def test_equal_chunks_are_read_once(pipe, monkeypatch):
     monkeypatch.setattr(
         pipe.text_encoder, "forward", lambda ids, **kwargs: rows.append(len(ids)) or forward(ids, **kwargs)
     )
-    encode_prompts(pipe, ["a cat BREAK a cat", "a cat BREAK a dog", "(a cat:1.3)"], "")
-    assert rows == [3]
+    encode_prompts(pipe, ["a cat BREAK a cat", "a cat BREAK a dog"], "")
+    encode_prompts(pipe, ["a cat", "(a cat:1.3)"], "", weighting="a1111")
+    encode_prompts(pipe, ["a cat", "a (cat:1.3)", "a (cat:0.7)"], "", weighting="masked")
+    assert rows == [3, 2, 3]
 
 
 def test_whole_reads_all_at_once_where_the_positions_reach(published):
@@ -135,29 +165,58 @@ def test_behind_a_bridge(published, kind):
     assert encoded["prompt_embeds"].shape[1] == 2 * 77
     assert ("pooled_prompt_embeds" in encoded) == (kind == "xl")
     plain = encode_prompts(pipe, "一只猫", "")
-    stock = pipe.encode_prompt(
+    theirs = pipe.encode_prompt(
         prompt="一只猫", device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=True
     )
-    torch.testing.assert_close(plain["prompt_embeds"], stock[0])
+    torch.testing.assert_close(plain["prompt_embeds"], theirs[0])
     if kind == "xl":
-        torch.testing.assert_close(plain["pooled_prompt_embeds"], stock[2])
+        torch.testing.assert_close(plain["pooled_prompt_embeds"], theirs[2])
     assert pipe(**encoded, num_inference_steps=1, output_type="np").images[0].shape[-1] == 3
+    with pytest.raises(InputError, match="a bridge's states don't stand at the places"):
+        encode_prompts(pipe, "(一只猫:1.3)", weighting="a1111")
 
 
-def test_a_stock_clip(published):
-    pipe = AltDiffusionPipeline.from_pretrained(published("m9"))
-    tokenizer = clip_tokenizer()
-    width = pipe.unet.config.cross_attention_dim
-    config = CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=37, num_hidden_layers=1,
-                            num_attention_heads=2, max_position_embeddings=77, eos_token_id=tokenizer.eos_token_id)  # fmt: skip
+def readable(kind):
+    """A stock pipeline with CLIPs that read."""
+    pipe, tokenizer = stock(kind), clip_tokenizer()
     tokenizer.model_max_length = 77
-    stock = StableDiffusionPipeline(**(pipe.components | {"text_encoder": CLIPTextModel(config).eval(), "tokenizer": tokenizer}),
-                                    requires_safety_checker=False)  # fmt: skip
-    expected = stock.encode_prompt("a red cat", stock.device, 1, True, "dog")
-    ours = encode_prompts(stock, "a red cat", "dog")
-    torch.testing.assert_close(ours["prompt_embeds"], expected[0])
-    torch.testing.assert_close(ours["negative_prompt_embeds"], expected[1])
-    assert encode_prompts(stock, "red cat, " * 40)["prompt_embeds"].shape[1] % 77 == 0
+
+    def clip(cls, width):
+        sizes = {"hidden_size": width, "projection_dim": width, "intermediate_size": 8, "num_hidden_layers": 3}
+        ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+        model = cls(CLIPTextConfig(**sizes, **ids, num_attention_heads=2)).eval()
+        for name, parameter in model.named_parameters():
+            if name.endswith("final_layer_norm.bias"):
+                torch.nn.init.ones_(parameter)  # a mean that can be restored, as trained models have
+        return model
+
+    if kind == "xl":
+        pipe.register_modules(tokenizer_2=tokenizer, text_encoder_2=clip(CLIPTextModelWithProjection, 1280))
+    width = 768 if kind == "xl" else pipe.unet.config.cross_attention_dim
+    pipe.register_modules(tokenizer=tokenizer, text_encoder=clip(CLIPTextModel, width))
+    return pipe
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "xl"])
+def test_a_stock_clip(kind):
+    """Diffusers' own encode_prompt, with clip_skip too."""
+    pipe = readable(kind)
+    for clip_skip in (
+        (None, 1) if kind == "xl" else (None,)
+    ):  # diffusers looks for a part that transformers' CLIP has no more
+        expected = pipe.encode_prompt(
+            prompt="a red cat", device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=True,
+            negative_prompt="dog", clip_skip=clip_skip,
+        )  # fmt: skip
+        ours = encode_prompts(pipe, "a red cat", "dog", clip_skip=clip_skip)
+        for (name, tensor), other in zip(ours.items(), expected, strict=kind == "xl"):
+            if clip_skip is None or not name.startswith("negative"):  # where diffusers skips no layer
+                torch.testing.assert_close(tensor, other)
+    heavy, by_name = (encode_prompts(pipe, "(red:1.3) cat", **options) for options in ({}, {"weighting": "a1111"}))
+    assert torch.equal(heavy["prompt_embeds"], by_name["prompt_embeds"])
+    long = encode_prompts(pipe, "red cat, (dog:1.2), " * 20)
+    assert long["prompt_embeds"].shape[1] >= 77 * 2
+    assert pipe(**long, num_inference_steps=1, output_type="np").images[0].shape[-1] == 3
 
 
 @pytest.mark.parametrize(
@@ -167,7 +226,7 @@ def test_a_stock_clip(published):
         ("[a:b:0.5]", {}, "changes over the steps"),
         ("<lora:ink:0.8> a cat", {}, "names a LoRA"),
         ("a {red|blue} cat", {}, "has choices"),
-        ("a cat", {"weighting": "compel"}, "weighting='compel': expected a1111, no-norm, comfyui"),
+        ("a cat", {"weighting": "compel"}, "weighting='compel': expected masked, a1111, no-norm, comfyui"),
         ("a cat", {"long_prompts": "yes"}, "long_prompts='yes': expected chunks, whole"),
         ("a cat", {"negative_prompts": ["a", "b"]}, "2 negative prompts for 1 prompts"),
         ("猫" * 600, {}, "601 tokens: expected at most 510"),

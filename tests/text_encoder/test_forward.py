@@ -383,3 +383,28 @@ def test_accelerate_can_wrap_and_unwrap(loaded, text):
         assert torch.equal(unwrapped(**inputs)[0], expected)
         assert find(unwrapped, TrimmedForward) is not None
     accelerate.state.AcceleratorState._reset_state(True)
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask"),
+    [
+        ((0, 77), None), ((0, 77), (0, 77)), ((2, 0), (2, 0)), ((2, 9), (2, 5)), ((2, 9), (1, 9)), ((2, 9), (3, 9)),
+        ((2, 9), (9,)), ((2, 9), (2, 9, 1)), ((0, 9), (2, 9)),
+    ],
+)  # fmt: skip
+def test_empty_batches_and_masks_of_another_shape_are_what_they_are_in_transformers(loaded, ids, mask):
+    encoder, _ = loaded
+    inputs = {"input_ids": torch.full(ids, 5)} | ({} if mask is None else {"attention_mask": torch.ones(mask).long()})
+
+    def outcome(call):
+        try:
+            return call().last_hidden_state
+        except Exception as error:
+            return type(error), str(error)
+
+    with torch.no_grad():
+        ours, theirs = outcome(lambda: encoder(**inputs)), outcome(lambda: plain(encoder, inputs))
+    if isinstance(theirs, torch.Tensor):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    else:
+        assert ours == theirs

@@ -8,6 +8,7 @@ from altdiffusion.toy.glyphs import COLOURS, CONCEPTS, FONT, render
 from altdiffusion.toy.judge import judge_background, judge_concepts, own_accuracy, train_judge
 
 needs_font = pytest.mark.skipif(not FONT.is_file(), reason="needs Debian's fonts-noto-color-emoji")
+pytestmark = pytest.mark.long
 
 
 @needs_font

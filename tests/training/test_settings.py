@@ -11,7 +11,13 @@ from altdiffusion import InputError
 from altdiffusion.cli.main import main
 from altdiffusion.settings import read_settings
 from altdiffusion.training import stage_settings
-from altdiffusion.training.stage_settings import STAGES, AlignSettings, ContrastSettings, DistillSettings
+from altdiffusion.training.stage_settings import (
+    STAGES,
+    AlignSettings,
+    BridgeSettings,
+    ContrastSettings,
+    DistillSettings,
+)
 
 NEEDED = {"output_dir": "out", "teacher": "clip", "student": "xlm-r", "train_data": ["a.tsv"]}
 
@@ -201,3 +207,17 @@ def test_a_list_may_be_given_in_several_flags(monkeypatch, tmp_path):
     assert taken[0].train_data == data
     assert taken[0].resume is True
     assert taken[0].tensorboard is False
+
+
+CACHES = {"latent_cache": AlignSettings, "text_cache": AlignSettings, "image_cache": ContrastSettings,
+          "teacher_cache": DistillSettings, "student_cache": BridgeSettings}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "cls"), CACHES.items())
+def test_a_resumed_training_may_find_its_caches_elsewhere_but_not_gain_or_lose_one(name, cls):
+    needed = dict.fromkeys(("output_dir", "model", "teacher", "student", "text_encoder"), "x") | {"train_data": ["a"]}
+    needed = {key: value for key, value in needed.items() if key in cls.model_fields}
+    here, there, without = (cls(**needed, **{name: place}) for place in ("here", "there", None))
+    assert here.differences(there.model_dump(mode="json")) == []
+    assert here.differences(without.model_dump(mode="json")) == [f"{name} was None, is here"]
+    assert without.differences(here.model_dump(mode="json")) == [f"{name} was here, is None"]

@@ -22,6 +22,7 @@ from altdiffusion.generation.infotext import from_infotext, open_info  # noqa: E
 from altdiffusion.web import draw_queue  # noqa: E402
 
 QUICK = {"steps": web_server.STEPS, "width": 32, "height": 32}
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,22 @@ def test_change_and_inpaint(client, files, tmp_path):
     assert open_info(filled["image"]).mask == "(in memory)"
 
 
+@pytest.mark.parametrize("said", [{}, {"only_masked": 4}, {"images": 2, "best_of": 3}])
+def test_inpainting_leaves_the_rest_of_the_photo_as_it_is(client, tmp_path, said):
+    photo, mask = Image.effect_noise((75, 50), 60).convert("RGB"), Image.new("L", (75, 50), 0)
+    mask.paste(255, (30, 10, 60, 40))
+    photo.save(tmp_path / "photo.png")
+    mask.save(tmp_path / "mask.png")
+    images = [handle_file(str(tmp_path / f"{name}.png")) for name in ("photo", "mask")]
+    for one in client.predict(images[0], "一只猫", mask=images[1], steps=3, seed="1", **said, api_name="/change"):
+        apart = np.abs(np.asarray(Image.open(one["image"]), int) - np.asarray(photo, int)).max(-1)
+        assert apart[np.asarray(mask) == 0].max() == 0
+        assert apart[np.asarray(mask) > 0].max() > 0
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    takes = {name: {each["parameter_name"] for each in endpoints[name]["parameters"]} for name in ("/draw", "/change")}
+    assert {"mask_blur", "only_masked"} <= takes["/change"] - takes["/draw"]
+
+
 def test_compare_draws_both_with_one_seed(client):
     left, right = client.predict("一只猫", "a cat", right_model="english-small", steps=3, api_name="/compare")
     assert left["seed"] == right["seed"]
@@ -124,6 +141,26 @@ def test_settings_come_back_from_a_drawn_picture(client, scheduler):
     found = client.predict(handle_file(drawn["image"]), api_name="/read_settings")
     assert (found["prompt"], found["scheduler"], found["steps"], found["width"]) == ("قطة", scheduler, 3, 32)
     assert found["changed"] == []
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/cat.png", "https://nowhere.invalid/cat.png?size=2"])
+def test_an_address_that_cannot_be_fetched_is_one_line(client, files, address):
+    image = handle_file(address)
+    calls = {
+        "/read_settings": [image],
+        "/change": [image, "a"],
+        "/score": [[files[0], image], ["a"]],
+        "/rank": [[image], "a"],
+    }
+    for endpoint, given in calls.items():
+        with pytest.raises(gradio_client.exceptions.AppError, match=r"^The image's address can't be fetched from here"):
+            client.predict(*given, api_name=endpoint)
+
+
+def test_below_a_proxys_path_the_page_names_its_files_there(root):
+    with web_server.served(root, root_path="/draw/") as url:
+        page = urllib.request.urlopen(urllib.request.Request(url, headers={"Host": "images.example"})).read().decode()
+    assert '"root":"http://images.example/draw"' in page
 
 
 def test_a_cancelled_request_frees_the_machine_within_a_step(client, monkeypatch):

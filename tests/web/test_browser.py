@@ -22,6 +22,7 @@ if not Path(CHROMIUM).exists():
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
 expect.set_options(timeout=15_000)
+pytestmark = pytest.mark.long
 TABS = ("tab_draw", "tab_change", "tab_compare", "tab_score", "tab_read", "tab_history")
 LOCALES = {"en": "en-US", "zh": "zh-CN"}
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
@@ -325,6 +326,31 @@ def test_a_phones_width_holds_every_tab(visit, screenshot, language, width):
         page.wait_for_timeout(200)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
         screenshot(page, f"phone-{width}-{tab}-{language}")
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
+def test_the_images_fit_into_their_gallery(visit, screenshot, size):
+    page = visit(viewport={"width": size[0], "height": size[1]})
+    quick_settings(page)
+    for count in (1, 2, 4):
+        page.get_by_role("spinbutton", name=re.compile(said("images"))).locator("visible=true").fill(str(count))
+        page.keyboard.press("Tab")
+        draw(page, "a cat")
+        expect(page.locator(".drawn .gallery-item")).to_have_count(count)
+        gallery = page.locator(".drawn").bounding_box()
+        for image in page.locator(".drawn .gallery-item").all():
+            box = image.bounding_box()
+            assert box["width"] > min(size[0], 900) / 3 / (1 + (count > 1))
+            assert gallery["x"] <= box["x"] <= box["x"] + box["width"] <= gallery["x"] + gallery["width"]
+            assert gallery["y"] <= box["y"] <= box["y"] + box["height"] <= gallery["y"] + gallery["height"]
+        screenshot(page, f"gallery-{count}-{size[0]}")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_title_is_the_pages_heading(visit, language):
+    heading = visit(locale=LOCALES[language]).get_by_role("heading", level=1)
+    expect(heading).to_have_count(1)
+    expect(heading).to_have_text(said("title", language).removeprefix("# "))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -31,10 +31,11 @@ def test_loopback_is_the_default():
 def test_the_commands_options():
     _, options = parse(
         ["demo", "--models", "mini", "BAAI/AltDiffusion-m9", "--host", "0.0.0.0", "--port", "8000", "--auth", "a:b",
-         "--max-queue", "5", "--max-pixels", "262144"]
+         "--max-queue", "5", "--max-pixels", "262144", "--root-path", "/draw"]
     )  # fmt: skip
     assert (options.models, options.host, options.port) == (["mini", "BAAI/AltDiffusion-m9"], "0.0.0.0", 8000)
     assert (options.auth, options.max_queue, options.max_pixels) == ("a:b", 5, 262144)
+    assert options.root_path == "/draw"
 
 
 def test_a_model_of_the_page_has_parts(tmp_path):
@@ -67,6 +68,7 @@ def test_parts_that_are_not_there_are_said_at_once(entry, line):
         (Serving(auth=":x"), "--auth"),
         (Serving(max_queue=0), "--max-queue"),
         (Serving(limits=Limits(pixels=0)), "--max-pixels"),
+        (Serving(root_path="draw"), "--root-path draw: expected a path such as /draw"),
     ],
 )
 def test_the_owners_mistakes_are_one_clear_line(serving, line):

@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from altdiffusion.data.columns import default_columns, image_column, is_language
 from altdiffusion.data.line_file import LineFile, find_delimiter, split_header
@@ -31,7 +32,7 @@ FORMS = (
 )
 
 # What else is recognised, so that it can be named where it is given by mistake, or found where it is needed.
-NAMES, IMAGES, LINES = "names", "images", "lines"
+NAMES, IMAGES, LINES, IDS = "names", "images", "lines", "ids"
 
 _HEAD = 2**18  # bytes of a file that are looked at
 _EXTENSION = rf"\.(?:{'|'.join(ending[1:] for ending in ENDINGS)})"
@@ -52,7 +53,9 @@ class Entry:
 
 
 def recognise(path: Path) -> str:
-    """The form of a file: one of those above, or NAMES, IMAGES (base64 after ids), LINES (anything else)."""
+    """The form of a file: one of those above, or NAMES, IMAGES (base64 after ids), IDS (CN-CLIP's .tr.jsonl, of each
+    image the ids of its captions), LINES (anything else).
+    """
     with path.open("rb") as file:
         head = file.read(_HEAD)
     lines = [line.decode("utf-8", "replace").rstrip("\r") for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
@@ -61,6 +64,8 @@ def recognise(path: Path) -> str:
         return LINES
     if _most(lines, _of_cn_clip):
         return "cn-clip"
+    if _most(lines, _of_ids):
+        return IDS
     if _most(lines, _of_jsonl):
         return "jsonl"
     if lines[0].lstrip().startswith("{"):
@@ -104,6 +109,10 @@ def read_entries(
         return form, list(readers[form](path, lines, skip)), []
     if form == NAMES:
         raise InputError(f"{path} holds names of images, no captions: give the file of a language's captions")
+    if form == IDS:
+        raise InputError(
+            f"{path} holds ids alone, no captions nor lines with text_id: give the file beside it, such as test_texts.jsonl"
+        )
     if form == IMAGES:
         raise InputError(f"{path} holds images: give the captions beside it, such as test_texts.jsonl")
     raise InputError(f"{path} is in no format for captions, nor is a file of image names beside it. Read are {FORMS}")
@@ -182,12 +191,24 @@ def _karpathy(path: Path, lines: Sequence[bytes], split: str, skip: Skip) -> Ite
                 yield Entry(f"{where}.sentences[{place}]", caption if isinstance(caption, str) else "", (name,))
 
 
-def _of_cn_clip(line: str) -> bool:
+def _object(line: str) -> dict[str, Any]:
+    """The JSON object in a line; {} where there is none."""
     try:
-        record = parse_object(line)
+        return parse_object(line)
+    except BadRecord:
+        return {}
+
+
+def _of_cn_clip(line: str) -> bool:
+    record = _object(line)
+    return any(id_key in record and text_key in record for id_key, text_key, _ in _KEYS)
+
+
+def _of_ids(line: str) -> bool:
+    try:
+        return parse_object(line).keys() >= {"image_id", "text_ids"}
     except BadRecord:
         return False
-    return any(id_key in record and text_key in record for id_key, text_key, _ in _KEYS)
 
 
 def _cn_clip(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[Entry]:
@@ -223,30 +244,23 @@ def _clip_benchmark(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[
 
 def _is_table(lines: Sequence[str]) -> bool:
     """Whether the first line is a header that names a column of images, or of as many columns, 3 or more, as the others."""
-    try:
-        delimiter = find_delimiter(lines[0])
-        names = split_header(lines[0], delimiter)
-    except BadRecord:
-        return False
+    delimiter = find_delimiter(lines[0])
 
-    def fits(line: str) -> bool:
+    def columns(line: str) -> list[str]:
         try:
-            return len(split_header(line, delimiter)) == len(names)
+            return split_header(line, delimiter)
         except BadRecord:
-            return False
+            return []
 
+    names, rows = columns(lines[0]), lines[1:]
     if len(names) > 1 and image_column(names) is not None:
         return True
-    return (
-        len(names) > 2 and len(lines) > 1 and _most(lines[1:], fits) and _most(lines[1:], _NAME_AND_CAPTION.fullmatch)
-    )
+    as_wide = len(names) > 2 and _most(rows, lambda line: len(columns(line)) == len(names))
+    return as_wide and _most(rows, _NAME_AND_CAPTION.fullmatch)
 
 
 def _of_jsonl(line: str) -> bool:
-    try:
-        record = parse_object(line)
-    except BadRecord:
-        return False
+    record = _object(line)
     return isinstance(record.get(image_column(record) or ""), str)
 
 
@@ -256,16 +270,16 @@ def table_columns(path: Path, names: Sequence[str], language: str | None) -> tup
     if image is None:
         raise InputError(f"{path} has no column of images: expected image or file_name, got {', '.join(names)}")
     rest = [name for name in names if name != image]
-    captions = (language,) if language in rest else default_columns(rest)
+    return image, one_column(path, names, (language,) if language in rest else default_columns(rest), language)
+
+
+def one_column(path: Path, names: Sequence[str], captions: Sequence[str], language: str | None) -> str:
+    """The only column of captions, in the language asked for. Raises InputError where there are several, or others."""
     asked = language is not None and any(map(is_language, captions)) and language not in captions
-    if len(captions) != 1 or asked:
-        what = (
-            f"column {language}" if asked else "column caption or text" if not captions else "single column of captions"
-        )
-        raise InputError(
-            f"{path} has no {what}: its columns are {', '.join(names)}; choose one of them with --language"
-        )
-    return image, captions[0]
+    if len(captions) == 1 and not asked:
+        return captions[0]
+    what = f"column {language}" if asked else "single column of captions" if captions else "column caption or text"
+    raise InputError(f"{path} has no {what}: its columns are {', '.join(names)}; choose one of them with --language")
 
 
 def _table(path: Path, form: str, language: str | None, skip: Skip) -> tuple[list[Entry], list[str]] | None:
@@ -284,11 +298,18 @@ def _table(path: Path, form: str, language: str | None, skip: Skip) -> tuple[lis
     for where, reason in odd:
         if reason != "an empty line":
             skip(where, reason)
-    left_out = ", ".join(name for name in names if name not in (image, caption))
-    note = f"captions are read from the column {caption}, images from {image}" + (
-        f"; left out: {left_out}" if left_out else ""
-    )
+    note = columns_read(names, image, caption)
     return [Entry(where, _text(row.get(caption)), (_text(row.get(image)).strip(),)) for where, row in rows], [note]
+
+
+def columns_read(names: Sequence[str], image: str | None, caption: str) -> str:
+    """What should be known of how a table was read. image: the column of images, if they lie in one."""
+    left_out = ", ".join(name for name in names if name not in (image, caption))
+    return (
+        f"captions are read from the column {caption}"
+        + (f", images from {image}" if image else "")
+        + (f"; left out: {left_out}" if left_out else "")
+    )
 
 
 def _text(value: object) -> str:

@@ -9,24 +9,32 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, tensor
 
-from altdiffusion.data.table import BadRecord, Skip, SkipLog, texts
+from altdiffusion.data.arrow_tables import ArrowTable
+from altdiffusion.data.columns import is_language
+from altdiffusion.data.image_folder import has_captions
+from altdiffusion.data.open_tables import READERS, open_table, table_in
+from altdiffusion.data.table import BadRecord, Skip, SkipLog, text_of
+from altdiffusion.data.tar_shards import TarTable
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.evaluation.datasets.caption_formats import (
     IMAGES,
     LINES,
     NAMES,
     Entry,
+    columns_read,
+    one_column,
     read_entries,
     read_lines,
     recognise,
     strip_tags,
 )
-from altdiffusion.evaluation.datasets.image_stores import Base64Images, ImageFolder, stem
+from altdiffusion.evaluation.datasets.image_stores import Base64Images, ImagesByName, ImageStore, TableImages, stem
 from altdiffusion.files import local_path
 from altdiffusion.images import ImageSource
 
@@ -105,13 +113,21 @@ def read_captions(
     skipped = SkipLog(max_skipped)
 
     def skip(where: str, reason: str) -> None:
-        problems.append(Problem(where, reason))
-        skipped.add(where, reason)
+        if skipped.add(where, reason):
+            problems.append(Problem(where, reason))
 
     try:
         path = _captions_file(_existing(captions), split, language)
-        beside = _existing(names) if names is not None else _names_beside(path)
-        form, entries, notes = read_entries(path, split, skip, beside, language)
+        store: ImageStore
+        if path.is_dir() or READERS.get(path.suffix.lower()) in (ArrowTable, TarTable):
+            if given := images or names:
+                raise InputError(f"{path} has images of its own: leave out {given}")
+            form = "table"
+            entries, store, notes = _read_table(path, language, skip)
+        else:
+            beside = _existing(names) if names is not None else _names_beside(path)
+            form, entries, notes = read_entries(path, split, skip, beside, language)
+            store = _open_store(path, form, images, split, skip)
         wanted = _read_ids(_existing(ids), split, language) if ids is not None else None
         if wanted is not None:
             entries = [entry for entry in entries if any(stem(name) in wanted for name in entry.images)]
@@ -121,7 +137,6 @@ def read_captions(
                 )
             for missing in sorted(wanted - {stem(name) for entry in entries for name in entry.images}):
                 skip(f"{ids}: {missing}", "no caption names it")
-        store = _open_store(path, form, images, split, skip)
     except OSError as error:
         raise InputError(f"{error.filename or captions} can't be read: {error.strerror or first_line(error)}") from None
     if entries and not any(store.find(name) for entry in entries for name in entry.images):
@@ -177,8 +192,28 @@ def guess_language(captions: Sequence[str], name: str = "") -> str:
     return "en" if sum(bool(_ENGLISH.search(caption)) for caption in sample) > len(sample) / 2 else "und"
 
 
+def _read_table(path: Path, language: str | None, skip: Skip) -> tuple[list[Entry], TableImages, list[str]]:
+    """What a training would read too: captions, images, and what should be known of how they were read."""
+    table = None
+    if language is not None:
+        with suppress(InputError):  # no such column: the language of others. What else is wrong is met again
+            table = open_table(path, [language], images=True, skip=skip)
+    if table is None:
+        table = open_table(path, [], images=True, skip=skip)
+    column = one_column(path, table.present, table.columns, language)
+    entries: list[Entry] = []
+    sources: dict[str, ImageSource] = {}
+    for index, record in enumerate(table):
+        source = record["image"]
+        name = source.member or str(source.path)
+        sources.setdefault(name, source)
+        entries.append(Entry(table.where(index), record[column], (name,)))
+    image = table.image_column if isinstance(table, ArrowTable) else None
+    return entries, TableImages(path, sources), [columns_read(table.present, image, column)]
+
+
 def _match(
-    entries: Sequence[Entry], store: ImageFolder | Base64Images, skip: Skip
+    entries: Sequence[Entry], store: ImageStore, skip: Skip
 ) -> tuple[list[str], list[str], list[tuple[int, ...]]]:
     """The images that are there, the captions that belong to one, and to which."""
     indices: dict[str, int] = {}  # of the images
@@ -186,7 +221,7 @@ def _match(
     positives: list[tuple[int, ...]] = []
     for entry in entries:
         try:
-            caption = texts({"caption": entry.caption}, ["caption"])["caption"]
+            caption = text_of({"caption": entry.caption}, "caption")
         except BadRecord as reason:
             skip(entry.where, str(reason))
             continue
@@ -199,23 +234,27 @@ def _match(
     return list(indices), captions, positives
 
 
-def _open_store(path: Path, form: str, images: str | Path | None, split: str, skip: Skip) -> ImageFolder | Base64Images:
+def _open_store(path: Path, form: str, images: str | Path | None, split: str, skip: Skip) -> ImageStore:
     place = path.parent if images is None else _existing(images)
     if place.is_file():
         return Base64Images(place, skip)
     if form == "cn-clip" and (files := _files(place, {IMAGES})):
         same_start = path.name.partition("_")[0]  # test_texts.jsonl, test_imgs.tsv
         return Base64Images(_the_one(files, (same_start, split), f"{place} holds several files of images"), skip)
-    return ImageFolder(place)
+    return ImagesByName(place)
 
 
 def _captions_file(path: Path, split: str, language: str | None) -> Path:
     if path.is_file():
         return path
+    inside = table_in(path, split)
+    if inside is None and has_captions(path):
+        return path
+    if inside is not None and (inside.is_dir() or inside.suffix == ".parquet"):
+        return inside
     files = _files(path, {"token", "karpathy", "cn-clip", "csv", "jsonl", "clip-benchmark"})
     if not files and (names := _files(path, {NAMES})):
-        count = len(read_lines(names[0]))
-        files = [file for file in _files(path, {LINES}) if len(read_lines(file)) == count]
+        files = _as_long_as(names[0], LINES)
     if not files:
         raise InputError(f"{path} holds no captions that can be read: name the file")
     return _the_one(files, (split, language or ""), f"{path} holds several files of captions")
@@ -224,9 +263,14 @@ def _captions_file(path: Path, split: str, language: str | None) -> Path:
 def _names_beside(path: Path) -> Path | None:
     if recognise(path) != LINES:
         return None
-    count = len(read_lines(path))
-    files = [file for file in _files(path.parent, {NAMES}) if len(read_lines(file)) == count]
+    files = _as_long_as(path, NAMES)
     return files[0] if len(files) == 1 else None
+
+
+def _as_long_as(path: Path, form: str) -> list[Path]:
+    """The files beside one, in a form, that have as many lines."""
+    count = len(read_lines(path))
+    return [file for file in _files(path.parent, {form}) if len(read_lines(file)) == count]
 
 
 def _files(folder: Path, forms: Collection[str]) -> list[Path]:
@@ -239,10 +283,15 @@ def _files(folder: Path, forms: Collection[str]) -> list[Path]:
 
 
 def _the_one(files: list[Path], words: Sequence[str], several: str) -> Path:
-    """The only file, or the only one left after preferring those that have each of the words in their names."""
+    """The only file, or the only one left after preferring those that have each of the words in their names.
+
+    test_texts.jsonl comes before its translations, such as test_texts.tr.jsonl.
+    """
+    parts = {file: re.split(r"[^a-z0-9]+", file.stem.lower()) for file in files}
     for word in words:
-        preferred = [file for file in files if word and word in re.split(r"[^a-z0-9]+", file.stem.lower())]
-        files = preferred or files
+        files = [file for file in files if word and word in parts[file]] or files
+    if len(files) > 1:
+        files = [file for file in files if not any(map(is_language, parts[file]))] or files
     if len(files) > 1:
         raise InputError(f"{several}, {', '.join(file.name for file in files[:5])}: name one of them")
     return files[0]

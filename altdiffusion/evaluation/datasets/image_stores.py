@@ -1,31 +1,29 @@
-"""Where the images of a data set lie: in a folder, or in CN-CLIP's file of base64. They are read when their turn comes."""
+"""Where the images of a data set lie: in a folder, in a table, or in CN-CLIP's base64. Each is read when its turn comes."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from altdiffusion.data.table import Skip
-from altdiffusion.images import ENDINGS, BadImage, ImageSource, image_file
+from altdiffusion.images import ENDINGS, BadImage, ImageSource, image_file, image_files
 
 
-class ImageFolder:
+class ImagesByName:
     """Images that are files in a folder or in its own folders."""
 
     def __init__(self, folder: Path) -> None:
         self.place = folder
         self._files: dict[str, Path] = {}  # by name and by stem; the folder itself before those in it
         self._paths: list[str] = []  # of all, in the folder
-        folders = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
-        for place in (folder, *map(Path, folders)):
-            for name in sorted(os.listdir(place)):
-                if name.lower().endswith(ENDINGS):
-                    self._paths.append((place / name).relative_to(folder).as_posix())
-                    for key in (name, stem(name)):
-                        self._files.setdefault(key, place / name)
+        folders = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+        for file in chain.from_iterable(map(image_files, (folder, *folders))):
+            self._paths.append(file.relative_to(folder).as_posix())
+            for key in (file.name, file.stem):
+                self._files.setdefault(key, file)
 
     def find(self, name: str) -> str | None:
         """The path in the folder of the image with that name, with or without extension and folders."""
@@ -41,6 +39,24 @@ class ImageFolder:
         """The images that are searched through though no caption names them: here none; and notes."""
         left = [] if wanted is not None else sorted(set(self._paths) - set(named))
         return [], [f"{len(left)} images have no caption here and are left out: {_first_few(left)}"] if left else []
+
+
+class TableImages:
+    """Images of a table that holds them, or their paths beside itself: see `data/`."""
+
+    def __init__(self, place: Path, sources: Mapping[str, ImageSource]) -> None:
+        self.place = place
+        self._sources = sources
+
+    def find(self, name: str) -> str | None:
+        return name if name in self._sources else None
+
+    def source(self, key: str) -> ImageSource:
+        return self._sources[key]
+
+    def distractors(self, named: Collection[str], wanted: Collection[str] | None) -> tuple[list[str], list[str]]:
+        """As in ImagesByName: none, as each has its caption."""
+        return [], []
 
 
 class Base64Images:
@@ -69,7 +85,7 @@ class Base64Images:
         return ImageSource(self.place, key, lambda: self._read(key))
 
     def distractors(self, named: Collection[str], wanted: Collection[str] | None) -> tuple[list[str], list[str]]:
-        """As in ImageFolder, but all images are searched through, as by CN-CLIP's scripts."""
+        """As in ImagesByName, but all images are searched through, as by CN-CLIP's scripts."""
         named = set(named)
         left = [name for name in self._starts if name not in named and (wanted is None or name in wanted)]
         return left, [f"{len(left)} images without a caption are searched through: {_first_few(left)}"] if left else []
@@ -82,6 +98,9 @@ class Base64Images:
             return base64.urlsafe_b64decode(encoded)
         except (binascii.Error, ValueError):
             raise BadImage("its base64 is damaged or cut off") from None
+
+
+ImageStore = ImagesByName | TableImages | Base64Images
 
 
 def stem(name: str) -> str:

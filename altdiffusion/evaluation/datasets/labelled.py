@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from altdiffusion.data.arrow_tables import ArrowTable
+from altdiffusion.data.open_tables import table_in
+from altdiffusion.data.table import NOT_UTF8, SkipLog, way_out
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.files import local_path
-from altdiffusion.images import ENDINGS, BadImage, ImageSource, image_file
+from altdiffusion.images import ImageSource, image_file, image_files
 
 CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -44,23 +47,27 @@ class LabelledImages:
         return replace(self, classes=list(classes))
 
 
-def read_labelled(source: str | Path, split: str = "test") -> LabelledImages:
+def read_labelled(source: str | Path, split: str = "test", max_skipped: float = 0.01) -> LabelledImages:
     """Read a data set, recognised by what it holds; images are not opened.
 
     source: a folder of CIFAR (binary or Python version), of one folder a class (also below `split`, with `label_cn.txt` or
-        `label.txt` beside it), or a parquet file with the columns of an image and a label, as the hub's CIFAR.
+        `label.txt` beside it), or a parquet file or a folder by `datasets` with the columns of an image and a label, as the
+        hub's CIFAR, where a fraction `max_skipped` of the rows may have no image.
     Raises InputError: no such place, nothing that is known, files that are damaged.
     """
     path = local_path(source)
     if not path.exists():
         raise InputError(f"no data set at {path}: expected a folder of CIFAR, of one folder a class, or a parquet file")
     try:
-        if path.is_file():
-            return _parquet(path)
+        inside = path if path.is_file() else table_in(path, split)
+        if inside is not None and (inside == path or inside.is_dir() or inside.suffix == ".parquet"):
+            return _arrow(inside, max_skipped)
         for file, read in _CIFAR.items():
             if (path / file).is_file():
                 return read(path / file)
         return _folders(path, split)
+    except InputError:
+        raise
     except (OSError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} can't be read as images with labels: {first_line(error)}") from None
 
@@ -70,7 +77,9 @@ def read_lines(source: str | Path) -> list[str]:
     path = local_path(source)
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise InputError(f"{path} can't be read ({NOT_UTF8}): expected a name a line; {way_out(path)}") from None
+    except OSError as error:
         raise InputError(f"{path} can't be read ({first_line(error)}): expected UTF-8 text, a name a line") from None
     if not any(lines):
         raise InputError(f"{path} is empty: expected a name a line")
@@ -147,7 +156,7 @@ def _folders(path: Path, split: str) -> LabelledImages:
     images: list[ImageSource] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+        paths = image_files(folder, deep=True)
         images += [image_file(path) for path in paths]
         labels += [label] * len(paths)
     if not images:
@@ -157,43 +166,28 @@ def _folders(path: Path, split: str) -> LabelledImages:
     return data if names is None else data.named(read_lines(names))
 
 
-def _parquet(path: Path) -> LabelledImages:
-    """Columns of an image ({"bytes"} or bytes) and a label, a number or a name."""
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise InputError('parquet files need the package pyarrow: pip install "altdiffusion[train]"') from None
-    try:
-        table = parquet.read_table(path)
-    except Exception as error:  # pyarrow raises its own
-        raise InputError(f"{path} is no parquet file that can be read: {first_line(error)}") from None
-    image_column = next((name for name in ("img", "image", "jpg", "webp", "png") if name in table.column_names), None)
-    label_column = next((name for name in ("fine_label", "label", "cls") if name in table.column_names), None)
-    if image_column is None or label_column is None:
+def _arrow(path: Path, max_skipped: float) -> LabelledImages:
+    """Columns of an image and a label, a number or a name."""
+    skipped = SkipLog(max_skipped)
+    table = ArrowTable(path, None, images=True, skip=skipped.add)
+    skipped.check(len(table) + skipped.count)
+    label_column = next((name for name in ("fine_label", "label", "cls") if name in table.present), None)
+    if label_column is None:
         raise InputError(
-            f"{path} has the columns {', '.join(table.column_names)}: expected one of images (img, image) and one of "
-            "labels (label, fine_label)"
+            f"{path} has the columns {', '.join(table.present)}: expected one of labels (label, fine_label) beside "
+            f"{table.image_column}"
         )
-    values = table[label_column].to_pylist()
-    names = sorted({str(value) for value in values}) if values and isinstance(values[0], str) else []
-    labels = [names.index(value) for value in values] if names else [int(value) for value in values]
-    classes = names or [str(label) for label in range(max(labels, default=0) + 1)]
-    kind = {10: "cifar-10", 100: "cifar-100"}.get(len(classes), "parquet") if image_column == "img" else "parquet"
-    if kind == "cifar-10" and not names:
-        classes = list(CIFAR_10)
-    column = table[image_column]
-
-    def source(row: int) -> ImageSource:
-        def read() -> bytes:
-            value = column[row].as_py()
-            content = value.get("bytes") if isinstance(value, dict) else value
-            if not isinstance(content, bytes):
-                raise BadImage("no bytes of an image in this row")
-            return content
-
-        return ImageSource(path, str(row), read)
-
-    return _checked(LabelledImages(path.stem, kind, [source(row) for row in range(len(labels))], labels, classes))
+    values, classes = table.labels(label_column)
+    if None in values:
+        raise InputError(f"{path}:{values.index(None)} has no {label_column}: expected one in every row")
+    if values and isinstance(values[0], str):
+        classes = sorted(set(values))
+        values = [classes.index(value) for value in values]
+    names = classes or [str(label) for label in range(max(values, default=0) + 1)]
+    kind = {10: "cifar-10", 100: "cifar-100"}.get(len(names), "parquet") if table.image_column == "img" else "parquet"
+    if kind == "cifar-10" and not classes:
+        names = list(CIFAR_10)
+    return _checked(LabelledImages(path.stem, kind, [record["image"] for record in table], values, names))
 
 
 def _checked(data: LabelledImages) -> LabelledImages:

@@ -11,7 +11,7 @@ from transformers import BertTokenizer, ChineseCLIPModel
 from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
 from altdiffusion.evaluation.systems.pixels import squashed_pixels
-from altdiffusion.evaluation.systems.vocabulary import VOCABULARY, load_tokenizer
+from altdiffusion.evaluation.systems.vocabulary import VOCABULARY, encode, load_tokenizer
 from altdiffusion.evaluation.systems.weights import find_folder, load_model
 
 CONTEXT = 52  # tokens
@@ -34,9 +34,7 @@ def load_chinese_clip(name: str, options: Options) -> DualEncoder:
         return model.get_image_features(pixels).pooler_output
 
     def encode_texts(texts: Sequence[str]) -> Tensor:
-        inputs = tokenizer(
-            [prepared(text) for text in texts], padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt"
-        ).to(options.device)
+        inputs = encode(tokenizer, [prepared(text) for text in texts], CONTEXT, options.device)
         return model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
 
     return DualEncoder("CN-CLIP", encode_images, encode_texts, options.batch_size)

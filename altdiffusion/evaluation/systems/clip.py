@@ -13,7 +13,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
-from altdiffusion.evaluation.systems.vocabulary import load_tokenizer
+from altdiffusion.evaluation.systems.vocabulary import encode, load_tokenizer
 from altdiffusion.evaluation.systems.weights import find_folder, load_model
 
 CONTEXT = 77  # tokens
@@ -32,8 +32,7 @@ def load_clip(name: str, options: Options) -> DualEncoder:
     context = min(CONTEXT, settings.max_position_embeddings)
 
     def encode_texts(texts: Sequence[str]) -> Tensor:
-        inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=context, return_tensors="pt")
-        inputs = inputs.to(options.device)
+        inputs = encode(tokenizer, texts, context, options.device)
         return model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
 
     return DualEncoder("CLIP", encode_images, encode_texts, options.batch_size)

@@ -25,8 +25,8 @@ from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
 from altdiffusion.evaluation.systems.pixels import squashed_pixels
-from altdiffusion.evaluation.systems.vocabulary import load_vocabulary, split_name
-from altdiffusion.evaluation.systems.weights import build_model, build_vision, count_layers, without_prefix
+from altdiffusion.evaluation.systems.vocabulary import encode, load_vocabulary, split_name
+from altdiffusion.evaluation.systems.weights import build_model, build_vision, check_there, count_layers, without_prefix
 from altdiffusion.files import local_path
 
 CONTEXT = 64  # tokens
@@ -58,26 +58,24 @@ def load_r2d2(name: str, options: Options) -> DualEncoder:
     vision = build_vision(without_prefix(state, "visual_encoder."), what, options)
     bert = _build_bert(without_prefix(state, "text_encoder."), what, options)
     heads = {}
-    for head, width in (("vision_proj", vision.config.hidden_size), ("text_proj", bert.config.hidden_size)):
-        for kind in ("weight", "bias"):
-            if (tensor := state.get(f"{head}.{kind}")) is None:
-                raise InputError(f"{what} does not fit its layout: missing {head}.{kind}")
-            heads[head, kind] = tensor.to(options.device, options.dtype)
-        if heads[head, "weight"].shape[1] != width:
-            raise InputError(f"{what}: {head} takes {heads[head, 'weight'].shape[1]} channels, its tower gives {width}")
+    for head, tower in (("vision_proj", vision), ("text_proj", bert)):
+        names = (f"{head}.weight", f"{head}.bias")
+        check_there(state, names, what)
+        heads[head] = [state[name].to(options.device, options.dtype) for name in names]
+        if (takes := heads[head][0].shape[1]) != (width := tower.config.hidden_size):
+            raise InputError(f"{what}: {head} takes {takes} channels, its tower gives {width}")
     tokenizer = load_vocabulary(path, vocabulary, bert.config.vocab_size)
     side = vision.config.image_size
 
     def encode_images(images: Sequence[Image]) -> Tensor:
         pixels = squashed_pixels(images, side).to(options.device, options.dtype)
         first = vision(pixels).last_hidden_state[:, 0]  # before the tower's last normalisation
-        return linear(first, heads["vision_proj", "weight"], heads["vision_proj", "bias"])
+        return linear(first, *heads["vision_proj"])
 
     def encode_texts(texts: Sequence[str]) -> Tensor:
-        inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt")
-        inputs = inputs.to(options.device)
+        inputs = encode(tokenizer, texts, CONTEXT, options.device)
         first = bert(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state[:, 0]
-        return linear(first, heads["text_proj", "weight"], heads["text_proj", "bias"])
+        return linear(first, *heads["text_proj"])
 
     return DualEncoder("R2D2", encode_images, encode_texts, options.batch_size, NOTE)
 
@@ -116,8 +114,7 @@ def _is_not_read(name: str) -> bool:
 
 
 def _build_bert(state: Mapping[str, Tensor], what: str, options: Options) -> BertModel:
-    if missing := [name for name in _TEXT_SHAPES if name not in state]:
-        raise InputError(f"{what} does not fit its layout: missing text_encoder.{missing[0]}")
+    check_there(state, _TEXT_SHAPES, what, "text_encoder.")
     rows, positions, types, inner = (len(state[name]) for name in _TEXT_SHAPES)
     width = state[_TEXT_SHAPES[0]].shape[1]
     config = BertConfig(

@@ -11,7 +11,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.clip import CLIPImages
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
-from altdiffusion.evaluation.systems.vocabulary import VOCABULARY, load_tokenizer, split_name
+from altdiffusion.evaluation.systems.vocabulary import VOCABULARY, encode, load_tokenizer, split_name
 from altdiffusion.evaluation.systems.weights import find_folder, load_model
 
 CONTEXT = 77  # tokens
@@ -38,9 +38,7 @@ def load_taiyi(name: str, options: Options) -> DualEncoder:
         )
 
     def encode_texts(texts: Sequence[str]) -> Tensor:
-        inputs = tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
-        ).to(options.device)
+        inputs = encode(tokenizer, texts, CONTEXT, options.device, padding="max_length")
         return model(input_ids=inputs["input_ids"]).logits
 
     return DualEncoder("Taiyi", encode_images, encode_texts, options.batch_size)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import BertTokenizer
 
 from altdiffusion.checkpoints import hub
@@ -36,6 +37,12 @@ def load_tokenizer(tokenizer_class: Any, folder: Path, files: Sequence[str], row
             f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model {rows}: they don't belong together"
         )
     return tokenizer
+
+
+def encode(tokenizer: Any, texts: Sequence[str], context: int, device: torch.device, padding: bool | str = True) -> Any:
+    """Ids and mask of texts, cut at `context` tokens; padded to the longest, or with padding="max_length" to all of them."""
+    inputs = tokenizer(list(texts), padding=padding, truncation=True, max_length=context, return_tensors="pt")
+    return inputs.to(device)
 
 
 def load_vocabulary(checkpoint: Path, named: str | None, rows: int) -> BertTokenizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +51,30 @@ def build_model(
 
 def build_vision(state: Mapping[str, Tensor], what: str, options: Options) -> CLIPVisionModel:
     """CLIP's vision tower from its tensors: its settings are read from their shapes, heads have 64 channels."""
-    for name in ("embeddings.patch_embedding.weight", "embeddings.position_embedding.weight",
-                 "encoder.layers.0.mlp.fc1.weight"):  # fmt: skip
-        if name not in state:
-            raise InputError(f"{what} does not fit its layout: missing {name}")
-    width, _, _, patch = state["embeddings.patch_embedding.weight"].shape
+    names = (
+        "embeddings.patch_embedding.weight",
+        "embeddings.position_embedding.weight",
+        "encoder.layers.0.mlp.fc1.weight",
+    )
+    check_there(state, names, what)
+    patches, positions, inner = (state[name] for name in names)
+    width, _, _, patch = patches.shape
     config = CLIPVisionConfig(
         hidden_size=width,
-        intermediate_size=len(state["encoder.layers.0.mlp.fc1.weight"]),
+        intermediate_size=len(inner),
         num_hidden_layers=count_layers(state, "encoder.layers."),
         num_attention_heads=max(1, width // 64),
-        image_size=patch * round((len(state["embeddings.position_embedding.weight"]) - 1) ** 0.5),
+        image_size=patch * round((len(positions) - 1) ** 0.5),
         patch_size=patch,
         hidden_act="quick_gelu",
     )
     return build_model(CLIPVisionModel, config, state, what, options)
+
+
+def check_there(state: Mapping[str, Tensor], names: Iterable[str], what: str, prefix: str = "") -> None:
+    """Raise InputError where a tensor is missing. prefix: of its name in the file."""
+    if missing := [prefix + name for name in names if name not in state]:
+        raise InputError(f"{what} does not fit its layout: missing {', '.join(missing[:4])}")
 
 
 def count_layers(state: Mapping[str, Tensor], prefix: str) -> int:

@@ -27,8 +27,8 @@ from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.dual_encoder import in_batches
 from altdiffusion.evaluation.systems.pixels import cropped_pixels
-from altdiffusion.evaluation.systems.vocabulary import load_vocabulary, split_name
-from altdiffusion.evaluation.systems.weights import build_model, build_vision, count_layers, without_prefix
+from altdiffusion.evaluation.systems.vocabulary import encode, load_vocabulary, split_name
+from altdiffusion.evaluation.systems.weights import build_model, build_vision, check_there, count_layers, without_prefix
 from altdiffusion.files import local_path
 
 _OWN = ("proj", "text_projection", "reduction.norm.weight", "reduction.norm.bias", "reduction.attention_maps.0.weight",
@@ -93,9 +93,7 @@ class Wukong:
         return self._reduce(states[:, 1:])  # the class token is not compared
 
     def _encode_texts(self, texts: Sequence[str]) -> Tensor:
-        inputs = self._tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=self._context, return_tensors="pt"
-        ).to(self._options.device)
+        inputs = encode(self._tokenizer, texts, self._context, self._options.device, padding="max_length")
         states = self._text(input_ids=inputs["input_ids"]).last_hidden_state @ self._project_text  # a causal tower
         return states * inputs["attention_mask"][:, :, None]
 
@@ -170,9 +168,7 @@ def to_stock(state: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
                 stock[new.format(letter)] = third
         else:
             stock[new] = tensor
-    needed = (*_OWN, *(f"text.{name}" for name in _TEXT_SHAPES))
-    if missing := [name for name in needed if name not in stock]:
-        raise InputError(f"{what} does not fit its layout: missing {', '.join(missing[:4])}")
+    check_there(stock, (*_OWN, *(f"text.{name}" for name in _TEXT_SHAPES)), what)
     if extra:
         raise InputError(f"{what} does not fit its layout: left over {', '.join(sorted(extra)[:4])}")
     width = len(stock["reduction.norm.weight"])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from itertools import chain
 
-from PIL import Image
-
 from altdiffusion.errors import InputError
-from altdiffusion.images import FORMATS, BadImage
+from altdiffusion.images import BadImage, image_size
 from altdiffusion.prefetch import prefetch
 from altdiffusion.training.inputs.captioned_images import CaptionedImages
 from altdiffusion.training.inputs.sampling import Interleave, Mixture, Sample, micro_batch
@@ -79,14 +76,9 @@ def _assign(data: CaptionedImages, sizes: list[Size]) -> dict[int, int]:
 
     def nearest(record: int) -> int | BadImage:
         try:
-            with Image.open(io.BytesIO(data.source(record).read()), formats=FORMATS) as image:
-                width, height = image.size
-                if image.getexif().get(0x0112, 1) >= 5:  # turned by a quarter
-                    width, height = height, width
+            width, height = image_size(data.source(record))
         except BadImage as error:
             return error
-        except Exception as error:  # Pillow's decoders raise whatever they stumble over
-            return BadImage(f"the image can't be read: {type(error).__name__}")
         # compare as ratios: 1:2 is as far from the square as 2:1
         return min(range(len(sizes)), key=lambda i: max(sizes[i][0] * height, sizes[i][1] * width)
                    / min(sizes[i][0] * height, sizes[i][1] * width))  # fmt: skip

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
-from itertools import accumulate, chain
+from itertools import chain
 
 from torch import Tensor
 
@@ -24,7 +23,6 @@ class ImageRecords:
 
     def __init__(self, tables: Sequence[Table], skipped: SkipLog) -> None:
         self.records = Records(tables)
-        self._ends = list(accumulate(map(len, tables)))
         self._skipped = skipped
         self._total = len(self.records) + skipped.count  # good and bad together
 
@@ -56,9 +54,9 @@ class ImageRecords:
         The next one is of the same table, so that it has the same columns, and one for which `alike` is true; the table's
         end is followed by its beginning. Raises InputError as `skip`, and where there is no such record.
         """
-        table = bisect_right(self._ends, record)
-        start, end = self._ends[table - 1] if table else 0, self._ends[table]
-        for candidate in filter(alike, chain(range(record, end), range(start, record))):
+        table, _ = self.records.find(record)
+        indices = self.records.spans[table]
+        for candidate in filter(alike, chain(range(record, indices.stop), range(indices.start, record))):
             try:
                 return candidate, get(candidate)
             except BadImage as error:
@@ -94,9 +92,9 @@ class CaptionedImages(ImageRecords):
         skipped = SkipLog(max_skipped)
         columns = None if languages is None else [language.partition("=")[0] for language in languages]
         super().__init__(open_tables(paths, columns, images=True, skipped=skipped), skipped)
-        self.languages = {} if languages is None else language_weights(self.records.tables, languages)
+        self.languages = {} if languages is None else language_weights(self.records.parts, languages)
         if languages is not None:
-            say_columns(self.records.tables, self.languages)
+            say_columns(self.records.parts, self.languages)
 
     def caption(self, record: int, language: str) -> str:
         return str(self.records[record][language])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from altdiffusion.checkpoints import tensor_files
+from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, load_any_tokenizer, pad
 
@@ -20,6 +20,30 @@ STABLE_DIFFUSION_FILES = [
     *("text_encoder*/model.safetensors", "text_encoder*/model-*.safetensors"),
     *("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model-*.safetensors"),
 ]
+
+_PICKLES = [
+    *("text_encoder*/pytorch_model.bin", "text_encoder*/pytorch_model-*.bin"),
+    *("unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model-*.bin"),
+]
+
+
+def stable_diffusion_folder(model: str | Path, allow_pickle: bool = False) -> Path:
+    """The folder of a Stable Diffusion with its text encoders and UNet, which are downloaded where it is on the hub.
+
+    allow_pickle: its .bin files, too, where a part has no others.
+    Raises InputError where there are pickles alone and they are not allowed.
+    """
+    root = hub.resolve(model, STABLE_DIFFUSION_FILES)
+    encoders, unet = sorted(root.glob("text_encoder*")), root / "unet"
+    parts = [*encoders, *([unet] if unet.is_dir() else [])]
+    if allow_pickle and not hub.is_local(model) and not all(any(part.glob("*.safetensors")) for part in parts):
+        root = hub.resolve(model, [*STABLE_DIFFUSION_FILES, *_PICKLES])
+    if not allow_pickle:
+        for encoder in encoders:
+            tensor_files.weight_files(encoder, use_safetensors=True)
+        if unet.is_dir():
+            tensor_files.refuse_pickles(unet)
+    return root
 
 
 class ClipStates:

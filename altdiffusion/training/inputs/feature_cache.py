@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from altdiffusion.checkpoints.tensor_files import read_json
+from altdiffusion.data.open_tables import describe_data
 from altdiffusion.data.table import Table
 from altdiffusion.errors import InputError, TrainingStopped, first_line
 from altdiffusion.files import write_text
@@ -76,8 +77,9 @@ class FeatureCache:
     def _claim(self, about: dict[str, Any]) -> None:
         mark = self._folder / "about.json"
         if mark.exists():
-            former = read_json(mark)
-            if changed := sorted(key for key in about if former.get(key) != about[key]):
+            former = {_CHECKSUMS: about.get(_CHECKSUMS), **read_json(mark)}  # those of before version 0.4 have none
+            was, now = _comparable(former), _comparable(about)
+            if changed := sorted(key for key in about if was.get(key) != now[key]):
                 raise InputError(
                     f"the cache {self._folder} was made with {changed[0]} = {former.get(changed[0])}, this training has "
                     f"{about[changed[0]]}: give another folder or remove it"
@@ -152,7 +154,7 @@ class TextCache:
         def compute_places(places: Sequence[int]) -> list[Tensor]:
             return compute(list(map(text, places)))
 
-        about = {**about, "data": describe_tables(records.tables)}
+        about = {**about, **about_data(records.parts)}
         self._cache = FeatureCache(folder, self._empty + 1, compute_places, about, accelerator, batch)
 
     def __getitem__(self, text: tuple[int, str] | None) -> Tensor:
@@ -163,8 +165,21 @@ class TextCache:
         return self._cache[self._languages.index(language) * self._size + record].float()
 
 
+def about_data(tables: Sequence[Table]) -> dict[str, Any]:
+    """What features depend on of their data: its contents, neither where it lies nor what it is called."""
+    return {"data": describe_tables(tables), _CHECKSUMS: describe_data([table.path for table in tables])}
+
+
+def _comparable(about: dict[str, Any]) -> dict[str, Any]:
+    """Without the names of the tables."""
+    return {**about, "data": [size for _, *size in about.get("data", ())]}
+
+
+_CHECKSUMS = "data checksums"
+
+
 def describe_tables(tables: Sequence[Table]) -> list[list[str | int]]:
-    """Of the data, wherever it lies: each table's name, its records, the bytes of its files."""
+    """Of the data, in words that an error shows: each table's name, its records, the bytes of its files."""
     described: list[list[str | int]] = []
     for table in tables:
         files = sorted(table.path.rglob("*")) if table.path.is_dir() else [table.path]

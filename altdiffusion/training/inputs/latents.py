@@ -13,7 +13,7 @@ from torch import Tensor
 from altdiffusion.images import BadImage
 from altdiffusion.training.inputs.aspect_buckets import Size
 from altdiffusion.training.inputs.captioned_images import ImageRecords
-from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
+from altdiffusion.training.inputs.feature_cache import FeatureCache, about_data, checksum
 from altdiffusion.training.inputs.image_tensors import ImageCache, fit_to, to_tensor, to_unit
 from altdiffusion.training.loop import Batch
 
@@ -33,7 +33,7 @@ class Latents:
         self.channels = int(vae.config.latent_channels)
         self._cache = None
         if cache is not None:
-            about = {"what": "latents", "vae": checksum(vae), "data": describe_tables(data.records.tables)}
+            about = {"what": "latents", "vae": checksum(vae), **about_data(data.records.parts)}
             about["sizes"] = [list(size) for size in sorted({size_of(record) for record in range(len(data))})]
             self._cache = FeatureCache(cache, len(data), self._compute, about, accelerator, batch=8)
 

@@ -26,6 +26,7 @@ from altdiffusion.data.table import Table
 from altdiffusion.errors import InputError
 
 T = TypeVar("T")
+Part = TypeVar("Part", bound=Table | Sequence[int])
 
 
 class Shuffled:
@@ -71,33 +72,39 @@ class Interleave:
         return dealt, ranks
 
 
-class Records:
-    """The records of several tables, numbered from 0 over all of them."""
+class Chain(Generic[Part]):
+    """Sequences one after another, whose elements are numbered from 0 over all of them."""
 
-    def __init__(self, tables: Sequence[Table]) -> None:
-        self.tables = list(tables)
-        self._ends = list(accumulate(map(len, tables)))
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts = list(parts)
+        ends = list(accumulate(map(len, parts)))
+        self.spans = list(map(range, [0, *ends], ends))  # the numbers of each one's elements
+        self._ends = ends
 
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        table, place = self._find(index)
-        return table[place]
+    def __getitem__(self, index: int) -> Any:
+        part, place = self.find(index)
+        return self.parts[part][place]
+
+    def find(self, index: int) -> tuple[int, int]:
+        """(the number of the sequence, the place in it) of an element."""
+        part = bisect_right(self._ends, index)
+        return part, index - self.spans[part].start
+
+
+class Records(Chain[Table]):
+    """The records of several tables."""
 
     def where(self, index: int) -> str:
         """The record's place as a person would look for it."""
-        table, place = self._find(index)
-        return table.where(place)
+        table, place = self.find(index)
+        return self.parts[table].where(place)
 
     def ranges(self, column: str) -> list[range]:
         """The indices of the records that have a text column."""
-        starts = [0, *self._ends]
-        return [range(starts[i], starts[i + 1]) for i, table in enumerate(self.tables) if column in table.columns]
-
-    def _find(self, index: int) -> tuple[Table, int]:
-        table = bisect_right(self._ends, index)
-        return self.tables[table], index - (self._ends[table - 1] if table else 0)
+        return [indices for table, indices in zip(self.parts, self.spans, strict=True) if column in table.columns]
 
 
 @dataclass(frozen=True)
@@ -122,27 +129,13 @@ class Mixture:
         among: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self._languages = list(languages)
-        self._records = [_Chain([among[name]] if among else records.ranges(name)) for name in languages]
+        self._records = [Chain([among[name]] if among else records.ranges(name)) for name in languages]
         self._interleave = Interleave(list(languages.values()), *seed, 0)
         self._orders = [Shuffled(len(indices), *seed, 1, stream) for stream, indices in enumerate(self._records)]
 
     def __getitem__(self, index: int) -> Sample:
         stream, rank = self._interleave.deal(index)
         return Sample(self._records[stream][self._orders[stream][rank]], self._languages[stream])
-
-
-class _Chain:
-    """Sequences of indices, one after another."""
-
-    def __init__(self, parts: Sequence[Sequence[int]]) -> None:
-        self._parts, self._ends = parts, list(accumulate(map(len, parts)))
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, place: int) -> int:
-        part = bisect_right(self._ends, place)
-        return self._parts[part][place - (self._ends[part - 1] if part else 0)]
 
 
 def language_weights(tables: Sequence[Table], asked: Sequence[str], beside: Sequence[str] = ()) -> dict[str, float]:

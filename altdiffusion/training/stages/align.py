@@ -18,16 +18,16 @@ from altdiffusion.training.inputs.aspect_buckets import Buckets
 from altdiffusion.training.inputs.captioned_images import CaptionedImages
 from altdiffusion.training.inputs.latents import Latents
 from altdiffusion.training.inputs.text_states import TextStates
-from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
+from altdiffusion.training.loop import Batch, fit, frozen_dtype, start
 from altdiffusion.training.losses.denoising import Denoising, noise_and_timesteps
-from altdiffusion.training.models.lora import add_lora, lora_config, save_lora
+from altdiffusion.training.models.lora import lora_config
 from altdiffusion.training.models.unet import (
     check_resolution,
+    export_unet,
     freeze,
     pixel_multiple,
+    prepare_unet,
     sample_prompts,
-    save_pipeline,
-    select_trainable,
     training_scheduler,
 )
 from altdiffusion.training.stage_settings import AlignSettings
@@ -43,13 +43,7 @@ def train_align(settings: AlignSettings) -> None:
     pipe = load_diffusion(settings.model, settings.text_encoder)
     check_resolution(pipe, settings.resolution)
     originals = freeze(pipe, accelerator.device, frozen_dtype(settings))
-    if lora is not None:
-        add_lora(pipe.unet, lora, settings.seed)
-    else:
-        select_trainable(pipe.unet, settings.trainable)
-    pipe.unet.to(memory_format=torch.channels_last)
-    if settings.gradient_checkpointing:
-        pipe.unet.enable_gradient_checkpointing()
+    prepare_unet(pipe, settings, lora, settings.trainable)
 
     data = CaptionedImages(settings.train_data, settings.languages, settings.max_skipped)
     max_aspect, multiple = settings.max_aspect if settings.aspect_buckets else 1.0, pixel_multiple(pipe)
@@ -72,8 +66,4 @@ def train_align(settings: AlignSettings) -> None:
 
     task = Denoising(pipe.unet, scheduler, settings.snr_gamma, latents, states)
     fit(task, batches, settings, accelerator, records=len(data), validate=sample_prompts(pipe, settings, accelerator))
-    with export(settings, accelerator) as folder:
-        if folder is not None and lora is not None:
-            save_lora(pipe.unet, folder)
-        elif folder is not None:
-            save_pipeline(pipe, folder, originals)
+    export_unet(pipe, settings, accelerator, lora, originals)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +31,9 @@ def train_autoencoder(settings: AutoencoderSettings) -> None:
     """
     accelerator = start(settings)
     torch.manual_seed(settings.seed)
-    vae = tensor_files.load_strict(AutoencoderKL, hub.resolve(Path(settings.model)))
+    root = hub.resolve(settings.model)
+    in_pipeline = hub.vae_folder(root)
+    vae = tensor_files.load_strict(AutoencoderKL, in_pipeline if in_pipeline.is_dir() else root)
     if settings.gradient_checkpointing:
         vae.enable_gradient_checkpointing()
     size = vae.config.sample_size

@@ -17,13 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
 from altdiffusion.metrics import recall_at_k
 from altdiffusion.text_encoder.bridge import Bridge, BridgeConfig, load_bridge
 from altdiffusion.text_encoder.encoder import load_text_encoder
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, tokens
-from altdiffusion.training.inputs.clip_states import STABLE_DIFFUSION_FILES, ClipStates, altclip_states, stack_states
+from altdiffusion.training.inputs.clip_states import ClipStates, altclip_states, stable_diffusion_folder, stack_states
 from altdiffusion.training.inputs.feature_cache import TextCache, checksum
 from altdiffusion.training.inputs.parallel_text import Pair, ParallelText
 from altdiffusion.training.inputs.sampling import LengthBatches, micro_batch
@@ -40,9 +39,12 @@ def train_bridge(settings: BridgeSettings) -> None:
     Raises InputError and TrainingStopped.
     """
     accelerator = start(settings)
-    encoder, tokenizer = load_text_encoder(settings.text_encoder, dtype=frozen_dtype(settings))
+    encoder, tokenizer = load_text_encoder(
+        settings.text_encoder, dtype=frozen_dtype(settings), allow_pickle=settings.allow_pickle
+    )
     encoder.requires_grad_(False).to(accelerator.device)
-    clip = ClipStates(hub.resolve(settings.model, STABLE_DIFFUSION_FILES), accelerator.device, frozen_dtype(settings))
+    root = stable_diffusion_folder(settings.model, settings.allow_pickle)
+    clip = ClipStates(root, accelerator.device, frozen_dtype(settings))
     model = _begin(settings, encoder, clip)
 
     def read_text(paths: Sequence[str], empty: float) -> ParallelText:
@@ -58,21 +60,17 @@ def train_bridge(settings: BridgeSettings) -> None:
     students = teachers = None
     if settings.student_cache is not None:
         about = {"what": "AltCLIP's states", "text_encoder": checksum(encoder), "languages": languages}
-
-        def compute_students(texts: list[str]) -> list[Tensor]:
-            return read_states(tokens(tokenizer, texts))
-
-        students = TextCache(settings.student_cache, text.records, languages, compute_students, about, accelerator)
+        students = TextCache(
+            settings.student_cache, text.records, languages,
+            lambda texts: read_states(tokens(tokenizer, texts)), about, accelerator,
+        )  # fmt: skip
     if settings.teacher_cache is not None:
         about = {"what": "CLIP's states", "text_encoder": checksum(*clip.towers), "languages": languages}
         about |= {"language": settings.teacher_language}
-
-        def compute_teachers(texts: list[str]) -> list[Tensor]:
-            return list(clip.joined(tokens(clip.tokenizer, texts)))
-
         teachers = TextCache(
-            settings.teacher_cache, text.records, [settings.teacher_language], compute_teachers, about, accelerator, 16
-        )
+            settings.teacher_cache, text.records, [settings.teacher_language],
+            lambda texts: list(clip.joined(tokens(clip.tokenizer, texts))), about, accelerator, batch=16,
+        )  # fmt: skip
     by_length = LengthBatches(text.read, lambda pair: len(pair.ids), settings.batch_size, settings.seed)
 
     def batches(step: int, index: int, count: int) -> Batch:

@@ -25,7 +25,7 @@ from altdiffusion.images import BadImage, ImageSource
 from altdiffusion.metrics import recall_at_k
 from altdiffusion.text_encoder.tokenizer import pad, tokens
 from altdiffusion.training.inputs.captioned_images import CaptionedImages
-from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
+from altdiffusion.training.inputs.feature_cache import FeatureCache, about_data, checksum
 from altdiffusion.training.inputs.image_tensors import ImageCache
 from altdiffusion.training.inputs.sampling import Mixture, micro_batch
 from altdiffusion.training.loop import Batch, export, fit, start
@@ -143,7 +143,7 @@ def _cache_images(
         "what": "image features",
         "vision": checksum(model.vision_model, model.visual_projection),
         "processor": json.loads(processor.to_json_string()),
-        "data": describe_tables(data.records.tables),
+        **about_data(data.records.parts),
     }
     return FeatureCache(settings.image_cache, len(data), compute, about, accelerator)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from altdiffusion.altclip.model import load_image_processor
 from altdiffusion.metrics import recall_at_k
 from altdiffusion.text_encoder.tokenizer import pad
-from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
+from altdiffusion.training.inputs.feature_cache import FeatureCache, about_data, checksum
 from altdiffusion.training.inputs.parallel_text import Pair, ParallelText
 from altdiffusion.training.inputs.sampling import LengthBatches, micro_batch
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
@@ -62,7 +62,7 @@ def train_distill(settings: DistillSettings) -> None:
             "teacher": checksum(teacher.text_model),
             "language": settings.teacher_language,
         }
-        about |= {"data": describe_tables(text.records.tables)}
+        about |= about_data(text.records.parts)
 
         def compute(records: Sequence[int]) -> list[Tensor]:
             return list(read_teacher(text.english(records)).unsqueeze(1))

@@ -33,14 +33,15 @@ from altdiffusion.training.inputs.captioned_images import ImageRecords
 from altdiffusion.training.inputs.latents import Latents
 from altdiffusion.training.inputs.sampling import Shuffled, micro_batch
 from altdiffusion.training.log import progress
-from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
+from altdiffusion.training.loop import Batch, fit, frozen_dtype, start
 from altdiffusion.training.losses.denoising import Denoising, noise_and_timesteps
-from altdiffusion.training.models.lora import add_lora, lora_config, save_lora
+from altdiffusion.training.models.lora import lora_config
 from altdiffusion.training.models.unet import (
     check_resolution,
+    export_unet,
     freeze,
+    prepare_unet,
     sample_prompts,
-    save_pipeline,
     training_scheduler,
 )
 from altdiffusion.training.stage_settings import DreamBoothSettings
@@ -70,11 +71,7 @@ def train_dreambooth(settings: DreamBoothSettings) -> None:
         tables.append(ImageFolder(settings.class_dir))
         prompts.append(settings.class_prompt)
 
-    if lora is not None:
-        add_lora(pipe.unet, lora, settings.seed)
-    pipe.unet.to(memory_format=torch.channels_last)
-    if settings.gradient_checkpointing:
-        pipe.unet.enable_gradient_checkpointing()
+    prepare_unet(pipe, settings, lora)
 
     data = ImageRecords(tables, SkipLog(settings.max_skipped))
     starts = [0, len(tables[0])]
@@ -103,11 +100,7 @@ def train_dreambooth(settings: DreamBoothSettings) -> None:
 
     task = Denoising(pipe.unet, scheduler, settings.snr_gamma, latents, lambda batch: batch["states"])
     fit(task, batches, settings, accelerator, records=len(data), validate=sample_prompts(pipe, settings, accelerator))
-    with export(settings, accelerator) as folder:
-        if folder is not None and lora is not None:
-            save_lora(pipe.unet, folder)
-        elif folder is not None:
-            save_pipeline(pipe, folder, originals)
+    export_unet(pipe, settings, accelerator, lora, originals)
 
 
 @torch.no_grad()

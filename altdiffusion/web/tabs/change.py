@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from altdiffusion.generation.settings import settings_that_need
 from altdiffusion.web import uploads
 from altdiffusion.web.request import VisitorRequest, read_request
 from altdiffusion.web.service import DemoService
@@ -23,13 +24,15 @@ def change_tab(service: DemoService, model: gr.Dropdown, language: gr.Radio, his
             prompt = gr.Textbox(label=I18N("prompt"), lines=2, max_length=service.limits.text, elem_id="change-prompt")
             negative = gr.Textbox(label=I18N("negative_prompt"), max_length=service.limits.text)
             go, stop = start_and_stop()
-            settings = controls(service, strength=True)
+            settings = controls(service, change=True)
         with gr.Column():
             shown = stage()
 
     def request(model: str, prompt: str, negative: str, editor: Any, *values: Any) -> VisitorRequest:
         image, mask = uploads.read_editor(editor, service.limits)
         said = settings.said(values, model=model, prompt=prompt, negative_prompt=negative)
+        if mask is None:  # the components say something of it all the same
+            said |= dict.fromkeys(settings_that_need("mask"))
         return read_request(said, service.limits, image, mask)
 
     generating = go.click(

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from altdiffusion.generation.infotext import to_infotext
-from altdiffusion.generation.settings import ImageSettings, settings_with
+from altdiffusion.generation.settings import DEFAULT_STRENGTH, ImageSettings, settings_with
 from altdiffusion.settings import choices_of, type_of
 from altdiffusion.web import html_parts
 from altdiffusion.web.draw_queue import Generating
@@ -64,11 +64,12 @@ class Controls:
         return said
 
 
-def controls(service: DemoService, *, sizes: bool = False, strength: bool = False, several: bool = True) -> Controls:
-    """The accordion of settings, closed at first. several: more than one image, and the best of them."""
+def controls(service: DemoService, *, sizes: bool = False, change: bool = False, several: bool = True) -> Controls:
+    """The accordion of settings, closed at first. change: of an image. several: more than one, and the best of them."""
     limits, parts = service.limits, {}
-    defaults = ImageSettings(prompt="-", init_image="-").resolved(service.models.labels[0])
-    left_out = {"prompt", "negative_prompt", "width", "height", *(() if strength else settings_with("needs_image"))}
+    defaults = ImageSettings(prompt="-", init_image="-", mask="-", strength=DEFAULT_STRENGTH)
+    defaults = defaults.resolved(service.models.labels[0])
+    left_out = {"prompt", "negative_prompt", "width", "height", *(() if change else settings_with("needs"))}
     names = [name for name in WEB_SETTINGS if name not in left_out]
     with gr.Accordion(I18N("settings"), open=False):
         with gr.Row(visible=several):

@@ -11,6 +11,7 @@ from altdiffusion.forward_override import find
 from altdiffusion.speed.openvino_models import UnetForward
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

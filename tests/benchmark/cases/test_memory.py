@@ -1,5 +1,6 @@
 """Peak memory, each setting in a process of its own."""
 
+import pytest
 import torch
 
 from altdiffusion.benchmark import runs
@@ -7,6 +8,7 @@ from altdiffusion.benchmark.cases import memory
 from altdiffusion.benchmark.models import SMALL
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.long
 
 
 def test_peak_memory_of_each_setting_is_measured_in_a_process_of_its_own():

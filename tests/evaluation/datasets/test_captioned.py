@@ -5,7 +5,7 @@ import csv
 import json
 
 import pytest
-from helpers import caption_sets
+from helpers import caption_sets, tables
 from helpers.caption_sets import COUNT, IDS
 from PIL import Image
 
@@ -179,6 +179,36 @@ def test_cn_clips_images_without_captions_are_searched_through(tmp_path):
     assert data.image_names == [*map(str, IDS[1:]), str(IDS[0])]
     assert data.notes == [f"1 images without a caption are searched through: {IDS[0]}"]
     assert data.pairs.amax(0).tolist() == [2 * COUNT - 3, COUNT - 2]
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {
+            "test_texts.tr.jsonl": '{"image_id": 7, "text_ids": [1, 2]}'
+        },  # text retrieval, as CN-CLIP's own script writes it
+        {"test_texts.tr.jsonl": '{"text_id": 1, "text": "bir kedi", "image_ids": [7]}'},  # in Turkish
+        {f"test_texts.{each}.jsonl": '{"text_id": 1, "text": "a", "image_ids": [7]}' for each in ("de", "en", "zh-CN")},
+        {"valid_texts.jsonl": '{"text_id": 1, "text": "a", "image_ids": [7]}', "valid_imgs.tsv": f"7\t{'A' * 40}"},
+    ],
+)
+def test_what_lies_beside_cn_clips_captions_does_not_confuse_it(tmp_path, beside):
+    arguments = caption_sets.write("cn-clip", tmp_path)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    arguments["captions"].rename(folder / "test_texts.jsonl")
+    arguments["images"].rename(folder / "test_imgs.tsv")
+    for name, line in beside.items():
+        write(folder / name, line)
+    data = read_captions(folder)
+    assert data.name == "test_texts.jsonl"
+    assert len(data.images) == COUNT
+
+
+def test_a_file_of_ids_alone_is_named_as_such(tmp_path, pictures):
+    path = write(tmp_path / "test_texts.tr.jsonl", '{"image_id": 7, "text_ids": [1, 2]}')
+    with pytest.raises(InputError, match=r"holds ids alone, no captions .*: .*test_texts\.jsonl"):
+        read_captions(path, pictures)
 
 
 @pytest.mark.parametrize(
@@ -406,3 +436,98 @@ def test_without_some_images_only_captions_without_any_image_go():
     left = data.without([1], [])
     assert (left.captions, left.positives, left.image_names) == (["1", "3"], [(0,), (2,)], ["a", "c", "d"])
     assert [image.member for image in left.images] == ["0", "2", "3"]
+
+
+# ---- what trainings read, by the same readers
+
+
+def as_tar(folder):
+    members = {}
+    for number, image in enumerate(IDS):
+        members |= {f"{image}.png": tables.encoded(caption_sets.colour(number)), f"{image}.txt": f"a cat {number}"}
+    return tables.tar(folder / "x.tar", members)
+
+
+def as_rows(folder):
+    paths = caption_sets.save_pictures(folder / "pictures")
+    return [
+        {
+            "image": {"bytes": (paths / f"{image}.png").read_bytes(), "path": None},
+            "url": "u",
+            "caption": f"a cat {number}",
+        }
+        for number, image in enumerate(IDS)
+    ]
+
+
+def as_dict(folder):
+    other = tables.datasets.Dataset.from_list([{"caption": "of the other split", "url": "u"}])
+    rows = tables.datasets.Dataset.from_list(as_rows(folder))
+    tables.datasets.DatasetDict(train=other, test=rows).save_to_disk(folder / "x")
+    return folder / "x"
+
+
+def as_paths(folder):
+    rows = [{"file_name": f"pictures/{image}.png", "caption": f"a cat {number}"} for number, image in enumerate(IDS)]
+    caption_sets.save_pictures(folder / "pictures")
+    return tables.plain_parquet(folder / "metadata.parquet", rows).parent
+
+
+def as_kohya(folder):
+    folder = caption_sets.save_pictures(folder / "pictures")
+    for number, image in enumerate(IDS):
+        write(folder / f"{image}.txt", f"a cat {number}")
+    return folder
+
+
+TABLES = {
+    "tar": as_tar, "parquet": lambda folder: tables.parquet(folder / "x.parquet", as_rows(folder)),
+    "saved": lambda folder: tables.saved(folder / "x", as_rows(folder)), "splits": as_dict, "paths": as_paths, "kohya": as_kohya,
+}  # fmt: skip
+
+
+@pytest.fixture
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.parametrize("form", TABLES)
+@pytest.mark.parametrize("language", [None, "en"])
+def test_what_trainings_read_is_evaluated_too(tmp_path, form, language):
+    path = TABLES[form](tmp_path)
+    data = read_captions(path, language=language)
+    assert content(data) == [(caption_sets.colour(number), f"a cat {number}") for number in range(COUNT)]
+    assert (data.form, data.language, data.problems) == ("table", language or "en", [])
+    assert data.notes[0].startswith("captions are read from the column caption")
+    with pytest.raises(InputError, match=r"has images of its own: leave out "):
+        read_captions(path, tmp_path)
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_a_table_has_a_column_for_each_language(tmp_path):
+    rows = [row | {"en": "a cat", "zh": None if not number else "猫"} for number, row in enumerate(as_rows(tmp_path))]
+    for row in rows:
+        row.pop("caption")
+    path = tables.parquet(tmp_path / "x.parquet", rows)
+    assert read_captions(path, language="en").captions == ["a cat"] * COUNT
+    data = read_captions(path, language="zh", max_skipped=0.1)
+    assert (data.captions, reasons(data)) == (["猫"] * (COUNT - 1), {"x.parquet:0": "no zh"})
+    with pytest.raises(InputError, match="no column fr: its columns are image, url, en, zh; choose one"):
+        read_captions(path, language="fr")
+    with pytest.raises(InputError, match="no single column of captions"):
+        read_captions(path)
+
+
+def test_ids_choose_among_the_samples_of_a_tar(tmp_path):
+    data = read_captions(as_tar(tmp_path), ids=write(tmp_path / "ids", str(IDS[2]), f"{IDS[5]}.png"))
+    assert data.captions == ["a cat 2", "a cat 5"]
+
+
+def test_what_is_bad_in_a_tar_is_named_once(tmp_path):
+    path = tables.tar(
+        tmp_path / "x.tar", {"1.png": tables.encoded("red"), "1.txt": "a cat", "2.png": b"", "3.v2.png": b""}
+    )
+    data = read_captions(path, language="en", max_skipped=0.9)
+    assert data.captions == ["a cat"]
+    assert list(reasons(data)) == ["x.tar:3.v2.png", "x.tar:2.png"]

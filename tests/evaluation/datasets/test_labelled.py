@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from helpers import tables
 from PIL import Image
 
 from altdiffusion import InputError
@@ -56,6 +57,44 @@ def test_cifar_in_every_form_is_the_same(tmp_path, form):
     assert data.kind == "cifar-10"
     for source, row in zip(data.images, PIXELS, strict=True):
         np.testing.assert_array_equal(np.asarray(decode_image(source)), row.reshape(3, 32, 32).transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("form", ["x.parquet", "saved", "splits"])
+def test_tables_of_datasets_name_their_classes(tmp_path, monkeypatch, form):
+    monkeypatch.setattr(tables.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = tables.datasets.Features(
+        img=tables.datasets.Image(), label=tables.datasets.ClassLabel(names=["cat", "dog", "owl"])
+    )
+    rows = [
+        {"img": {"bytes": tables.encoded(colour), "path": None}, "label": n}
+        for n, colour in enumerate(["red", "lime", "blue"])
+    ]
+    path = tmp_path / form
+    if form == "x.parquet":
+        tables.parquet(path, rows, features)
+    elif form == "saved":
+        tables.saved(path, rows, features)
+    else:
+        data = tables.datasets.Dataset.from_list(rows, features=features)
+        tables.datasets.DatasetDict(train=data.select([0]), test=data).save_to_disk(path)
+    data = read_labelled(path)
+    assert (list(data.classes), list(data.labels)) == (["cat", "dog", "owl"], [0, 1, 2])
+    assert [decode_image(image).getpixel((0, 0)) for image in data.images] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+@pytest.mark.parametrize("labels", [["dog", "cat", None, "dog"], [1, 0, None, 1]])
+def test_rows_without_image_are_counted_and_without_label_refused(tmp_path, monkeypatch, labels):
+    monkeypatch.setattr(tables.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    image = {"bytes": tables.encoded("red"), "path": None}
+    rows = [{"image": image if number != 2 else None, "label": label} for number, label in enumerate(labels)]
+    path = tables.plain_parquet(tmp_path / "x.parquet", rows)
+    data = read_labelled(path, max_skipped=0.25)
+    assert list(data.labels) == [1, 0, 1]
+    with pytest.raises(InputError, match=r"1 of 4 records .*no image"):
+        read_labelled(path)
+    rows[1]["label"] = None
+    with pytest.raises(InputError, match="has no label: expected one in every row"):
+        read_labelled(tables.plain_parquet(path, rows), max_skipped=0.25)
 
 
 def test_cifar_100_has_its_fine_labels(tmp_path):

@@ -7,9 +7,11 @@ import torch
 from accelerate import Accelerator
 
 from altdiffusion import InputError
+from altdiffusion.data.open_tables import open_tables
+from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import TrainingStopped
 from altdiffusion.training.inputs import feature_cache as module
-from altdiffusion.training.inputs.feature_cache import FeatureCache, checksum, describe_tables
+from altdiffusion.training.inputs.feature_cache import FeatureCache, about_data, checksum, describe_tables
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +30,14 @@ class Computing:
             raise KeyboardInterrupt
         self.seen += records
         return [torch.full((record % 3, 4), float(record)) for record in records]
+
+
+def written(path, text):
+    """A table of numbers, a line each."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"number\n{text}\n")
+    skipped = SkipLog(1)
+    return open_tables([path], ["number"], images=False, skipped=skipped)[0]
 
 
 def make(folder, compute, count=35, **about):
@@ -62,6 +72,29 @@ def test_another_one_is_refused_and_nothing_is_lost(tmp_path):
         make(tmp_path / "cache", Computing(), count=36, model=1)
     compute = Computing()
     make(tmp_path / "cache", compute, model=1)
+    assert not compute.seen
+
+
+@pytest.mark.parametrize("place", ["moved/a.tsv", "renamed.tsv", "a.tsv"])
+def test_the_same_data_under_another_path_is_the_same(tmp_path, place):
+    make(tmp_path / "cache", Computing(), **about_data([written(tmp_path / "a.tsv", "1\n2\n3")]))
+    compute = Computing()
+    make(tmp_path / "cache", compute, **about_data([written(tmp_path / place, "1\n2\n3")]))
+    assert not compute.seen
+
+
+@pytest.mark.parametrize("other", ["1\n2\n4", "1\n2\n3 ", "1\n23"])
+def test_other_data_is_refused_under_the_same_name_too(tmp_path, other):
+    make(tmp_path / "cache", Computing(), **about_data([written(tmp_path / "a.tsv", "1\n2\n3")]))
+    with pytest.raises(InputError, match="was made with data"):
+        make(tmp_path / "cache", Computing(), **about_data([written(tmp_path / "a.tsv", other)]))
+
+
+def test_a_cache_made_before_data_had_checksums_is_taken(tmp_path):
+    about = about_data([written(tmp_path / "a.tsv", "1\n2\n3")])
+    make(tmp_path / "cache", Computing(), data=about["data"])
+    compute = Computing()
+    make(tmp_path / "cache", compute, **about)
     assert not compute.seen
 
 

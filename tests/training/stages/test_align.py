@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(given, tmp_path):
     given["output_dir"] = tmp_path / "broken"
     interrupted(train_align, AlignSettings(**given), passes=3)
     resumed = trained(given, resume=True)
+    assert_same(weights(resumed / "model"), weights(whole / "model"))
+    assert log(resumed) == log(whole)
+
+
+@pytest.mark.parametrize("move", ["renamed", "computed anew"])
+def test_caches_and_data_may_lie_elsewhere_when_it_is_resumed(given, pictures, tmp_path, move):
+    given |= {"max_train_steps": 3, "checkpointing_steps": 1}
+    given |= {"latent_cache": tmp_path / "latents", "text_cache": tmp_path / "states"}
+    whole = trained(given)
+    given["output_dir"] = tmp_path / "broken"
+    interrupted(train_align, AlignSettings(**given), passes=2)
+    for name in ("latent_cache", "text_cache"):
+        elsewhere = given[name].with_name(f"other-{given[name].name}")
+        if move == "renamed":
+            given[name].rename(elsewhere)
+        given[name] = elsewhere
+    data = shutil.copytree(pictures, tmp_path / "data elsewhere")
+    resumed = trained(given, resume=True, train_data=[str(data)])
     assert_same(weights(resumed / "model"), weights(whole / "model"))
     assert log(resumed) == log(whole)
 

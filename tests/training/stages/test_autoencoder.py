@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
+from altdiffusion.checkpoints.hub import mini_folder
 from altdiffusion.errors import InputError
 from altdiffusion.training.stage_settings import AutoencoderSettings
 from altdiffusion.training.stages.autoencoder import psnr, train_autoencoder
@@ -90,3 +91,12 @@ def test_validation_tells_the_psnr(settings):
 def test_a_folder_that_is_no_vae_is_refused(settings, tmp_path):
     with pytest.raises(InputError, match="can't be loaded"):
         train_autoencoder(AutoencoderSettings(**settings | {"model": str(tmp_path / "pictures")}))
+
+
+@pytest.mark.parametrize("model", ["mini", "sd-mini", str(mini_folder())])
+def test_it_starts_from_the_vae_of_a_pipeline(settings, model):
+    few = {"model": model, "max_train_steps": 1, "batch_size": 1, "learning_rate": 1e-9}
+    train_autoencoder(AutoencoderSettings(**settings | few))
+    trained = AutoencoderKL.from_pretrained(settings["output_dir"] / "model")
+    started = AutoencoderKL.from_pretrained(mini_folder() / "vae")
+    assert torch.allclose(trained.decoder.conv_in.weight, started.decoder.conv_in.weight, atol=1e-6)

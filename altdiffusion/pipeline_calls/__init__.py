@@ -1,0 +1,1 @@
+"""What is done around the `__call__` of any diffusers pipeline."""

@@ -1,0 +1,58 @@
+"""How PyTorch's threads share a CPU with other programs: decided before torch is imported, as OpenMP reads it once.
+
+The layers of a small model take microseconds each, and OpenMP's threads wait for each other after every one of them. By
+default they spin: beside another program, which has one of their cores, a spinning thread uses up its own time there, and
+the one that all wait for comes last: mini takes five times as long. A thread that sleeps gets its core back at once.
+An idle machine loses nothing that could be measured (`altdiffusion benchmark --cases threads`, docs/benchmarks.md).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+
+# Any of these says how threads wait: OpenMP's own variable, GCC's and LLVM's.
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def share_cores(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Set what `thread_variables` chooses for this machine. The commands call it; `import altdiffusion` doesn't."""
+    environ.update(thread_variables(environ, usable_cores(), cpu_quota(CGROUP)))
+
+
+def thread_variables(environ: Mapping[str, str], cores: int, quota: float | None) -> dict[str, str]:
+    """The variables to add to an environment; what a user has set there stays.
+
+    cores: that this process may use. quota: how many of them at a time, as `docker run --cpus` limits it, or None. More
+    threads than that only use up the quota sooner, and then all of them stand still.
+    """
+    chosen = {}
+    if not any(name in environ for name in WAITING):
+        chosen["OMP_WAIT_POLICY"] = "passive"
+    if "OMP_NUM_THREADS" not in environ and quota is not None and quota < cores:
+        chosen["OMP_NUM_THREADS"] = str(max(1, math.ceil(quota)))
+    return chosen
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota(cgroup: Path) -> float | None:
+    """The cores' worth of time that a container has, by the files of its cgroup (version 2, or 1); None: no limit."""
+    try:
+        limit, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        try:
+            limit, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text("ascii") for name in ("quota", "period"))
+        except (OSError, ValueError):
+            return None
+    try:
+        cores = int(limit) / int(period)
+    except (ValueError, ZeroDivisionError):  # "max"
+        return None
+    return cores if cores > 0 else None  # -1: no limit
