@@ -91,15 +91,11 @@ def generate(
     every = [base.replace(prompt=prompt, seed=(base.seed or 0) + i) for prompt in prompts for i in range(count)]
     if base.scheduler is not None:
         find_scheduler(base.scheduler)
-    opened = {
-        name: None if image is None else images.open_image(image) for name, image in given.items() if name != "mask"
-    }
-    opened = {
-        "image": opened.pop("init_image"),
-        "mask": None if mask is None else images.open_image(mask, "L"),
-        **opened,
-    }
-    first = GenerateRequest(base, **opened)
+    photo, control, seen = (
+        None if image is None else images.open_image(image) for image in (init_image, control_image, ip_image)
+    )
+    white = None if mask is None else images.open_image(mask, "L")
+    first = GenerateRequest(base, photo, white, control_image=control, ip_image=seen)
     kind = init_image is not None, mask is not None
 
     loras = _loras(base, prompts, loaded)
