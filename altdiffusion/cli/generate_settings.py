@@ -9,6 +9,7 @@ from altdiffusion.cli.flags import subset_of
 from altdiffusion.cli.options import device_setting
 from altdiffusion.errors import InputError
 from altdiffusion.generation.grid import Axis, parse_grid
+from altdiffusion.generation.loras import loras_to_load
 from altdiffusion.generation.settings import MAX_SEED, SIZE, SIZE_FORM, ImageSettings, settings_with, with_size
 from altdiffusion.images import NOT_WRITTEN, WRITTEN
 from altdiffusion.prompt_syntax import expand_choices
@@ -66,6 +67,10 @@ class GenerateSettings(ImageFlags):
             problems.append(f"--out {self.out}: expected a folder, or a file that ends in {', '.join(WRITTEN)}")
         if self.is_file and self.total > 1:
             problems.append(f"--out {self.out} is one file, but {self.total} images are asked for: give a folder")
+        try:
+            loras_to_load(self.lora, self.lora_dir, self.prompts, self.prompt_syntax)
+        except InputError as error:
+            problems.append(str(error))
         try:
             if both := self.said.keys() & {name for axis in self.axes for name in axis.sets}:
                 problems.append(f"--grid: {', '.join(sorted(both))} is an axis and a flag: leave one out")
@@ -130,7 +135,6 @@ class GenerateSettings(ImageFlags):
 
     def _image_problems(self, prompt: str) -> list[str]:
         try:
-            read_settings(ImageSettings, self.of_image | {"prompt": prompt})
+            return read_settings(ImageSettings, self.of_image | {"prompt": prompt}).loading_problems
         except InputError as error:
             return [str(error)]
-        return []

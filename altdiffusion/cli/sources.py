@@ -51,6 +51,17 @@ def check_model(name: str) -> None:
         hub.resolve(name)
 
 
+def check_model_with_parts(name: str) -> None:
+    """The same for a model and its parts, as the page's owner names them."""
+    from altdiffusion.web.model_entry import parse_entry
+
+    entry = parse_entry(name)
+    check_model(entry.name)
+    for part, value in entry.parts.items():
+        for each in value if isinstance(value, list) else [value]:
+            (check_lora if part == "lora" else check_model)(each)
+
+
 def check_system(name: str) -> None:
     """The same for a system to evaluate, where FAMILY:NAME is that family's to judge."""
     if ":" not in name:
@@ -58,9 +69,10 @@ def check_system(name: str) -> None:
 
 
 def check_lora(name: str) -> None:
-    """Raise InputError for what is neither here nor an id on the hub."""
-    if not local_path(name).exists() and not hub.is_hub_id(name):
-        raise InputError(f"no such LoRA: {name}: expected a file, a folder or an id on the hub")
+    """The same for a LoRA with its weight."""
+    from altdiffusion.generation import loras
+
+    loras.check_lora(loras.parse_lora(name))
 
 
 def check_image(name: str) -> None:
@@ -92,6 +104,7 @@ def check_scheduler(name: str) -> None:
 # What isn't here, such as score's images, is checked by the command, which does without some of them.
 CHECKS: dict[str, Callable[[str], None]] = {
     "model": check_model,
+    "model_with_parts": check_model_with_parts,
     "lora": check_lora,
     "image": check_image,
     "path": check_path,

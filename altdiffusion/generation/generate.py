@@ -21,12 +21,15 @@ from altdiffusion.errors import InputError
 from altdiffusion.generation.auto_batch import MAX_SIZE, Size, in_batches
 from altdiffusion.generation.draw import GenerateRequest, draw_batch
 from altdiffusion.generation.load import load_pipeline, pipeline_of_kind
+from altdiffusion.generation.loras import NamedLora, loras_to_load
 from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.schedulers import find_scheduler
 from altdiffusion.generation.settings import IN_MEMORY, ImageSettings, settings_with
-from altdiffusion.prompt_syntax import plain_text
+from altdiffusion.prompt_syntax import lora_names, plain_text
+from altdiffusion.prompts.loras import check_loaded
 
 MAX_IMAGES = 10000  # of one prompt
+_MODES = {"init_image": "RGB", "mask": "L", "control_image": "RGB", "ip_image": "RGB"}  # of Pillow
 
 
 def generate(
@@ -40,6 +43,8 @@ def generate(
     scorer: str | Path | PromptScorer | None = None,
     init_image: str | Path | Image.Image | None = None,
     mask: str | Path | Image.Image | None = None,
+    control_image: str | Path | Image.Image | None = None,
+    ip_image: str | Path | Image.Image | None = None,
     device: str | None = None,
     low_memory: bool = False,
     optimize: bool = False,
@@ -55,26 +60,29 @@ def generate(
         first, with their scores. scorer: the AltCLIP that says so; by default the one that belongs to the model.
     init_image: image to start from. mask: white where it is generated anew, of the same size; elsewhere the init image
         stays as it is, pixel for pixel. The settings mask_blur and only_masked are about it.
+    control_image, ip_image: for the ControlNet and the IP-Adapter, which the settings controlnet and ip_adapter name, or
+        which the pipeline has.
     device: see `choose_device`. low_memory, optimize: see `save_memory`, `optimize`.
     settings: the other fields of `ImageSettings`, which has their ranges and defaults: negative_prompt, steps, scheduler
         (see `find_scheduler`), guidance_scale (0 or 1 is none), seed (of the first image of each prompt; image i has seed +
-        i, and alone it comes out the same), strength, lora, text_encoder and bridge (see `swap_text_encoder`), dtype, ...
+        i, and alone it comes out the same), strength, lora (one, or a list; ink.safetensors:0.8 has its
+        weight), lora_dir, text_encoder and bridge (see `swap_text_encoder`), dtype, ...
     Everything is checked before the model is loaded, as far as that is possible. Raises InputError; NotFinite after the
     images that are finished, where the model's numbers overflowed.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     loaded = model if isinstance(model, DiffusionPipeline) else None
     model_name = loaded.name_or_path if loaded is not None else str(model or hub.MINI)
-    settings |= {"model": model_name, "init_image": _source(init_image), "mask": _source(mask)}
+    given = {"init_image": init_image, "mask": mask, "control_image": control_image, "ip_image": ip_image}
+    settings |= {"model": model_name} | {name: _source(image) for name, image in given.items()}
     if size is not None:
         settings["width"], settings["height"] = size
     said = {name: value for name, value in settings.items() if value is not None and value is not False}
     base = ImageSettings(prompt=prompts[0] if prompts else "", **said)
     every = [base.replace(prompt=prompt) for prompt in prompts]
-    photo = None if init_image is None else images.open_image(init_image)
-    opened = photo, None if mask is None else images.open_image(mask, "L")
+    opened = {name: None if image is None else images.open_image(image, _MODES[name]) for name, image in given.items()}
     results = generate_all(
-        [GenerateRequest(image_settings, *opened) for image_settings in every],
+        [_with_images(image_settings, opened) for image_settings in every],
         pipe=loaded,
         num_images=num_images,
         batch_size=batch_size,
@@ -162,7 +170,7 @@ class _Run:
         """The images of jobs that agree in the model and in how it is loaded."""
         settings = jobs[0][1].settings
         try:
-            pipe = self._loaded(settings, {job.kind for _, job in jobs}, _loading(settings) | of_loading)
+            pipe = self._loaded(jobs, _loading(settings) | of_loading)
             name = str(settings.model or pipe.name_or_path)
             judge = None if self.best_of is None else best_of_n.load_scorer(self.scorer, name, pipe.device)
         except InputError as error:
@@ -175,9 +183,13 @@ class _Run:
             results = in_batches(alike, draw, pipe.vae.device, self.batch_size)
             yield from self._finished(results) if judge is None else self._best(alike, results, judge)
 
-    def _loaded(self, settings: ImageSettings, kinds: set[tuple[bool, bool]], of_loading: dict[str, Any]) -> Any:
+    def _loaded(self, jobs: Sequence[Job], of_loading: dict[str, Any]) -> Any:
+        settings = jobs[0][1].settings
         if self.pipe is None:
+            kinds = {job.kind[:2] for _, job in jobs}
             has_image, has_mask = kinds.pop() if len(kinds) == 1 else (False, False)
+            del of_loading["lora_dir"]
+            of_loading["lora"] = _loras(jobs)
             return load_pipeline(settings.model, init_image=has_image, mask=has_mask, **of_loading)
         if given := [name for name, value in of_loading.items() if value]:
             raise InputError(f"{given[0]} is for loading: a pipeline that is loaded already takes none")
@@ -232,6 +244,15 @@ class _Run:
             self.failed.setdefault(index, error)
 
 
+def _loras(jobs: Iterable[Job]) -> list[NamedLora]:
+    """What is to be loaded for jobs that agree in `lora` and `lora_dir`: these, and what their prompts name."""
+    loras: dict[str, NamedLora] = {}
+    for settings in (job.settings for _, job in jobs):
+        named = loras_to_load(settings.lora, settings.lora_dir, [settings.prompt], settings.prompt_syntax)
+        loras |= {lora.name: lora for lora in named}
+    return list(loras.values())
+
+
 def _loading(settings: ImageSettings) -> dict[str, Any]:
     """What a pipeline is loaded with."""
     return {name: getattr(settings, name) or None for name in settings_with("loading")}
@@ -249,7 +270,7 @@ def _prepared(jobs: Iterable[Job], pipe: DiffusionPipeline) -> Iterator[Job]:
     """With image and mask as the model takes them; those that several jobs share are prepared once."""
     prepared: dict[Hashable, GenerateRequest] = {}
     for index, request in jobs:
-        key = id(request.image), id(request.mask), repr(request.batch_key)
+        key = id(request.image), id(request.mask), id(request.control_image), request.batch_key
         if key not in prepared:
             prepared[key] = request.resolved(pipe)
         own = {name: getattr(request.settings, name) for name in settings_with("per_image")}
@@ -263,16 +284,32 @@ def _request(
 ) -> GenerateRequest:
     """With its model's name and its images. opened: those that are open already, by path and mode."""
     if isinstance(request, ImageSettings):
-        for path, mode in ((request.init_image, "RGB"), (request.mask, "L")):
-            if path is not None and (path, mode) not in opened:
-                opened[path, mode] = images.open_image(path, mode)
-        image, mask = opened.get((str(request.init_image), "RGB")), opened.get((str(request.mask), "L"))
-        request = GenerateRequest(request, image, mask)
-    if request.settings.scheduler is not None:
-        find_scheduler(request.settings.scheduler)
-    if pipe is None and request.settings.model is None:
-        return replace(request, settings=request.settings.replace(model=hub.MINI))
-    return request
+        paths = {name: getattr(request, name) for name in _MODES}
+        for name, path in paths.items():
+            if path is not None and (path, _MODES[name]) not in opened:
+                opened[path, _MODES[name]] = images.open_image(path, _MODES[name])
+        request = _with_images(request, {name: opened.get((path, _MODES[name])) for name, path in paths.items()})
+    settings = request.settings
+    if settings.scheduler is not None:
+        find_scheduler(settings.scheduler)
+    if pipe is not None:
+        check_loaded(pipe, lora_names([settings.prompt], settings.prompt_syntax))
+        return request
+    if problems := settings.loading_problems:
+        raise InputError("; ".join(problems))
+    loras_to_load(settings.lora, settings.lora_dir, [settings.prompt], settings.prompt_syntax)
+    return replace(request, settings=settings.replace(model=settings.model or hub.MINI))
+
+
+def _with_images(settings: ImageSettings, opened: dict[str, Image.Image | None]) -> GenerateRequest:
+    """opened: the images by the names of their settings."""
+    return GenerateRequest(
+        settings,
+        opened["init_image"],
+        opened["mask"],
+        control_image=opened["control_image"],
+        ip_image=opened["ip_image"],
+    )
 
 
 def _source(image: str | Path | Image.Image | None) -> str | None:
