@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from altdiffusion.cli.flags import command
 from altdiffusion.cli.options import DeviceSettings
 from altdiffusion.cli.terminal import hide_loading, say
@@ -27,6 +29,7 @@ class DemoSettings(DeviceSettings):
     root_path: str | None = setting(
         None, "where a proxy shows the page: a path such as /draw, or a whole address", metavar="PATH"
     )
+    styles: Path | None = setting(None, "TOML of named styles to choose from (default: the package's own)", metavar="F")
     max_queue: int = setting(20, "visitors that may wait", minimum=1)
     max_pixels: int = setting(Limits().pixels, "of a generated image, width x height", minimum=64)
 

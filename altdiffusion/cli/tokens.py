@@ -26,13 +26,11 @@ def tokens(settings: TokensSettings) -> None:
 
     altdiffusion tokens "(黑暗精灵公主:1.2)，月光 BREAK a castle"
     """
-    from altdiffusion.checkpoints import hub
     from altdiffusion.prompts.explain import explain
-    from altdiffusion.text_encoder.tokenizer import TOKENIZER_FILES, read_tokenizer
+    from altdiffusion.text_encoder.tokenizer import tokenizer_of
 
     hide_loading()
-    tokenizer = read_tokenizer(hub.resolve(settings.model, TOKENIZER_FILES))
-    document = explain(tokenizer, settings.prompt, settings.prompt_syntax, settings.steps)
+    document = explain(tokenizer_of(settings.model), settings.prompt, settings.prompt_syntax, settings.steps)
     if settings.as_json:
         print_json(document)
         return

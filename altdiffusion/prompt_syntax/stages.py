@@ -53,5 +53,7 @@ def check(prompt: str, steps: int = DEFAULT_STEPS) -> None:
     for choice in expand_choices(prompt):
         lora_tags(choice)
         text, _ = take_loras(choice)
-        for part in schedule(text, steps):
-            parse_weights(part.prompt)
+        for part in dict.fromkeys(
+            part.prompt for part in schedule(text, steps)
+        ):  # an alternation comes back to its first
+            parse_weights(part)

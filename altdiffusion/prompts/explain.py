@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from altdiffusion.prompt_syntax import PromptSyntax, expand_choices, take_loras
@@ -9,8 +10,10 @@ from altdiffusion.prompts.states import chunks_of, schedule_of
 from altdiffusion.prompts.tokens import CHUNK, MAX_PROMPT_TOKENS
 
 
-def explain(tokenizer: Any, prompt: str, syntax: PromptSyntax = "webui", steps: int = 25) -> dict[str, Any]:
-    """A document of plain types, one entry of `prompts` for each choice {a|b}.
+def explain(
+    tokenizer: Any, prompt: str, syntax: PromptSyntax = "webui", steps: int = 25, max_choices: int | None = None
+) -> dict[str, Any]:
+    """A document of plain types, one entry of `prompts` for each choice {a|b}, or for the first `max_choices`.
 
     {"chunk_tokens": 75, "max_tokens": 510, "prompts": [{"prompt", "loras": [{"name", "weight", "text_encoder_weight"}],
     "parts": [{"from_step", "until_step", "prompt", "chunks": [[{"piece", "text", "weight", "known"}]]}]}]}; steps count
@@ -21,15 +24,18 @@ def explain(tokenizer: Any, prompt: str, syntax: PromptSyntax = "webui", steps: 
     return {
         "chunk_tokens": CHUNK,
         "max_tokens": MAX_PROMPT_TOKENS,
-        "prompts": [_explained(tokenizer, choice, syntax, steps) for choice in choices],
+        "prompts": [_explained(tokenizer, choice, syntax, steps) for choice in choices[:max_choices]],
     }
 
 
 def _explained(tokenizer: Any, prompt: str, syntax: PromptSyntax, steps: int) -> dict[str, Any]:
     loras = () if syntax == "none" else take_loras(prompt, syntax == "lenient")[1]
     parts, start = [], 1
+    read = lru_cache(None)(
+        lambda text: chunks_of(tokenizer, text, syntax)
+    )  # an alternation comes back to its first text
     for part in schedule_of(prompt, steps, syntax):
-        text, chunks = chunks_of(tokenizer, part.prompt, syntax)
+        text, chunks = read(part.prompt)
         pieces = [
             [
                 {

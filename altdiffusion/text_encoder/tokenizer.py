@@ -71,6 +71,14 @@ def choose_tokenizer(
     return read_tokenizer(root, **hub_options) if given is None else load_tokenizer(given, **hub_options)
 
 
+def tokenizer_of(model: str | Path | None) -> Any:
+    """The tokenizer that reads a model's prompts, AltCLIP's or CLIP's, by the model's name. Raises InputError."""
+    root = hub.resolve(model, [*TOKENIZER_FILES, "tokenizer/*.txt"])  # merges.txt is CLIP's
+    config = root / "tokenizer" / "tokenizer_config.json"
+    is_clip = config.is_file() and '"CLIPTokenizer' in config.read_text(encoding="utf-8")
+    return load_any_tokenizer(config.parent) if is_clip else read_tokenizer(root)
+
+
 def load_any_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder, of whatever class, cutting at 77 tokens. Raises InputError."""
     return _read(AutoTokenizer, folder)

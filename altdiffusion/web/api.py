@@ -13,10 +13,10 @@ import gradio as gr
 from PIL import Image
 
 from altdiffusion.generation.infotext import to_infotext
-from altdiffusion.generation.settings import ImageSettings
+from altdiffusion.generation.settings import DEFAULT_STEPS, ImageSettings
 from altdiffusion.settings import type_of
 from altdiffusion.web import uploads
-from altdiffusion.web.request import TEXT_TO_IMAGE, WEB_SETTINGS, VisitorRequest, read_lines, read_request
+from altdiffusion.web.request import TEXT_TO_IMAGE, WEB_SETTINGS, VisitorRequest, read_lines
 from altdiffusion.web.service import DemoService, Finished, SavedImage
 from altdiffusion.web.tabs.controls import sorry
 from altdiffusion.web.translations import Refused
@@ -29,32 +29,48 @@ _COMPARE = ("left_prompt", "right_prompt", "left_model", "right_model", "seed", 
 
 
 def add_endpoints(service: DemoService) -> None:
-    """Named /models, /draw, /change, /compare, /score, /classify, /rank, /read_settings."""
+    """Named /models, /draw, /change, /compare, /score, /classify, /rank, /read_settings, /tokens, /styles."""
 
     async def models() -> list[str]:
         """Names of the models on offer; the first is taken where none is named."""
         return service.models.labels
+
+    async def styles() -> dict[str, list[str]]:
+        """The styles that `styles` may name, each with what it is called in English and in Chinese."""
+        return {name: style.name for name, style in service.styles.items()}
+
+    async def tokens(
+        prompt: str,
+        model: str = "",
+        prompt_syntax: str = "webui",
+        steps: int = DEFAULT_STEPS,
+        styles: list[str] | None = None,
+    ) -> dict[str, Any]:
+        """What a model reads of a prompt, as `altdiffusion tokens --json` has it: pieces, their weights, chunks of 75; of
+        a prompt with choices {a|b} the first four. Nothing is generated, and no model is loaded."""
+        said = {"prompt": prompt, "model": model, "prompt_syntax": prompt_syntax, "steps": steps, "styles": styles}
+        return await service.tokens(said)
 
     async def draw(**said: Any) -> list[dict[str, Any]]:
         """Generate images. seed: digits, empty for random; image i has seed + i. width, height: multiples of 8, 0 for the
         model's own. scheduler: ddim, euler, ..., empty for the model's own. best_of: make so many, keep the best `images`.
         Gives a list of {"image": PNG file with its settings inside, "seed", "score", "filtered", "settings"}.
         """
-        return await _generated(service, read_request(said, service.limits))
+        return await _generated(service, service.read_request(said))
 
     async def change(image: Any, mask: Any, **said: Any) -> list[dict[str, Any]]:
         """Change an image by a prompt; with a mask (white where it is generated anew, as large as the image) that part
         alone, and the rest stays as it is. strength: how much, above 0, to 1. The rest, and what it gives, as in /draw."""
         start = await _opened(image, service)
         covered = None if mask is None else await _opened(mask, service, "L")
-        return await _generated(service, read_request(said, service.limits, start, covered))
+        return await _generated(service, service.read_request(said, start, covered))
 
     async def compare(
         left_prompt: str, right_prompt: str, left_model: str, right_model: str, **common: Any
     ) -> list[dict[str, Any]]:
         """Two prompts, or one prompt by two models, with the same seed. Gives two images as in /draw, left and right."""
-        left = read_request(common | {"prompt": left_prompt, "model": left_model}, service.limits)
-        right = read_request(common | {"prompt": right_prompt, "model": right_model}, service.limits)
+        left = service.read_request(common | {"prompt": left_prompt, "model": left_model})
+        right = service.read_request(common | {"prompt": right_prompt, "model": right_model})
         results: dict[int, SavedImage] = {}
         async with aclosing(service.compare(left, right)) as updates:
             async for side, news in updates:
@@ -89,9 +105,10 @@ def add_endpoints(service: DemoService) -> None:
     of_settings: dict[Any, tuple[str, ...]] = {draw: _DRAW, change: _CHANGE, compare: _COMPARE}
     for work, names in of_settings.items():
         others = [name for name in later if work is change or name in TEXT_TO_IMAGE]
-        work.__signature__ = _signature([*names, *others], service)
-        work.__doc__ = "\n".join([work.__doc__, *(f"{name}: {_field(name).description}" for name in others)])
-    for endpoint in (models, draw, change, compare, score, classify, rank, read_settings):
+        work.__signature__ = _signature([*names, *others, "styles"], service)
+        about = [f"{name}: {_field(name).description}" for name in others]
+        work.__doc__ = "\n".join([work.__doc__, *about, "styles: names that /styles gives, the first innermost"])
+    for endpoint in (models, draw, change, compare, score, classify, rank, read_settings, tokens, styles):
         gr.api(_endpoint(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
 
 
@@ -109,6 +126,7 @@ def _signature(names: Sequence[str], service: DemoService) -> inspect.Signature:
         "best_of": (int, 0),
         "width": (int, 0),
         "height": (int, 0),
+        "styles": (list[str] | None, None),
         "seed": (str, ""),  # of more digits than JSON's numbers hold
         "model": (str, ""),
         **dict.fromkeys(("prompt", "left_prompt", "right_prompt"), (str, inspect.Parameter.empty)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
@@ -48,6 +49,24 @@ _BARS = _ENVIRONMENT.from_string("""
 _SETTINGS = _ENVIRONMENT.from_string("""
 <dl class="found">{% for name, value in pairs %}<dt>{{ name }}</dt><dd dir="auto">{{ value }}</dd>{% endfor %}</dl>
 {%- if note %}<p>{{ note }}</p>{% endif %}""")
+
+_TOKEN_LINE = _ENVIRONMENT.from_string("""
+<div class="tokens{% if wrong %} wrong{% endif %}" role="status"><span dir="auto">{{ sentence }}</span></div>""")
+
+_PIECES = _ENVIRONMENT.from_string("""
+<div class="pieces">
+{% for heading, chunks, notes in groups %}
+{% if heading %}<h4 dir="auto">{{ heading }}</h4>{% endif %}
+  {%- for title, pieces in chunks -%}
+  <section aria-label="{{ title }}"><h5>{{ title }}</h5><p dir="auto">
+  {%- for text, weight, known in pieces -%}
+  <span class="piece{% if not known %} unknown{% endif %}">{{ text }}{% if weight %}<sub>{{ weight }}</sub>{% endif %}</span>
+  {%- endfor -%}
+  </p></section>
+  {%- endfor -%}
+  {%- for note in notes -%}<p>{{ note }}</p>{%- endfor -%}
+{% endfor %}
+</div>""")
 
 
 def status(news: Waiting | Loading | Generating | Scoring, language: str) -> str:
@@ -103,3 +122,69 @@ def bars(
 def settings_list(pairs: Sequence[tuple[str, str]], note: str) -> str:
     """A list of names and values."""
     return _SETTINGS.render(pairs=pairs, note=note)
+
+
+def token_line(sentence: str) -> str:
+    return _TOKEN_LINE.render(sentence=sentence, wrong=False)
+
+
+def token_problem(sentence: str) -> str:
+    """What is malformed in a prompt; said politely, as it is still being written."""
+    return _TOKEN_LINE.render(sentence=sentence, wrong=True)
+
+
+def token_counter(read: dict[str, Any], negative: dict[str, Any], language: str) -> str:
+    """How full the chunk is that a prompt ends in, and what the vocabulary lacks. read, negative: of `prompts.explain`."""
+    sentences = []
+    if count := _count(read, language):
+        sentences.append(count)
+    if count := _count(negative, language):
+        sentences.append(say("negative_tokens", language, count=count))
+    if unknown := dict.fromkeys([*_unknown(read), *_unknown(negative)]):
+        sentences.append(say("unknown_tokens", language, texts=" ".join(unknown)))
+    return token_line(" · ".join(sentences))
+
+
+def token_pieces(read: dict[str, Any], language: str) -> str:
+    """The pieces of a prompt with their weights, a paragraph for each chunk."""
+    groups: list[tuple[str, list[Any], list[str]]] = []
+    for prompt in read["prompts"]:
+        for part in prompt["parts"]:
+            heading = prompt["prompt"] if len(read["prompts"]) > 1 else ""
+            if len(prompt["parts"]) > 1:
+                steps = say("part_steps", language, first=part["from_step"], last=part["until_step"])
+                heading = f"{steps}: {part['prompt'].strip()}"
+            chunks = [
+                (_filled_chunk(number, chunk, read["chunk_tokens"], language), [_shown(piece) for piece in chunk])
+                for number, chunk in enumerate(part["chunks"], 1)
+            ]
+            groups.append((heading, chunks, []))
+        loras = [say("lora_weight", language, name=lora["name"], weight=lora["weight"]) for lora in prompt["loras"]]
+        groups[-1][2].extend(loras)
+    return _PIECES.render(groups=groups)
+
+
+def _count(read: dict[str, Any], language: str) -> str:
+    """Of the longest of its choices, at the steps where it is longest; "" where nothing is written."""
+    chunks = max(
+        (part["chunks"] for prompt in read["prompts"] for part in prompt["parts"]),
+        key=lambda chunks: (len(chunks), len(chunks[-1])),
+    )
+    if len(chunks) == 1:
+        return say("tokens", language, count=len(chunks[0]), size=read["chunk_tokens"]) if chunks[0] else ""
+    return _filled_chunk(len(chunks), chunks[-1], read["chunk_tokens"], language)
+
+
+def _filled_chunk(number: int, chunk: list[Any], size: int, language: str) -> str:
+    return say("chunk_tokens", language, chunk=number, count=len(chunk), size=size)
+
+
+def _shown(piece: dict[str, Any]) -> tuple[str, str, bool]:
+    """Text, weight ("" for 1) and whether the vocabulary has it."""
+    weight = "" if piece["weight"] == 1 else f"{piece['weight']:g}"
+    return piece["piece"] if piece["known"] else piece["text"], weight, piece["known"]
+
+
+def _unknown(read: dict[str, Any]) -> list[str]:
+    parts = (part for prompt in read["prompts"] for part in prompt["parts"])
+    return [piece["text"] for part in parts for chunk in part["chunks"] for piece in chunk if not piece["known"]]

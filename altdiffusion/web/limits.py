@@ -14,7 +14,7 @@ class Limits:
     steps: int = 100
     images: int = 8  # generated for one request, those that aren't kept included
     guidance_scale: float = 30.0
-    text: int = 2000  # characters; the models read 77 tokens
+    text: int = 2000  # characters; the models read 510 tokens
     upload_pixels: int = 16 * 10**6
     upload_bytes: int = 10 * 2**20
     pictures: int = 30  # to score

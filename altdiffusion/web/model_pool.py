@@ -15,6 +15,7 @@ from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
 from altdiffusion.generation.load import load_pipeline
+from altdiffusion.text_encoder.tokenizer import tokenizer_of
 from altdiffusion.web.model_entry import parse_entry
 from altdiffusion.web.translations import Refused
 
@@ -43,7 +44,8 @@ class Models:
         self._scorer, self._options = scorer, options
         self._pipelines: dict[str, DiffusionPipeline] = {}
         self._scorers: dict[str, PromptScorer | None] = {}
-        self._lock = threading.Lock()
+        self._tokenizers: dict[str, Any] = {}
+        self._lock, self._tokenizer_lock = threading.Lock(), threading.Lock()
 
     @property
     def labels(self) -> list[str]:
@@ -72,6 +74,19 @@ class Models:
                 pipe.set_progress_bar_config(disable=True)
                 self._pipelines[label] = pipe
             return self._pipelines[label]
+
+    def tokenizer(self, label: str) -> Any:
+        """A model's tokenizer, without loading the model. Raises Refused where it can't be read; the log has the reason, once."""
+        with self._tokenizer_lock:
+            if label not in self._tokenizers:
+                try:
+                    self._tokenizers[label] = tokenizer_of(self._names[label])
+                except InputError:
+                    logger.exception("the tokenizer of %s can't be read", self._names[label])
+                    self._tokenizers[label] = None
+        if self._tokenizers[label] is None:
+            raise Refused("unloadable")
+        return self._tokenizers[label]
 
     def native_side(self, label: str) -> int:
         """Pixels of the square that the model was trained on."""

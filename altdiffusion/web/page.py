@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +15,33 @@ from altdiffusion.web.service import DemoService
 from altdiffusion.web.tabs import score
 from altdiffusion.web.tabs.change import change_tab
 from altdiffusion.web.tabs.compare import compare_tab
-from altdiffusion.web.tabs.controls import I18N, PRIVATE, as_gallery
+from altdiffusion.web.tabs.controls import I18N, PRIVATE, STYLES, as_gallery, style_choices
 from altdiffusion.web.tabs.draw import draw_tab
 from altdiffusion.web.tabs.read import read_tab
 from altdiffusion.web.translations import LANGUAGES, say
 
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 JS = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+HEAD = f"<script>{(Path(__file__).parent / 'prompt_weights.js').read_text(encoding='utf-8')}</script>"
 _FONTS = ["Segoe UI", "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 
 
 def look() -> dict[str, Any]:
     """What `launch` wants besides the page. No font comes from another site."""
-    return {"theme": gr.themes.Default(font=_FONTS, font_mono=["monospace"]), "css": CSS, "i18n": I18N}
+    theme = gr.themes.Default(font=_FONTS, font_mono=["monospace"])
+    return {"theme": theme, "css": CSS, "head": HEAD, "i18n": I18N}
 
 
 class Page(gr.Blocks):
-    """Gradio's page, whose server fetches what is given by its address, from public hosts alone."""
+    """Gradio's page, whose server fetches what is given by its address, from public hosts alone.
+
+    Programs that know fewer of an endpoint's arguments than it has now, and send no names, get the defaults of the others.
+    """
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *others: Any, **options: Any) -> list[Any]:
         """As in Gradio; what can't be fetched is said in one line."""
+        if len(inputs) < len(block_fn.inputs):
+            inputs = _with_defaults(block_fn.fn, inputs)
         try:
             return await super().preprocess_data(block_fn, inputs, *others, **options)
         except gr.Error:
@@ -41,6 +50,13 @@ class Page(gr.Blocks):
             if not _ADDRESS.search(str(inputs)):
                 raise
             raise gr.Error(say("bad_address", "en"), print_exception=False) from None
+
+
+def _with_defaults(endpoint: Callable[..., Any], inputs: list[Any]) -> list[Any]:
+    """The same with the arguments that are missing at the end; as it is where one of these has no default."""
+    missing = list(inspect.signature(endpoint).parameters.values())[len(inputs) :]
+    has_defaults = all(each.default is not each.empty for each in missing)
+    return [*inputs, *(each.default for each in missing)] if has_defaults else inputs
 
 
 _ADDRESS = re.compile(r"'path': 'https?://")
@@ -75,15 +91,18 @@ def build_page(service: DemoService) -> gr.Blocks:
                     label=I18N("gallery"), columns=4, object_fit="contain", interactive=False, buttons=["download"]
                 )
         history.change(as_gallery, history, gallery, **PRIVATE)
-        # tabs that were not opened yet don't hear of a change in the browser: their names come from here
+        # tabs that were not opened yet don't hear of a change in the browser: their names come from here, as the styles' do
         every_tab = [block for block in page.blocks.values() if isinstance(block, gr.Tab) and block.elem_id]
+        styles = [
+            each for each in page.blocks.values() if isinstance(each, gr.Dropdown) and STYLES in each.elem_classes
+        ]
+
+        def words(language: str) -> list[Any]:
+            choices = style_choices(service, language)
+            named = [gr.Tab(label=say(str(tab.elem_id), language)) for tab in every_tab]
+            return [*named, *(gr.Dropdown(choices=choices) for _ in styles)]
+
         switch = "async (language) => [await window.altdiffusionLanguage(language)]"
-        page.load(None, None, language, js=JS, **PRIVATE).then(
-            lambda language: _named(every_tab, language), language, every_tab, **PRIVATE
-        )
-        language.input(lambda language: _named(every_tab, language), language, every_tab, js=switch, **PRIVATE)
+        page.load(None, None, language, js=JS, **PRIVATE).then(words, language, [*every_tab, *styles], **PRIVATE)
+        language.input(words, language, [*every_tab, *styles], js=switch, **PRIVATE)
     return page
-
-
-def _named(tabs: list[gr.Tab], language: str) -> list[gr.Tab]:
-    return [gr.Tab(label=say(str(tab.elem_id), language)) for tab in tabs]

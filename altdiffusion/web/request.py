@@ -16,6 +16,7 @@ from altdiffusion.generation.draw import GenerateRequest
 from altdiffusion.generation.inpaint import WHITE, brightest
 from altdiffusion.generation.schedulers import SAMPLERS, SchedulerChoice, find_scheduler, schedules_of
 from altdiffusion.generation.settings import IN_MEMORY, ImageSettings, settings_that_need, settings_with
+from altdiffusion.generation.styles import Style, apply_styles, find_styles
 from altdiffusion.settings import about_of, bounds_of, choices_of, type_of
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.translations import Refused
@@ -108,6 +109,21 @@ def read_request(
     )
     check_work(request, limits)
     return request
+
+
+def with_styles(said: Mapping[str, Any], styles: Mapping[str, Style], limits: Limits) -> dict[str, Any]:
+    """The same, with prompt and negative prompt in the styles that it names; `limits` hold before and after. Raises Refused."""
+    names = said.get("styles") or []
+    if not isinstance(names, list) or len(names) > len(styles):
+        raise Refused("unknown_style")
+    prompts = [clean_text(said.get(name) or "", limits) for name in ("prompt", "negative_prompt")]
+    if not names or not prompts[0].strip():
+        return dict(said)
+    try:
+        found = find_styles(styles, names)
+    except (InputError, TypeError):
+        raise Refused("unknown_style") from None
+    return {**said, **dict(zip(("prompt", "negative_prompt"), apply_styles(found, *prompts), strict=True))}
 
 
 def check_work(request: VisitorRequest, limits: Limits) -> None:

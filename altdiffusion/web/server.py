@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from altdiffusion.errors import InputError
+from altdiffusion.generation.styles import read_styles
 from altdiffusion.web.limits import Limits
 
 KEEP_SECONDS = 6 * 3600  # generated and uploaded images; a page that is open longer loses the oldest of its history
@@ -29,7 +30,7 @@ class Serving:
     """How the owner wants the page served.
 
     auth: "name:password". models: what visitors may choose from; empty: mini. root_path: where a proxy shows the page, below a
-    path ("/draw") or at a whole address.
+    path ("/draw") or at a whole address. styles: a file as `read_styles` reads it; None: the package's own.
     """
 
     host: str = LOOPBACK
@@ -43,6 +44,7 @@ class Serving:
     dtype: str | None = None
     allow_pickle: bool = False
     root_path: str | None = None
+    styles: Path | None = None
 
 
 def serve(serving: Serving) -> None:
@@ -63,6 +65,7 @@ def running(serving: Serving) -> Iterator[str]:
         raise InputError(f"--max-pixels {serving.limits.pixels}: expected at least 64, such as 589824 for 768 x 768")
     if serving.root_path is not None and not serving.root_path.startswith(("/", "http://", "https://")):
         raise InputError(f"--root-path {serving.root_path}: expected a path such as /draw, or a whole address")
+    styles = read_styles(serving.styles)
     folder = Path(tempfile.mkdtemp(prefix="altdiffusion-demo-"))
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     max_image_pixels = Image.MAX_IMAGE_PIXELS
@@ -81,7 +84,7 @@ def running(serving: Serving) -> Iterator[str]:
         models = Models(list(serving.models) or offered(), scorer=serving.scorer, **options)
         generated = folder / "generated"
         generated.mkdir()
-        service = DemoService(models, serving.limits, max_waiting=serving.max_queue, folder=generated)
+        service = DemoService(models, serving.limits, max_waiting=serving.max_queue, folder=generated, styles=styles)
         page = build_page(service)
         page.queue(api_open=False, max_size=1000, default_concurrency_limit=None)
         uploads = serving.limits.upload_bytes * serving.limits.pictures

@@ -9,9 +9,10 @@ import asyncio
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from PIL import Image
@@ -21,8 +22,10 @@ from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.errors import InputError
 from altdiffusion.generation import infotext
 from altdiffusion.generation.result import GeneratedImage, free_path, save_image
-from altdiffusion.generation.settings import ImageSettings
-from altdiffusion.prompt_syntax import lora_names
+from altdiffusion.generation.settings import DEFAULT_STEPS, ImageSettings
+from altdiffusion.generation.styles import Style
+from altdiffusion.prompt_syntax import lora_names, plain_text
+from altdiffusion.prompts.explain import explain
 from altdiffusion.prompts.loras import check_loaded
 from altdiffusion.web import request as checks
 from altdiffusion.web import uploads
@@ -33,6 +36,10 @@ from altdiffusion.web.request import VisitorRequest
 from altdiffusion.web.translations import Refused
 
 T = TypeVar("T")
+
+
+CHOICES_EXPLAINED = 4  # of a prompt with {a|b}
+COUNTERS_WAITING = 200  # each takes some milliseconds
 
 
 @dataclass(frozen=True)
@@ -61,16 +68,52 @@ class Scoring:
 Progress = Waiting | Loading | Generating | Scoring | Finished
 
 
+class Turns:
+    """Work in a thread, one after the other."""
+
+    def __init__(self, max_waiting: int) -> None:
+        self._turn, self._waiting, self._max_waiting = asyncio.Lock(), 0, max_waiting
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """What `work` gives. Raises Refused when too many wait."""
+        if self._waiting >= self._max_waiting:
+            raise Refused("queue_full", most=self._max_waiting)
+        self._waiting += 1
+        try:
+            async with self._turn:
+                return await asyncio.to_thread(work)
+        finally:
+            self._waiting -= 1
+
+
 class DemoService:
     """What visitors ask for, within the owner's limits, in the order of a queue.
 
     folder: for generated images, whose names can't be guessed.
     """
 
-    def __init__(self, models: Models, limits: Limits, *, max_waiting: int, folder: Path) -> None:
-        self.models, self.limits, self.folder = models, limits, folder
+    def __init__(
+        self,
+        models: Models,
+        limits: Limits,
+        *,
+        max_waiting: int,
+        folder: Path,
+        styles: Mapping[str, Style] = MappingProxyType({}),
+    ) -> None:
+        self.models, self.limits, self.folder, self.styles = models, limits, folder, styles
         self.queue = DrawQueue(models, max_waiting, pixels=2 * limits.pixels)
-        self._scoring, self._scoring_jobs = asyncio.Lock(), 0
+        self._scoring, self._counting = Turns(max_waiting), Turns(COUNTERS_WAITING)
+
+    def read_request(
+        self, said: Mapping[str, Any], image: Image.Image | None = None, mask: Image.Image | None = None
+    ) -> VisitorRequest:
+        """The request in what the page or a program sent, its prompts in the styles that it names. Raises Refused."""
+        return checks.read_request(self.with_styles(said), self.limits, image, mask)
+
+    def with_styles(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """The same, with prompt and negative prompt in the styles that it names. Raises Refused."""
+        return checks.with_styles(said, self.styles, self.limits)
 
     async def generate(self, request: VisitorRequest) -> AsyncGenerator[Progress, None]:
         """Generate what is asked for; leaving the iterator early cancels. Raises Refused."""
@@ -128,14 +171,27 @@ class DemoService:
 
     async def run_scoring(self, work: Callable[[], T]) -> T:
         """`score`, `classify` or `rank` in a thread, one at a time. Raises Refused when too many wait."""
-        if self._scoring_jobs >= self.queue.max_waiting:
-            raise Refused("queue_full", most=self.queue.max_waiting)
-        self._scoring_jobs += 1
+        return await self._scoring.run(work)
+
+    async def tokens(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """What a model reads of a prompt, as `prompts.explain` has it, of the first choices {a|b}. No model is loaded for it.
+
+        said: as in `read_request`, of which prompt, model, prompt_syntax, steps, strength and styles count; the prompt may be
+        empty. Raises Refused.
+        """
+        return await self._counting.run(lambda: self._tokens(said))
+
+    def _tokens(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        said = self.with_styles(said)
+        syntax: Any = checks.check_setting("prompt_syntax", said.get("prompt_syntax"), self.limits) or "webui"
+        steps = checks.check_setting("steps", said.get("steps"), self.limits) or DEFAULT_STEPS
+        strength = checks.check_setting("strength", said.get("strength"), self.limits) or 1
+        prompt = checks.clean_text(said.get("prompt") or "", self.limits)
+        tokenizer = self.models.tokenizer(self.models.label(said.get("model")))
         try:
-            async with self._scoring:
-                return await asyncio.to_thread(work)
-        finally:
-            self._scoring_jobs -= 1
+            return explain(tokenizer, prompt, syntax, max(1, int(steps * strength)), max_choices=CHOICES_EXPLAINED)
+        except InputError as error:
+            raise Refused("bad_prompt", problem=error) from None
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str], model: str) -> list[list[float]]:
         """Cosines, a list for each image. Raises Refused."""
@@ -205,8 +261,9 @@ class DemoService:
         """Score, keep the best, save."""
         scores: list[float | None] = [None] * len(images)
         if scorer is not None:
-            prompt, filtered = request.settings.prompt, [image.filtered for image in images]
-            ranked = best_of.rank(scorer, [image.image for image in images], prompt, filtered)
+            words = plain_text(request.settings.prompt, request.settings.prompt_syntax)
+            filtered = [image.filtered for image in images]
+            ranked = best_of.rank(scorer, [image.image for image in images], words, filtered)
             for index, score in ranked:
                 scores[index] = round(score, 4)
             if request.best_of:

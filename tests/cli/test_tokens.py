@@ -22,6 +22,10 @@ def test_what_is_read_is_told(run, prompt, lines):
         assert any(each.startswith(line) for each in printed), printed
 
 
+def test_a_model_with_clips_tokenizer(run):
+    assert run("tokens", "(a cat:1.2)", "--model", "sd-mini").out.splitlines()[1] == "  a</w>(1.2) cat</w>(1.2)"
+
+
 def test_json(run):
     document = json.loads(run("tokens", "(猫:1.2)", "--json").out)
     ((chunk,),) = (part["chunks"] for part in document["prompts"][0]["parts"])

@@ -19,6 +19,8 @@ handle_file = gradio_client.handle_file
 
 from altdiffusion import AltDiffusionPipeline, PromptScorer, generate  # noqa: E402
 from altdiffusion.generation.infotext import from_infotext, open_info  # noqa: E402
+from altdiffusion.prompts.explain import explain  # noqa: E402
+from altdiffusion.text_encoder.tokenizer import tokenizer_of  # noqa: E402
 from altdiffusion.web import draw_queue  # noqa: E402
 
 QUICK = {"steps": web_server.STEPS, "width": 32, "height": 32}
@@ -51,7 +53,8 @@ def files(tmp_path):
 def test_every_endpoint_is_named_typed_and_documented(client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert set(endpoints) == {
-        "/models", "/draw", "/change", "/compare", "/score", "/classify", "/rank", "/read_settings",
+        "/models", "/draw", "/change", "/compare", "/score", "/classify", "/rank", "/read_settings", "/tokens",
+        "/styles",
     }  # fmt: skip
     for name, endpoint in endpoints.items():
         assert endpoint["description"], name
@@ -60,6 +63,45 @@ def test_every_endpoint_is_named_typed_and_documented(client):
     seed = next(each for each in endpoints["/draw"]["parameters"] if each["parameter_name"] == "seed")
     assert seed["parameter_has_default"]
     assert seed["parameter_default"] == ""
+
+
+@pytest.mark.parametrize("model", ["alt-small", "english-small"])
+@pytest.mark.parametrize("prompt", ["(一只猫:1.2), a ☃ BREAK dog", "[a|b] {x|y}", ""])
+def test_tokens_are_what_the_models_own_tokenizer_reads(client, root, model, prompt):
+    found = client.predict(prompt, model=model, steps=3, api_name="/tokens")
+    assert found == explain(tokenizer_of(root / model), prompt, steps=3)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ({"prompt": "(cat"}, "isn't closed"),
+        ({"prompt": "猫" * 2001}, "2001 characters"),
+        ({"prompt": "cat", "prompt_syntax": "x"}, "can't be used"),
+        ({"prompt": "cat", "model": "other"}, "not in the list"),
+        ({"prompt": "cat", "styles": ["other"]}, "not in the list"),
+        ({"prompt": "cat, " * 300}, "expected at most 510"),
+    ],
+)
+def test_what_is_malformed_is_told_where_tokens_are_counted(client, said, error):
+    with pytest.raises(gradio_client.exceptions.AppError, match=error):
+        client.predict(**said, api_name="/tokens")
+
+
+def test_of_many_choices_the_first_are_explained(client):
+    found = client.predict("{a|b}" * 9, api_name="/tokens")
+    assert [each["prompt"] for each in found["prompts"]] == ["aaaaaaaaa", "aaaaaaaab", "aaaaaaaba", "aaaaaaabb"]
+
+
+def test_styles_are_applied_and_written_into_the_image(client):
+    named = client.predict(api_name="/styles")
+    assert named["ink"] == ["Ink wash painting", "水墨画"]
+    (drawn,) = client.predict("一只猫", negative_prompt="狗", styles=["ink"], seed="1", **QUICK, api_name="/draw")
+    inside = open_info(drawn["image"])
+    assert inside.prompt.startswith("一只猫，水墨画，")
+    assert inside.negative_prompt.startswith("狗, 照片，")
+    read = client.predict("一只猫", styles=["ink"], api_name="/tokens")
+    assert read["prompts"][0]["prompt"] == inside.prompt
 
 
 def test_models_are_labels_never_paths(client):
@@ -79,8 +121,9 @@ def test_draw_gives_what_generate_draws_with_the_settings_inside(client, root):
         assert inside == from_infotext(each["settings"])
 
 
-def test_pictures_carry_their_altclip_score(client, root):
-    (drawn,) = client.predict("一只猫", seed="1", **QUICK, api_name="/draw")
+@pytest.mark.parametrize("prompt", ["一只猫", "(一只:1.2)[猫]"])
+def test_pictures_carry_their_altclip_score_of_the_plain_prompt(client, root, prompt):
+    (drawn,) = client.predict(prompt, seed="1", **QUICK, api_name="/draw")
     scorer = PromptScorer.from_pretrained(root / "altclip-small", device="cpu")
     assert drawn["score"] == pytest.approx(scorer.score(drawn["image"], "一只猫").item(), abs=2e-4)
 

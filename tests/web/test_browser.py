@@ -7,19 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import web_server
+from helpers import chromium, web_server
 from PIL import Image
 
 from altdiffusion.generation.infotext import open_info
 from altdiffusion.web.translations import TEXTS
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 pytest.importorskip("gradio", reason="the demo needs gradio: pip install altdiffusion[demo]")
-pytest.importorskip("playwright", reason="browser tests need Playwright: pip install playwright")
-if not Path(CHROMIUM).exists():
-    pytest.skip("browser tests need Chromium: apt-get install chromium", allow_module_level=True)
-
-from playwright.sync_api import expect, sync_playwright  # noqa: E402
+from playwright.sync_api import expect
 
 expect.set_options(timeout=15_000)
 pytestmark = pytest.mark.long
@@ -36,10 +31,8 @@ def url(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with chromium.started() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -191,6 +184,46 @@ def test_draw_by_keyboard_choose_copy_and_download(visit, screenshot):
     screenshot(page, "drawn")
     open_tab(page, "tab_history")
     expect(page.get_by_role("tabpanel").locator("visible=true").locator("img").first).to_be_visible()
+
+
+def test_tokens_are_counted_as_the_prompt_is_written(visit, screenshot):
+    page = visit()
+    counter, prompt = page.locator(".tokens").locator("visible=true"), "#prompt textarea"
+    page.click(prompt)
+    page.keyboard.type("a dog ☃ cat")
+    expect(counter).to_contain_text(re.compile(r"^\d+/75 tokens · not in the vocabulary: ☃$"))
+    page.keyboard.press("Control+ArrowUp")
+    expect(page.locator(prompt)).to_have_value("a dog ☃ (cat:1.1)")
+    page.get_by_role("button", name=said("pieces")).click()
+    expect(page.locator(".piece sub").locator("visible=true").first).to_have_text("1.1")
+    page.fill(prompt, "((猫:1.2)")
+    expect(counter).to_contain_text("( isn't closed")
+    expect(counter).to_have_class(re.compile("wrong"))
+    page.fill(prompt, "a cat BREAK a dog")
+    expect(counter).to_contain_text(re.compile(r"^chunk 2: \d/75 tokens$"))
+    page.get_by_label(said("negative_prompt")).locator("visible=true").fill("cat")
+    expect(counter).to_contain_text(re.compile(r" · Negative prompt: \d/75 tokens$"))
+    screenshot(page, "tokens")
+    page.get_by_text("中文", exact=True).click()
+    expect(counter).to_contain_text("第 2 段")
+
+
+def test_styles_are_chosen_in_the_pages_language_and_end_up_in_the_image(visit, screenshot):
+    page = visit(locale="zh-CN", viewport={"width": 390, "height": 844})
+    page.locator("button.label-wrap", has_text=said("settings", "zh")).locator("visible=true").click()
+    box = page.get_by_role("spinbutton", name=re.compile(said("steps", "zh"))).locator("visible=true")
+    page.wait_for_timeout(300)
+    box.fill("2")
+    styles = page.locator(".styles input").locator("visible=true")
+    for name in ("水墨画", "油画"):
+        styles.click()
+        page.get_by_role("option", name=name, exact=True).click()
+    screenshot(page, "styles")
+    page.fill("#prompt textarea", "一只猫")
+    page.locator("button.go").locator("visible=true").click()
+    page.locator(".drawn img").first.click()
+    chosen = page.locator(".chosen textarea").first
+    expect(chosen).to_have_value(re.compile("^oil painting of 一只猫，水墨画，.*\nNegative prompt: 照片，"))
 
 
 def test_cancel_by_escape(visit, screenshot):

@@ -105,6 +105,24 @@ def test_requests_beyond_the_limits(server, root, data):
     assert_refused(call(server, "draw", data), root)
 
 
+WRONG_TOKENS = {
+    "nothing": [],
+    "types": [{"a": 1}, [], {}, "x", 3],
+    "long": ["a" * 10**5, "", "webui", 25, None],
+    "unclosed": ["(" * 2000, "", "webui", 25, None],
+    "steps": ["a", "", "webui", 10**9, None],
+    "model path": ["a", "../alt-small", "webui", 25, None],
+    "styles": ["a", "", "webui", 25, [{"a": 1}]],
+    "many styles": ["a", "", "webui", 25, ["ink"] * 10**4],
+    "file for a prompt": [file("/etc/passwd"), "", "webui", 25, None],
+}
+
+
+@pytest.mark.parametrize("data", WRONG_TOKENS.values(), ids=WRONG_TOKENS)
+def test_prompts_that_are_not_counted(server, root, data):
+    assert_refused(call(server, "tokens", data), root)
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_are_none(server, root, number):
     body = f'{{"data": ["a", "", "", "1", 2, {number}, 16, 16, "", 1, 0]}}'.encode()

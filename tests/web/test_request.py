@@ -12,6 +12,7 @@ import altdiffusion.web
 from altdiffusion.generation.infotext import png_info
 from altdiffusion.generation.schedulers import find_scheduler
 from altdiffusion.generation.settings import ImageSettings, settings_with
+from altdiffusion.generation.styles import Style
 from altdiffusion.web import request, uploads
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.request import OFFERED_SCHEDULERS, read_request
@@ -79,6 +80,38 @@ def refused(key, work, *arguments, **options):
 def test_what_is_beyond_the_limits_is_refused(change, key):
     images = {name: change[name] for name in ("image", "mask") if name in change}
     refused(key, read_request, {"prompt": "一只猫"} | change, LIMITS, **images)
+
+
+STYLES = {"ink": Style(prompt="{prompt}，水墨画", negative_prompt="照片")}
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"styles": ["oil"]}, "unknown_style"),
+        ({"styles": [{}]}, "unknown_style"),
+        ({"styles": "ink"}, "unknown_style"),
+        ({"styles": ["ink"] * 2}, "unknown_style"),
+        ({"styles": ["ink"], "prompt": 3}, "bad_input"),
+        ({"styles": ["ink"], "prompt": "猫" * 2001}, "long_text"),
+    ],
+)
+def test_styles_that_are_not_there_and_prompts_that_are_none_are_refused(change, key):
+    refused(key, request.with_styles, {"prompt": "一只猫"} | change, STYLES, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"prompt": "猫", "styles": ["ink"]}, {"prompt": "猫，水墨画", "negative_prompt": "照片"}),
+        ({"prompt": " ", "styles": ["ink"]}, {"prompt": " "}),  # a style alone is no prompt
+        ({"prompt": "猫", "styles": []}, {"prompt": "猫"}),
+        ({"prompt": "猫"}, {"prompt": "猫"}),
+    ],
+)
+def test_prompts_in_styles(said, expected):
+    styled = request.with_styles(said, STYLES, LIMITS)
+    assert {name: value for name, value in styled.items() if name != "styles"} == expected
 
 
 def test_json_numbers_are_taken_as_they_are_meant():

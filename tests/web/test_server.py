@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -21,6 +22,13 @@ from altdiffusion.web.model_pool import Models
 from altdiffusion.web.server import Serving, running, sweep
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=\"alert(2)\">' onload='x"
+
+PIECE = {"piece": HOSTILE, "text": HOSTILE, "weight": 1.2, "known": False}
+PART = {"from_step": 1, "until_step": 2, "prompt": HOSTILE, "chunks": [[PIECE, PIECE | {"known": True}]]}
+READ = {
+    "chunk_tokens": 75,
+    "prompts": 2 * [{"prompt": HOSTILE, "loras": [{"name": HOSTILE, "weight": 1}], "parts": [PART]}],
+}
 
 
 def test_loopback_is_the_default():
@@ -68,6 +76,7 @@ def test_parts_that_are_not_there_are_said_at_once(entry, line):
         (Serving(auth=":x"), "--auth"),
         (Serving(max_queue=0), "--max-queue"),
         (Serving(limits=Limits(pixels=0)), "--max-pixels"),
+        (Serving(styles=Path("nowhere.toml")), "--styles nowhere.toml can't be read"),
         (Serving(root_path="draw"), "--root-path draw: expected a path such as /draw"),
     ],
 )
@@ -156,8 +165,11 @@ class Found(HTMLParser):
         html_parts.heat_map([HOSTILE], [HOSTILE], [[0.5]], HOSTILE),
         html_parts.bars([HOSTILE], [HOSTILE], [[0.5]], HOSTILE),
         html_parts.settings_list([(HOSTILE, HOSTILE)], HOSTILE),
+        html_parts.token_problem(HOSTILE),
+        html_parts.token_counter(READ, READ, "en"),
+        html_parts.token_pieces(READ, "en"),
     ],
-    ids=["line", "refusal", "heat map", "bars", "settings"],
+    ids=["line", "refusal", "heat map", "bars", "settings", "token problem", "tokens", "pieces"],
 )
 def test_what_visitors_write_is_text_never_html(html):
     found = Found(html)

@@ -8,9 +8,10 @@ import gradio as gr
 
 from altdiffusion.generation.settings import settings_that_need
 from altdiffusion.web import uploads
-from altdiffusion.web.request import VisitorRequest, read_request
+from altdiffusion.web.request import VisitorRequest
 from altdiffusion.web.service import DemoService
 from altdiffusion.web.tabs.controls import I18N, PRIVATE, cancels, controls, follow, stage, start_and_stop
+from altdiffusion.web.tabs.prompt_box import prompt_box
 
 
 def change_tab(service: DemoService, model: gr.Dropdown, language: gr.Radio, history: gr.State) -> None:
@@ -21,10 +22,10 @@ def change_tab(service: DemoService, model: gr.Dropdown, language: gr.Radio, his
                 label=I18N("start_image"), type="pil", image_mode="RGBA", sources=["upload", "clipboard"], transforms=(),
                 brush=gr.Brush(colors=["#f97316"], color_mode="fixed"), layers=False, buttons=[], elem_id="editor",
             )  # fmt: skip
-            prompt = gr.Textbox(label=I18N("prompt"), lines=2, max_length=service.limits.text, elem_id="change-prompt")
-            negative = gr.Textbox(label=I18N("negative_prompt"), max_length=service.limits.text)
+            box = prompt_box(service, "change-prompt")
             go, stop = start_and_stop()
             settings = controls(service, change=True)
+            box.count_tokens(service, model, language, settings)
         with gr.Column():
             shown = stage()
 
@@ -33,11 +34,11 @@ def change_tab(service: DemoService, model: gr.Dropdown, language: gr.Radio, his
         said = settings.said(values, model=model, prompt=prompt, negative_prompt=negative)
         if mask is None:  # the components say something of it all the same
             said |= dict.fromkeys(settings_that_need("mask"))
-        return read_request(said, service.limits, image, mask)
+        return service.read_request(said, image, mask)
 
     generating = go.click(
         follow(service, request),
-        [language, history, model, prompt, negative, editor, *settings.inputs],
+        [language, history, model, box.prompt, box.negative, editor, *settings.inputs],
         [*shown.outputs, history],
         **PRIVATE,
     )

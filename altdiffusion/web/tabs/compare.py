@@ -10,9 +10,9 @@ import gradio as gr
 
 from altdiffusion.web import html_parts
 from altdiffusion.web.draw_queue import Generating
-from altdiffusion.web.request import read_request
 from altdiffusion.web.service import DemoService, Finished
 from altdiffusion.web.tabs.controls import I18N, KEPT, PRIVATE, Entry, cancels, controls, entry, sorry
+from altdiffusion.web.tabs.prompt_box import WEIGHTS
 
 SIDES = ("left", "right")
 EXAMPLES = [("一只猫", "a cat"), ("红苹果", "red apple"), ("кошка", "قطة")]
@@ -30,7 +30,11 @@ def compare_tab(service: DemoService, model: gr.Dropdown, language: gr.Radio, hi
                 )
                 prompts.append(
                     gr.Textbox(
-                        "一只猫", label=I18N(f"{side}_prompt"), max_length=service.limits.text, elem_id=f"prompt-{side}"
+                        "一只猫",
+                        label=I18N(f"{side}_prompt"),
+                        max_length=service.limits.text,
+                        elem_id=f"prompt-{side}",
+                        elem_classes=WEIGHTS,
                     )
                 )
     with gr.Row():
@@ -64,7 +68,7 @@ def compare_tab(service: DemoService, model: gr.Dropdown, language: gr.Radio, hi
                 settings.said(values[4:], model=values[side], prompt=values[2 + side], images=1, best_of=0)
                 for side in (0, 1)
             ]
-            left, right = (read_request(side, service.limits) for side in said)
+            left, right = map(service.read_request, said)
             async with aclosing(service.compare(left, right)) as updates:
                 async for side, news in updates:
                     shown: list[Any] = [keep] * 5

@@ -30,6 +30,7 @@ I18N = gr.I18n(
     }
 )
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "hidden"}
+STYLES = "styles"  # the class of their dropdowns, whose words the page changes with the language
 KEPT = 60  # images of a session's history
 
 # A generated image in a session's state: its file, its settings as infotext, its caption, its seed.
@@ -46,7 +47,7 @@ def sorry(error: Exception, language: str) -> str:
 
 @dataclass
 class Controls:
-    """The settings of a request, as components by their names: `WEB_SETTINGS`, and images, best_of, shape."""
+    """The settings of a request, as components by their names: `WEB_SETTINGS`, and styles, images, best_of, shape."""
 
     parts: dict[str, Any]
 
@@ -72,6 +73,10 @@ def controls(service: DemoService, *, sizes: bool = False, change: bool = False,
     left_out = {"prompt", "negative_prompt", "width", "height", *(() if change else settings_with("needs"))}
     names = [name for name in WEB_SETTINGS if name not in left_out]
     with gr.Accordion(I18N("settings"), open=False):
+        parts["styles"] = gr.Dropdown(
+            style_choices(service, "en"), value=[], multiselect=True, label=I18N("styles"), visible=bool(service.styles),
+            elem_classes=STYLES,
+        )  # fmt: skip
         with gr.Row(visible=several):
             parts["images"] = gr.Slider(1, limits.images, 1, step=1, label=I18N("images"))
             parts["best_of"] = gr.Slider(1, limits.images, 1, step=1, label=I18N("best_of"))
@@ -90,6 +95,11 @@ def controls(service: DemoService, *, sizes: bool = False, change: bool = False,
         dice = gr.Button(I18N("dice"), size="sm")
         dice.click(lambda: "", None, parts["seed"], **PRIVATE)
     return Controls(parts)
+
+
+def style_choices(service: DemoService, language: str) -> list[tuple[str, str]]:
+    """What the styles are called in a language, each with its name in the file."""
+    return [(style.name[language == "zh"] if style.name else key, key) for key, style in service.styles.items()]
 
 
 def _component(name: str, default: Any, limits: Limits) -> Any:
@@ -231,10 +241,13 @@ def or_refusal(work: Callable[[], tuple[str, T]], language: str, nothing: Any) -
 
 
 async def or_refusal_later(
-    work: Callable[[], Awaitable[tuple[str, T]]], language: str, nothing: Any
+    work: Callable[[], Awaitable[tuple[str, T]]],
+    language: str,
+    nothing: Any,
+    refusal: Callable[[str], str] = html_parts.refusal,
 ) -> tuple[str, Any]:
     """The same, for work that takes a while."""
     try:
         return await work()
     except Exception as error:
-        return html_parts.refusal(sorry(error, language)), nothing
+        return refusal(sorry(error, language)), nothing

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from altdiffusion.web.request import VisitorRequest, read_request
+from altdiffusion.web.request import VisitorRequest
 from altdiffusion.web.service import DemoService
 from altdiffusion.web.tabs.controls import (
     I18N,
@@ -19,6 +19,7 @@ from altdiffusion.web.tabs.controls import (
     stage,
     start_and_stop,
 )
+from altdiffusion.web.tabs.prompt_box import prompt_box
 
 EXAMPLES = [
     "一只猫",
@@ -39,23 +40,19 @@ def draw_tab(
     """Its prompt, its negative prompt and its settings: where the settings of an image are sent to."""
     with gr.Row():
         with gr.Column():
-            prompt = gr.Textbox(
-                label=I18N("prompt"), placeholder=I18N("prompt_hint"), lines=2, max_length=service.limits.text,
-                autofocus=True, elem_id="prompt",
-            )  # fmt: skip
-            negative = gr.Textbox(
-                label=I18N("negative_prompt"), placeholder=I18N("negative_hint"), max_length=service.limits.text
-            )
+            box = prompt_box(service, "prompt", autofocus=True)
+            prompt, negative = box.prompt, box.negative
             go, stop = start_and_stop()
             gr.Examples([[example] for example in EXAMPLES], prompt, label=I18N("examples"), api_visibility="private")
             settings = controls(service, sizes=True)
+            box.count_tokens(service, model, language, settings)
             again = gr.Button(I18N("again"), size="sm", elem_classes="again")
         with gr.Column():
             shown = stage()
 
     def request(model: str, prompt: str, negative: str, *values: Any) -> VisitorRequest:
         said = settings.said(values, model=model, prompt=prompt, negative_prompt=negative)
-        return read_request(said, service.limits)
+        return service.read_request(said)
 
     generating = go.click(
         follow(service, request),

@@ -38,15 +38,16 @@ def read_tab(
 
     def send_to_draw(sent: ImageSettings | None) -> list[Any]:
         if sent is None:
-            return [gr.skip()] * (1 + len(names))
+            return [gr.skip()] * (2 + len(names))
         values = dict(sent) | {"scheduler": sent.scheduler or "", "seed": "" if sent.seed is None else str(sent.seed)}
         shape = "exact" if sent.width and sent.height else "1:1"
-        return [shape, *(gr.skip() if values[name] is None else values[name] for name in names)]
+        return [shape, [], *(gr.skip() if values[name] is None else values[name] for name in names)]
 
     file.change(read, [file, language], [shown, kept], **PRIVATE)
-    send.click(send_to_draw, kept, [places["shape"], *(places[name] for name in names)], **PRIVATE).then(
-        lambda: gr.Tabs(selected="draw"), None, tabs, **PRIVATE
-    )
+    # the prompt of an image is in its styles already
+    send.click(
+        send_to_draw, kept, [places["shape"], places["styles"], *(places[name] for name in names)], **PRIVATE
+    ).then(lambda: gr.Tabs(selected="draw"), None, tabs, **PRIVATE)
 
 
 def read_settings(service: DemoService, path: str, language: str) -> tuple[str, ImageSettings]:
