@@ -5,7 +5,8 @@ import shlex
 
 import pytest
 import torch
-from PIL import Image
+from helpers.loras import save_kohya
+from PIL import Image, PngImagePlugin
 
 from altdiffusion import AltDiffusionPipeline, InputError
 from altdiffusion.cli.main import parse
@@ -145,3 +146,34 @@ def test_wrong_grids_and_files_are_said_before_anything_is_loaded(run, monkeypat
     assert line in result.err
     assert "loading" not in result.err
     assert names_of(tmp_path) == []
+
+
+def test_a_png_of_a1111_with_weights_and_a_lora_is_generated_again(run, published, tmp_path):
+    model = published("m9")
+    ink = save_kohya(tmp_path / "ink.safetensors", AltDiffusionPipeline.from_pretrained(model).unet)
+    prompt = "（一只猫：1.3），((moon)) <lora:ink:0.8>"
+    text = f"{prompt}\nNegative prompt: [blurry]\nSteps: 2, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 5, "
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("parameters", text + "Size: 16x16, Lora hashes: ink: 0123456789ab, Version: v1.10.1")
+    Image.new("RGB", (8, 8)).save(tmp_path / "theirs.png", pnginfo=info)
+    told = run("info", tmp_path / "theirs.png").out
+    assert "<lora:ink:0.8>: name its file with --lora" in told
+    command = next(line for line in told.splitlines() if line.startswith("altdiffusion generate"))
+    here = ["--model", model, "--out"]
+    again = run(*shlex.split(command)[1:], "--lora", f"{ink}:0.8", *here, tmp_path / "again.png")
+    asked = [
+        "--negative-prompt",
+        "[blurry]",
+        "--steps",
+        2,
+        "--scheduler",
+        "DPM++ 2M Karras",
+        "--guidance-scale",
+        7,
+        "--seed",
+        5,
+    ]
+    plain = run("generate", prompt, *asked, "--size", "16x16", "--lora", ink, *here, tmp_path / "plain.png")
+    assert again.status == plain.status == 0, again.err + plain.err
+    with Image.open(tmp_path / "again.png") as ours, Image.open(tmp_path / "plain.png") as same:
+        assert ours.tobytes() == same.tobytes()
