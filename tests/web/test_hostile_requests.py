@@ -247,7 +247,7 @@ def test_many_pictures_and_many_lines(server, root, tmp_path):
 
 
 def test_scripts_in_prompts_and_in_png_texts_are_only_words(server, tmp_path):
-    status, events = call(server, "draw", [HOSTILE, HOSTILE, "", "1", 2, 7.5, 16, 16, "", 1, 0])
+    status, events = call(server, "draw", [HOSTILE, HOSTILE, "", "1", 2, 7.5, 16, 16, "", 1, 0, "none"])
     assert status == 200
     assert "event: complete" in events
     info = PngImagePlugin.PngInfo()
