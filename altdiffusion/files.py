@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -63,7 +64,7 @@ def local_path(name: str | Path) -> Path:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically. Raises OSError where it can't be written; nothing partial is left then."""
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -76,6 +77,14 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a UTF-8 file; a process that is killed leaves all of it or a part without its end. Raises OSError."""
+    content = line.encode() + b"\n"
+    with path.open("ab", buffering=0) as file:
+        if file.write(content) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def write_text(path: Path, content: str) -> None:
     """Write a UTF-8 file atomically."""
     write_bytes(path, content.encode())
@@ -85,7 +94,7 @@ def write_text(path: Path, content: str) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `path` if the block ends well, and is removed if it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}."))
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
     try:
         yield aside
         os.chmod(aside, 0o777 & ~_umask())
@@ -95,6 +104,19 @@ def new_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def remove_partial(folder: Path, names: Iterable[str]) -> None:
+    """Remove what a killed process left of files in a folder that it was writing under these names."""
+    prefixes = tuple(_prefix(folder / name) for name in names)
+    for path in list(folder.iterdir()):
+        if path.name.startswith(prefixes) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def _prefix(path: Path) -> str:
+    """How the name begins under which a file or folder is written aside."""
+    return f".{path.name[:40]}."
 
 
 def _umask() -> int:

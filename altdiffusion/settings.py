@@ -47,7 +47,8 @@ def setting(
     pattern: of a text, whose `form` in words is told then, such as form="WIDTHxHEIGHT".
     about: what else is read off the field, such as its name in a PNG; `about_of` gives it back. The command line reads
         flag (where that isn't the field's name), positional (the name of a word without a flag, such as PROMPT), metavar,
-        and source (what a path or name stands for, and so how it is checked: see cli/sources.py).
+        repeat (of a list: one value each time the flag is given; else it takes all that follow), and source (what a path
+        or name stands for, and so how it is checked: see cli/sources.py).
     """
     is_list = isinstance(default, list)
     return Field(
@@ -124,8 +125,15 @@ def about_of(field: FieldInfo) -> dict[str, Any]:
 
 
 def type_of(field: FieldInfo) -> Any:
-    """The type of what it holds, such as int of `int | None`; str for a few choices."""
-    return str if choices_of(field) else _without_none(field.annotation)
+    """The type of what it holds, or of a list's elements, such as int of `int | None`; str for a few choices."""
+    hint = _without_none(field.annotation)
+    (hint,) = typing.get_args(hint) if typing.get_origin(hint) is list else (hint,)
+    return str if choices_of(field) else hint
+
+
+def is_list(field: FieldInfo) -> bool:
+    """Whether it holds a list, or none."""
+    return typing.get_origin(_without_none(field.annotation)) is list
 
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:

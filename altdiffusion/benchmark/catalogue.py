@@ -11,6 +11,7 @@ from typing import Any
 
 CASES = {  # by name, the module
     "text": "text",
+    "prompts": "prompts",
     "captions": "captions",
     "generation": "generation",
     "batches": "batches",

@@ -15,7 +15,10 @@ class DemoSettings(DeviceSettings):
     """How the page is served."""
 
     models: list[str] = setting(
-        [], "what visitors may choose from: ids on the hub, folders, files (default: mini)", source="model", metavar="M"
+        [],
+        "what visitors may choose from: ids on the hub, folders, files, with parts such as M+lora=F:0.8 (default: mini)",
+        source="model_with_parts",
+        metavar="M",
     )
     scorer: str | None = setting(
         None, "AltCLIP that scores (default: the one that belongs to each model)", source="model", metavar="M"
@@ -36,6 +39,7 @@ def demo(settings: DemoSettings) -> None:
     """The web page: generate, change, compare, score. It needs altdiffusion[demo].
 
     altdiffusion demo --models mini BAAI/AltDiffusion-m9 --allow-pickle
+    altdiffusion demo --models mini sd-mini+bridge=mini
     """
     say("loading ...")
     from altdiffusion.web.server import Serving, serve

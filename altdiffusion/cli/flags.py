@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 from altdiffusion.cli.sources import missing
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
-from altdiffusion.settings import Settings, about_of, choices_of, flag_of, read_settings, suggest
+from altdiffusion.settings import Settings, about_of, choices_of, flag_of, is_list, read_settings, suggest
 
 S = TypeVar("S", bound=Settings)
 
@@ -62,7 +62,7 @@ def read_flags(cls: type[S], words: Sequence[Any], typed: Mapping[str, Any], unk
     """
     fields = cls.model_fields
     names = [name for name, field in fields.items() if is_positional(field)]
-    if names and _is_list(fields[names[0]]):
+    if names and is_list(fields[names[0]]):
         words = [[word for group in words for word in group] or None]
     given = {**typed, **dict(zip(names, words, strict=False))}
     # an empty list is a bare switch
@@ -70,10 +70,6 @@ def read_flags(cls: type[S], words: Sequence[Any], typed: Mapping[str, Any], unk
     config = flags.pop("config", None)
     known = [flag_of(name, field) for name, field in fields.items() if not is_positional(field)]
     problems = [f"{flag} is no option{suggest(flag, [*known, '--config'])}" for flag in unknown]
-    if isinstance(loras := flags.get("lora"), list):  # any other flag that is given twice counts as it is given last
-        flags["lora"] = loras[-1]
-        if len(loras) > 1:
-            problems.append(f"--lora: expected one LoRA, got {' and '.join(loras)}")
     values: Mapping[str, Any] = flags
     try:
         settings = read_settings(cls, flags, local_path(config) if config else None)
@@ -113,7 +109,7 @@ def metavar_of(name: str, field: FieldInfo) -> str:
     hints = {int: "N", float: "X", Path: "PATH"}
     kind = next((hints[hint] for hint in (field.annotation, *typing.get_args(field.annotation)) if hint in hints), None)
     metavar = about_of(field).get("metavar") or "|".join(choices_of(field)) or kind or name.split("_")[-1].upper()
-    return f"{metavar}..." if _is_list(field) else metavar
+    return f"{metavar}..." if is_list(field) and not about_of(field).get("repeat") else metavar
 
 
 def subset_of(cls: type[Settings], names: Iterable[str], group: str) -> type[Settings]:
@@ -139,21 +135,21 @@ def _signature(cls: type[Settings], config: bool) -> inspect.Signature:
 
 def _parameter(name: str, field: FieldInfo, has_words: bool) -> inspect.Parameter:
     """For cyclopts: a type that it can complete, and a converter that leaves everything as it was typed."""
-    hint, is_list = _completion_type(field), _is_list(field)
-    about: dict[str, Any] = {"help": field.description, "converter": _all if is_list else _last}
+    hint = _completion_type(field)
+    about: dict[str, Any] = {"help": field.description, "converter": _all if is_list(field) else _last}
     if is_positional(field):
-        kind = inspect.Parameter.VAR_POSITIONAL if is_list else inspect.Parameter.POSITIONAL_ONLY
-        default = inspect.Parameter.empty if is_list else None
+        kind = inspect.Parameter.VAR_POSITIONAL if is_list(field) else inspect.Parameter.POSITIONAL_ONLY
+        default = inspect.Parameter.empty if is_list(field) else None
         return inspect.Parameter(name, kind, default=default, annotation=_annotated(hint, **about))
     about |= {"name": flag_of(name, field), "allow_repeating": True, "negative": ()}
     if is_switch(field) and has_words:  # beside positional words, `true` would be one of them
         hint = bool
     elif is_switch(field):  # `--resume`, `--resume false`
         hint, about["consume_multiple"] = _list_of(Literal["true", "false"]), (0, 1)
-    elif about_of(field).get("source") == "lora":  # all that are given, so that none is lost without a word
-        hint, about["converter"] = _list_of(hint), _all
-    elif is_list:
-        hint, about["consume_multiple"] = _list_of(hint), (1, None)
+    elif is_list(field):
+        hint = _list_of(hint)
+        if not about_of(field).get("repeat"):
+            about["consume_multiple"] = (1, None)
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, keyword, default=None, annotation=_annotated(hint, **about))
 
@@ -172,10 +168,6 @@ def _completion_type(field: FieldInfo) -> Any:
         return Literal[choices]
     is_path = Path in (field.annotation, *typing.get_args(field.annotation)) or "source" in about_of(field)
     return Path if is_path else str
-
-
-def _is_list(field: FieldInfo) -> bool:
-    return typing.get_origin(field.annotation) is list
 
 
 def _all(_: Any, tokens: Sequence[Token]) -> list[str]:

@@ -80,7 +80,7 @@ def _print_settings(image: str, as_json: bool) -> None:
         return
     for name, value in settings:
         if value not in (None, ""):
-            print_line(f"{name.replace('_', ' ')}: {value}")
+            print_line(f"{name.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}")
     print_line(f"\n{to_command(settings)}")
     if left_out:
         print("\nleft out of the command:", *left_out, sep="\n  ")

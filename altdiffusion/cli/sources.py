@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
 from altdiffusion.settings import Settings, about_of, flag_of
 
 
-def missing(cls: type[Settings], values: Mapping[str, Any]) -> list[str]:
-    """A line for each file and model that can't be there, of the fields that say what `source` they have."""
+def missing(
+    cls: type[Settings], values: Mapping[str, Any], named: Callable[[str, FieldInfo], str] = flag_of
+) -> list[str]:
+    """A line for each file and model that can't be there, of the fields that say what `source` they have.
+
+    named: what a field is called in it.
+    """
     problems = []
     for name, field in cls.model_fields.items():
         check, value = CHECKS.get(about_of(field).get("source", "")), values.get(name)
@@ -22,7 +29,7 @@ def missing(cls: type[Settings], values: Mapping[str, Any]) -> list[str]:
             try:
                 check(str(word))
             except InputError as error:
-                problems.append(f"{flag_of(name, field)}: {error}")
+                problems.append(f"{named(name, field)}: {error}")
     return problems
 
 
@@ -44,6 +51,17 @@ def check_model(name: str) -> None:
         hub.resolve(name)
 
 
+def check_model_with_parts(name: str) -> None:
+    """The same for a model and its parts, as the page's owner names them."""
+    from altdiffusion.web.model_entry import parse_entry
+
+    entry = parse_entry(name)
+    check_model(entry.name)
+    for part, value in entry.parts.items():
+        for each in value if isinstance(value, list) else [value]:
+            (check_lora if part == "lora" else check_model)(each)
+
+
 def check_system(name: str) -> None:
     """The same for a system to evaluate, where FAMILY:NAME is that family's to judge."""
     if ":" not in name:
@@ -51,9 +69,10 @@ def check_system(name: str) -> None:
 
 
 def check_lora(name: str) -> None:
-    """Raise InputError for what is neither here nor an id on the hub."""
-    if not local_path(name).exists() and not hub.is_hub_id(name):
-        raise InputError(f"no such LoRA: {name}: expected a file, a folder or an id on the hub")
+    """The same for a LoRA with its weight."""
+    from altdiffusion.generation import loras
+
+    loras.check_lora(loras.parse_lora(name))
 
 
 def check_image(name: str) -> None:
@@ -85,6 +104,7 @@ def check_scheduler(name: str) -> None:
 # What isn't here, such as score's images, is checked by the command, which does without some of them.
 CHECKS: dict[str, Callable[[str], None]] = {
     "model": check_model,
+    "model_with_parts": check_model_with_parts,
     "lora": check_lora,
     "image": check_image,
     "path": check_path,

@@ -18,6 +18,7 @@ from altdiffusion.data.table import NOT_UTF8, BadRecord, Skip, decode_text, pars
 from altdiffusion.errors import InputError
 
 DELIMITERS = (",", "\t", ";", "|")
+EMPTY_LINE = "an empty line"  # why a record is skipped
 
 
 class LineFile:
@@ -217,5 +218,5 @@ def _split(content: str) -> list[str]:
 def _decode(line: bytes) -> str:
     line = line.removesuffix(b"\n").removesuffix(b"\r")
     if not line.strip():
-        raise BadRecord("an empty line")
+        raise BadRecord(EMPTY_LINE)
     return decode_text(line)

@@ -7,7 +7,6 @@ for result in evaluate_generation("BAAI/AltDiffusion-m9", "prompts.tsv", Path("o
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +28,7 @@ from altdiffusion.files import local_path
 from altdiffusion.generation.generate import generate
 from altdiffusion.generation.infotext import open_info
 from altdiffusion.generation.load import load_pipeline
-from altdiffusion.generation.result import save_image
+from altdiffusion.generation.result import save_image, save_png
 from altdiffusion.images import grid, image_files, open_image
 from altdiffusion.metrics import own_prompt_first
 
@@ -199,9 +198,6 @@ def _save_sheet(images: Sequence[Image.Image], right: Sequence[bool], path: Path
     cells = []
     for image, good in zip(images, right, strict=True):
         small = ImageOps.contain(image.convert("RGB"), (CELL - 12, CELL - 12))
-        cell = Image.new("RGB", (CELL, CELL), "white")
-        cell.paste(ImageOps.expand(small, 4, RIGHT if good else WRONG), (2, 2))
-        cells.append(cell)
-    buffer = io.BytesIO()
-    grid(cells, columns=min(16, max(1, round(len(images) ** 0.5)))).save(buffer, format="PNG")
-    files.write_bytes(path, buffer.getvalue())
+        cells.append(Image.new("RGB", (CELL, CELL), "white"))
+        cells[-1].paste(ImageOps.expand(small, 4, RIGHT if good else WRONG), (2, 2))
+    save_png(grid(cells, columns=min(16, max(1, round(len(images) ** 0.5)))), path)

@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,11 +25,13 @@ from altdiffusion.devices import dtype_name
 from altdiffusion.errors import InputError
 from altdiffusion.generation import inpaint
 from altdiffusion.generation.load import pipeline_of_kind
+from altdiffusion.generation.parts import check_shown
 from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.schedulers import build_scheduler, check_steps, find_scheduler
-from altdiffusion.generation.settings import ImageSettings, settings_with
+from altdiffusion.generation.settings import IN_MEMORY, ImageSettings, settings_with
 from altdiffusion.pipeline_calls.finite_images import watch_finite
-from altdiffusion.prompt_syntax import choose
+from altdiffusion.prompt_syntax import LoraTag, choose, lora_tags
+from altdiffusion.prompts.loras import lora_weights
 from altdiffusion.prompts.states import ScheduledStates, encode_schedule
 from altdiffusion.settings import about_of
 
@@ -40,7 +43,8 @@ _PER_IMAGE = settings_with("per_image")
 class GenerateRequest:
     """One image to generate. image: RGB, what to start from; mask: L, white where it is generated anew, as large as image.
 
-    `settings.init_image` and `settings.mask` say where these come from: a path or IN_MEMORY.
+    control_image, ip_image: RGB, what a ControlNet and an IP-Adapter are shown.
+    The settings init_image, mask, ... say where these come from: a path or IN_MEMORY.
     size: width and height that the model generates, and paste: what puts that into the photo, both by `resolved`.
     Raises InputError, where the mask is black, too.
     """
@@ -50,9 +54,17 @@ class GenerateRequest:
     mask: Image.Image | None = None
     size: tuple[int, int] | None = None
     paste: inpaint.PasteBack | None = None
+    control_image: Image.Image | None = None
+    ip_image: Image.Image | None = None
 
     def __post_init__(self) -> None:
-        for image, name in ((self.image, "init_image"), (self.mask, "mask")):
+        given = {
+            "init_image": self.image,
+            "mask": self.mask,
+            "control_image": self.control_image,
+            "ip_image": self.ip_image,
+        }
+        for name, image in given.items():
             if (image is None) != (getattr(self.settings, name) is None):
                 raise InputError(f"{name}: expected both the image and where it comes from, or neither")
         if self.image is not None and self.mask is not None and self.mask.size != self.image.size:
@@ -68,12 +80,32 @@ class GenerateRequest:
     @property
     def batch_key(self) -> Hashable:
         """Requests of equal keys can be generated together."""
-        return self.size, *(value for name, value in self.settings if name not in _PER_IMAGE)
+        settings = (_hashable(value) for name, value in self.settings if name not in _PER_IMAGE)
+        return self.size, self.loras, id(self.ip_image), *settings
+
+    @property
+    def loras(self) -> tuple[LoraTag, ...]:
+        """Those that the prompt names, with their weights, in the choices that its seed makes."""
+        return lora_tags(_chosen(self.settings.prompt, self.settings), self.settings.prompt_syntax)
 
     @property
     def known_size(self) -> tuple[int, int]:
         """Width and height that the model generates; zeros where nobody has said and the model isn't known yet."""
         return self.size or (self.settings.width or 0, self.settings.height or 0)
+
+    @property
+    def kind(self) -> tuple[bool, bool, bool]:
+        """Whether it has an init image, a mask and a control image."""
+        return self.image is not None, self.mask is not None, self.control_image is not None
+
+    def numbered(self, number: int, any_seed: int, model: Any) -> GenerateRequest:
+        """Image `number` of a request, from 0: with its seed, and with defaults for what isn't said but the size.
+
+        any_seed: of the first, where the request has none. model: as in `default_guidance_scale`, if the request has none.
+        """
+        settings = self.settings.resolved(self.settings.model or model)
+        first = any_seed if self.settings.seed is None else self.settings.seed
+        return replace(self, settings=settings.replace(seed=first + number))
 
     def resolved(self, pipe: Any) -> GenerateRequest:
         """With the model's defaults for unset settings, and with image and mask as the model takes them.
@@ -91,12 +123,15 @@ class GenerateRequest:
                 self.image, self.mask, native=native, latent_pixels=pipe.vae_scale_factor,
                 size=asked, blur=settings.mask_blur or 0, padding=settings.only_masked,
             )  # fmt: skip
-            return GenerateRequest(settings, start.image, start.mask, start.image.size, start.paste)
-        image = self.image
+            self = replace(self, image=start.image, mask=start.mask, size=start.image.size, paste=start.paste)
+            return replace(self, settings=settings)
+        image, size = self.image, asked or (native, native)
         if image is not None:
             image = image.resize(asked, Image.Resampling.LANCZOS) if asked else images.fit(image, native)
-        size = asked or (image.size if image else (native, native))
-        return GenerateRequest(settings.replace(width=size[0], height=size[1]), image, size=size)
+            size = image.size
+        elif self.control_image is not None and not asked:
+            size = images.fit(self.control_image, native).size
+        return replace(self, settings=settings.replace(width=size[0], height=size[1]), image=image, size=size)
 
 
 @dataclass(frozen=True)
@@ -127,7 +162,7 @@ def draw_batch(
     Each is the same as alone but for rounding: a batch is computed by other kernels.
     requests: of one `batch_key`. on_step: called after each step; returns the indices of the requests that are still
         wanted, None for all. The others leave the batch at once, and when none is left it ends. (Requests with
-        masks stay until all are dropped: diffusers gives the callback no access to mask tensors.)
+        masks, control or IP images stay until all are dropped: diffusers gives the callback no access to all of these.)
     Raises InputError where requests differ in what a batch has in common; NotFinite, which has the other images, where
     the model's numbers overflowed.
     """
@@ -135,9 +170,68 @@ def draw_batch(
         return []
     requests = [request.resolved(pipe) for request in requests]
     if len({request.batch_key for request in requests}) > 1:
-        raise InputError(f"requests of a batch may differ in {', '.join(_PER_IMAGE)} only")
+        raise InputError(f"requests of a batch may differ in {', '.join(_PER_IMAGE)} only, their prompts not in LoRAs")
+    with lora_weights(pipe, requests[0].loras):
+        if requests[0].settings.hires is None:
+            return _draw(pipe, requests, on_step)
+        return _in_two_passes(pipe, requests, on_step)
+
+
+def _in_two_passes(
+    pipe: DiffusionPipeline, requests: Sequence[GenerateRequest], on_step: OnStep | None
+) -> list[GeneratedImage | None]:
+    """`_draw` with `hires`: each image, and out of it a larger one, by image to image. on_step: of the first pass."""
+    none = {"hires": None, "hires_strength": None, "hires_steps": None}
+    small = [replace(request, settings=request.settings.replace(**none)) for request in requests]
+    first, failed = _draw_all(pipe, small, on_step)
+    rows = [row for row, generated in enumerate(first) if generated is not None]
+    larger = [
+        _larger(small[row], requests[row].settings, generated.image) for row, generated in enumerate(first) if generated
+    ]
+    second, failed_too = _draw_all(pipe, larger, None) if larger else ([], [])
+    results: list[GeneratedImage | None] = [None] * len(requests)
+    for row, before, after in zip(rows, filter(None, first), second, strict=True):
+        if after is not None:
+            used = {name: getattr(before.settings, name) for name in ("scheduler", "model", "dtype")}
+            image = Image.new("RGB", after.image.size) if before.filtered else after.image
+            filtered = before.filtered or after.filtered
+            results[row] = GeneratedImage(image, requests[row].settings.replace(**used), filtered)
+    if failed or failed_too:
+        raise NotFinite(results, [*failed, *failed_too])
+    return results
+
+
+def _larger(request: GenerateRequest, settings: ImageSettings, image: Image.Image) -> GenerateRequest:
+    """The second pass of an image. request: of the first; settings: of both."""
+    width, height = settings.hires_size or image.size
+    strength = settings.hires_strength_or_default
+    steps = settings.steps_or_default
+    if settings.hires_steps is not None:  # which are all run, as the web UIs count them
+        steps = min(999, math.ceil(settings.hires_steps / strength))
+    changed = {"init_image": IN_MEMORY, "strength": strength, "steps": steps, "width": width, "height": height}
+    image = image.resize((width, height), Image.Resampling.LANCZOS)
+    return replace(request, settings=request.settings.replace(**changed), image=image, size=image.size)
+
+
+def _draw_all(
+    pipe: DiffusionPipeline, requests: Sequence[GenerateRequest], on_step: OnStep | None
+) -> tuple[list[GeneratedImage | None], list[ImageSettings]]:
+    """`_draw`, and the settings of the images that are NaN."""
+    try:
+        return _draw(pipe, requests, on_step), []
+    except NotFinite as error:
+        return error.images, error.failed
+
+
+def _draw(
+    pipe: DiffusionPipeline, requests: Sequence[GenerateRequest], on_step: OnStep | None
+) -> list[GeneratedImage | None]:
+    """`draw_batch`, of requests that are resolved and fit together."""
     common = requests[0].settings
-    pipe = pipeline_of_kind(pipe, common.init_image is not None, common.mask is not None)
+    pipe = pipeline_of_kind(
+        pipe, common.init_image is not None, common.mask is not None, common.control_image is not None
+    )
+    check_shown(pipe, common)
     original_scheduler = pipe.scheduler
     scheduler = original_scheduler if common.scheduler is None else build_scheduler(common.scheduler, pipe)
     check_steps(scheduler, common.steps_or_default)
@@ -151,8 +245,10 @@ def draw_batch(
         prompt_syntax=common.prompt_syntax,
         weighting=common.weighting,
         long_prompts=common.long_prompts,
+        clip_skip=None if common.clip_skip in (None, 1) else common.clip_skip - 1,
     )
-    batch = _Batch(len(requests), generators, on_step, prompts, shrinks=common.mask is None)
+    shrinks = common.mask is None and common.control_image is None and common.ip_image is None
+    batch = _Batch(len(requests), generators, on_step, prompts, shrinks=shrinks)
     arguments = _arguments(pipe, requests) | prompts.first.arguments() | {"generator": generators}
     if on_step is not None or len(prompts.states) > 1:
         arguments["callback_on_step_end"] = batch.after_step
@@ -189,7 +285,10 @@ def _arguments(pipe: Any, requests: Sequence[GenerateRequest]) -> dict[str, Any]
     arguments: dict[str, Any] = {
         "image": [request.image for request in requests if request.image is not None],
         "mask_image": [request.mask for request in requests if request.mask is not None],
+        "ip_adapter_image": requests[0].ip_image,
     }
+    if control := [request.control_image for request in requests if request.control_image is not None]:
+        arguments["control_image" if arguments["image"] else "image"] = control
     for name in settings_with("argument"):
         values = [getattr(request.settings, name) for request in requests]
         argument = about_of(ImageSettings.model_fields[name])["argument"]
@@ -197,6 +296,10 @@ def _arguments(pipe: Any, requests: Sequence[GenerateRequest]) -> dict[str, Any]
     arguments["width"], arguments["height"] = requests[0].known_size
     taken = inspect.signature(pipe.__call__).parameters  # image to image takes no size: the image has it
     return {name: value for name, value in arguments.items() if name in taken and value not in (None, [])}
+
+
+def _hashable(value: Any) -> Hashable:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _chosen(prompt: str, settings: ImageSettings) -> str:

@@ -26,12 +26,14 @@ from altdiffusion.generation.foreign_settings import read_json, settings_text
 from altdiffusion.generation.runnable import runnable
 from altdiffusion.generation.settings import ImageSettings, settings_with
 from altdiffusion.images import opened_image
-from altdiffusion.settings import about_of, as_flag, type_of
+from altdiffusion.prompt_syntax import choose
+from altdiffusion.settings import about_of, as_flag, is_list, type_of
 
 KEY = "parameters"
 _NEGATIVE = re.compile(r"\nNegative [pP]rompt: ?")
 _READ_TOO = {"Size", "Schedule type", "Exact prompts", "Inpaint area"}
 _ONLY_MASKED = "Only masked"
+_UPSCALER = "Lanczos"  # by which the first pass is enlarged, as the web UIs call it
 _PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 
@@ -61,9 +63,28 @@ def _pairs(settings: ImageSettings) -> Iterator[tuple[str, Any]]:
         if name == "width" and settings.width and settings.height:
             yield "Size", f"{settings.width}x{settings.height}"
         elif label and not _is_unsaid(name, value):
-            if name == "only_masked":
+            if name == "hires_strength":  # of the two strengths, an image has one
+                label = "Denoising strength"
+            elif name == "hires":
+                yield "Hires upscaler", _UPSCALER
+            elif name == "only_masked":
                 yield "Inpaint area", _ONLY_MASKED
-            yield label, value
+            yield label, _joined(value) if isinstance(value, list) else value
+
+
+def _joined(values: list[str]) -> str:
+    """A list as text: JSON, but one value alone stands as it is."""
+    if len(values) == 1 and _split(values[0]) == values:
+        return values[0]
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _split(text: str) -> list[str]:
+    with contextlib.suppress(ValueError, RecursionError):
+        values = json.loads(text)
+        if isinstance(values, list) and all(isinstance(value, str) for value in values):
+            return values
+    return [text]
 
 
 def _is_unsaid(name: str, value: Any) -> bool:
@@ -89,6 +110,10 @@ def read_infotext(text: str) -> tuple[ImageSettings, list[str]]:
         prompt, negative, pairs, others = _parts(text)
     if "Sampler" in pairs and pairs.get("Schedule type", "Automatic") != "Automatic":  # newer web UIs have it apart
         pairs["Sampler"] += f" {pairs['Schedule type']}"
+    if "Hires upscale" in pairs and "Init image" not in pairs and "Denoising strength" in pairs:
+        pairs["Hires strength"] = pairs.pop("Denoising strength")
+    if pairs.get("Hires upscaler") == _UPSCALER:
+        others.remove("Hires upscaler")
     if pairs.get("Inpaint area") == _ONLY_MASKED:
         pairs.setdefault("Masked area padding", "32")  # the web UIs' own
     else:
@@ -99,7 +124,7 @@ def read_infotext(text: str) -> tuple[ImageSettings, list[str]]:
         kind = type_of(field)
         with contextlib.suppress(KeyError, ValueError):
             value = pairs[about_of(field)["infotext"]]
-            values[name] = value == "True" if kind is bool else kind(value)
+            values[name] = _split(value) if is_list(field) else value == "True" if kind is bool else kind(value)
     if size := re.fullmatch(r"(\d+)x(\d+)", pairs.get("Size", "")):
         values["width"], values["height"] = int(size[1]), int(size[2])
     return ImageSettings.model_construct(**values), others
@@ -177,6 +202,10 @@ def read_info(path: str | Path) -> tuple[ImageSettings, list[str]]:
 def to_command(settings: ImageSettings) -> str:
     """The `altdiffusion generate` command that makes the image again, without what would fail here, see `runnable`."""
     settings, _ = runnable(settings)
+    prompt = settings.prompt
+    if settings.prompt_syntax != "none" and settings.seed is not None:  # the command would generate every choice
+        with contextlib.suppress(InputError):
+            prompt = choose(prompt, settings.seed, lenient=settings.prompt_syntax == "lenient")
     flags: list[str] = []
     for name, value in settings:
         if name == "width" and settings.width:
@@ -186,6 +215,7 @@ def to_command(settings: ImageSettings) -> str:
         elif value is True:
             flags.append(as_flag(name))
         else:  # a value that starts with "-" would read as an option
-            flags += [f"{as_flag(name)}={value}"] if str(value).startswith("-") else [as_flag(name), str(value)]
-    prompt = ["--", settings.prompt] if settings.prompt.startswith("-") else [settings.prompt]
-    return shlex.join(["altdiffusion", "generate", *flags, *prompt])
+            for one in map(str, value if isinstance(value, list) else [value]):
+                flags += [f"{as_flag(name)}={one}"] if one.startswith("-") else [as_flag(name), one]
+    words = ["--", prompt] if prompt.startswith("-") else [prompt]
+    return shlex.join(["altdiffusion", "generate", *flags, *words])

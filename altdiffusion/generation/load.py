@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffusers import (
@@ -11,17 +10,26 @@ from diffusers import (
     AutoPipelineForInpainting,
     AutoPipelineForText2Image,
     DiffusionPipeline,
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetInpaintPipeline,
+    StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
-from huggingface_hub import constants
-from safetensors import SafetensorError
 
-from altdiffusion.checkpoints import hub
 from altdiffusion.devices import DTYPES, choose_device, choose_dtype
-from altdiffusion.errors import InputError, first_line
-from altdiffusion.files import local_path
+from altdiffusion.errors import InputError
+from altdiffusion.generation.loras import NamedLora, loras_to_load
+from altdiffusion.generation.parts import (
+    check_peft,
+    load_controlnet,
+    load_ip_adapter,
+    load_loras,
+    load_textual_inversion,
+    load_vae,
+    with_controlnet,
+)
 from altdiffusion.pipelines.alt_diffusion import (
     AltDiffusionImg2ImgPipeline,
     AltDiffusionInpaintPipeline,
@@ -33,8 +41,22 @@ from altdiffusion.speed.low_memory import save_memory
 from altdiffusion.speed.optimize import optimize as make_fast
 
 
-def pipeline_of_kind(pipe: DiffusionPipeline, has_image: bool, has_mask: bool) -> DiffusionPipeline:
-    """This pipeline, or its relative that takes an init image or a mask, with the same parts."""
+def pipeline_of_kind(
+    pipe: DiffusionPipeline, has_image: bool, has_mask: bool, has_control: bool = False
+) -> DiffusionPipeline:
+    """This pipeline, or its relative that takes an init image, a mask or a control image, with the same parts.
+
+    Raises InputError for a control image and no ControlNet, or the other way round.
+    """
+    if has_control != hasattr(pipe, "controlnet"):
+        raise InputError(
+            "this pipeline has no ControlNet that would read the control image: name one with controlnet"
+            if has_control
+            else "this pipeline has a ControlNet: give it a control image"
+        )
+    if has_control:
+        kind = StableDiffusionControlNetInpaintPipeline if has_mask else StableDiffusionControlNetImg2ImgPipeline
+        return with_controlnet(pipe, pipe.controlnet, kind if has_image else StableDiffusionControlNetPipeline)
     if has_mask:
         return pipe if isinstance(pipe, StableDiffusionInpaintPipeline) else AutoPipelineForInpainting.from_pipe(pipe)
     if has_image:
@@ -47,7 +69,12 @@ def load_pipeline(
     *,
     init_image: bool = False,
     mask: bool = False,
-    lora: str | Path | None = None,
+    lora: str | Path | Sequence[str | NamedLora] = (),
+    textual_inversion: Sequence[str | Path] | None = None,
+    vae: str | Path | None = None,
+    controlnet: str | Path | None = None,
+    ip_adapter: str | Path | None = None,
+    ip_scale: float | None = None,
     text_encoder: str | Path | None = None,
     bridge: str | Path | None = None,
     device: str | None = None,
@@ -58,25 +85,29 @@ def load_pipeline(
 ) -> DiffusionPipeline:
     """The pipeline for text to image, image to image or inpainting, on its device, with the best attention there.
 
+    With a ControlNet, it is diffusers' own pipeline for that. ip_scale: how much the IP-Adapter counts, 1 by default.
+    lora: one or several, each with its weight as `parse_lora` reads it.
     low_memory, optimize: see `save_memory`, `altdiffusion.optimize`; a dtype that is given stays.
     """
-    if lora is not None:
-        _check_lora(lora)
+    loras = _named([str(lora)] if isinstance(lora, str | Path) else lora or ())
+    if loras:
+        check_peft()
     target = choose_device(device)
     classes = {(True, True): AltDiffusionInpaintPipeline, (True, False): AltDiffusionImg2ImgPipeline}
     pipeline_class = classes.get((init_image, mask), AltDiffusionPipeline)
     pipe = pipeline_class.from_pretrained(model, dtype=choose_dtype(dtype, target), allow_pickle=allow_pickle)
     if text_encoder is not None or bridge is not None:
         swap_text_encoder(pipe, text_encoder, bridge=bridge, allow_pickle=allow_pickle)
-    if lora is not None:
-        try:
-            _load_lora(pipe, lora, allow_pickle)
-        except InputError:
-            raise
-        except ImportError as error:  # of a version that doesn't fit
-            raise InputError(f"{_NO_PEFT} ({first_line(error)})") from None
-        except (OSError, ValueError, LookupError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
-            raise InputError(f"{lora} can't be loaded as a LoRA: {first_line(error)}") from None
+    if vae is not None:
+        load_vae(pipe, vae, allow_pickle)
+    for source in textual_inversion or ():
+        load_textual_inversion(pipe, source, allow_pickle)
+    if loras:
+        load_loras(pipe, loras, allow_pickle)
+    if ip_adapter is not None:
+        load_ip_adapter(pipe, ip_adapter, 1.0 if ip_scale is None else ip_scale, allow_pickle)
+    if controlnet is not None:
+        pipe = with_controlnet(pipe, load_controlnet(pipe, controlnet, allow_pickle), StableDiffusionControlNetPipeline)
     if low_memory:
         save_memory(pipe, target)
     else:
@@ -87,22 +118,6 @@ def load_pipeline(
     return pipe
 
 
-_NO_PEFT = 'a LoRA needs peft: pip install "altdiffusion[train]"'
-
-
-def _check_lora(lora: str | Path) -> None:
-    """Raise InputError for a LoRA that can't be there, and without peft, before the model is loaded."""
-    if importlib.util.find_spec("peft") is None:
-        raise InputError(_NO_PEFT)
-    if not local_path(lora).exists() and not hub.is_hub_id(str(lora)):
-        raise InputError(f"no such LoRA: {lora}: expected a file, a folder or an id on the hub")
-
-
-def _load_lora(pipe: DiffusionPipeline, lora: str | Path, allow_pickle: bool) -> None:
-    path = local_path(lora)
-    use_safetensors = None if allow_pickle else True
-    if path.exists() or constants.HF_HUB_OFFLINE:  # offline diffusers wants a file's name, so look into the cache
-        patterns = ["*.safetensors", *(["*.bin"] if allow_pickle else [])]
-        pipe.load_lora_weights(str(hub.resolve(lora, patterns)), use_safetensors=use_safetensors)
-    else:
-        hub.on_hub(str(lora), lambda name: pipe.load_lora_weights(name, use_safetensors=use_safetensors))
+def _named(loras: Sequence[str | NamedLora]) -> list[NamedLora]:
+    read = loras_to_load([lora for lora in loras if isinstance(lora, str)], None, (), "none")
+    return [*read, *(lora for lora in loras if isinstance(lora, NamedLora))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,17 @@ def save_image(generated: GeneratedImage, path: Path) -> Path:
             generated.image.save(buffer, format=form, quality=_QUALITY, exif=exif_info(generated.settings))
     except ValueError as error:  # JPEG holds 64 KiB of settings
         raise InputError(f"{path} can't hold its settings ({error}): name a .png file") from None
+    return _write(path, buffer)
+
+
+def save_png(image: Image.Image, path: Path) -> Path:
+    """A PNG without settings, whole or not at all. Raises InputError where it can't be written."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return _write(path, buffer)
+
+
+def _write(path: Path, buffer: io.BytesIO) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, buffer.getvalue())
@@ -69,13 +80,17 @@ def save_image(generated: GeneratedImage, path: Path) -> Path:
     return path
 
 
-def free_path(folder: Path, settings: ImageSettings) -> Path:
-    """A file name from prompt and seed that is not taken yet, e.g. 一只猫-1.png, 一只猫-1-2.png."""
+def free_path(folder: Path, settings: ImageSettings, suffix: str = "", taken: Collection[str] = ()) -> Path:
+    """A file name from prompt and seed that is not taken yet, e.g. 一只猫-1.png, 一只猫-1-2.png.
+
+    suffix: stands after the seed. taken: more names that can't be had.
+    """
     words = re.sub(r"[^\w]+", "-", settings.prompt)[:40].strip("-") or "picture"
     while len(words.encode()) > 120:  # file systems allow 255 bytes, and Chinese takes three each
         words = words[:-1]
-    path, count = local_path(folder / f"{words}-{settings.seed}.png"), 1
-    while path.exists():
+    stem, count = f"{words}-{settings.seed}{suffix}", 1
+    path = local_path(folder / f"{stem}.png")
+    while path.name in taken or path.exists():
         count += 1
-        path = local_path(folder / f"{words}-{settings.seed}-{count}.png")
+        path = path.with_name(f"{stem}-{count}.png")
     return path

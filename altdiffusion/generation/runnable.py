@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
+from altdiffusion.generation.loras import known_names
 from altdiffusion.generation.schedulers import find_scheduler
-from altdiffusion.generation.settings import ImageSettings, settings_that_need, settings_with
+from altdiffusion.generation.settings import ImageSettings, settings_with
+from altdiffusion.settings import about_of
 
 # The web UIs' schedule types, and ComfyUI's, that diffusers hasn't.
 _OTHER_SCHEDULES = re.compile(
@@ -17,6 +20,7 @@ _OTHER_SCHEDULES = re.compile(
     r"ddim([ _]uniform)?|linear[ _]quadratic|native|bong[ _]tangent|simple|normal|uniform|automatic)$",
     re.IGNORECASE,
 )
+_LORA = re.compile(r"(?<!\\)[<＜](?:lora|lyco)[:：]([^<>＜＞:：]*)[^<>＜＞]*[>＞]")
 
 
 def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
@@ -27,13 +31,13 @@ def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
         left_out.append(f"{name.replace('_', ' ')} {values[name]}: {reason}")
         values[name] = None
 
-    for needed in ("init_image", "mask"):
-        if values[needed] is None:
-            for name in settings_that_need(needed):
-                if values[name] is not None:
-                    leave_out(name, f"there is no {needed.replace('_', ' ')}")
-    if settings.model is not None and not _may_be_model(settings.model):
-        leave_out("model", "no model of that name is here: name its file, folder or id on the hub with --model")
+    for name in settings_with("needs"):
+        needed = _about(name)["needs"]
+        if values[name] is not None and values[needed] is None:
+            leave_out(name, f"there is no {needed.replace('_', ' ')}")
+    for name, flag in (("model", "--model"), ("vae", "--vae")):
+        if values[name] is not None and not _may_be_model(values[name]):
+            leave_out(name, f"no {name} of that name is here: name its file, folder or id on the hub with {flag}")
     if settings.scheduler is not None:
         values["scheduler"], lines = _scheduler(settings.scheduler)
         left_out += lines
@@ -48,24 +52,43 @@ def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
     if (settings.width or settings.height) and (problem := _problem("width", settings.width, **size)):
         left_out.append(f"size {settings.width}x{settings.height}: {problem}")
         values |= {"width": None, "height": None}
-    if not settings.prompt.strip():
+    if settings.prompt_syntax != "none":
+        values["prompt"], unknown = _without_loras(settings.prompt, known_names(settings.lora, settings.lora_dir))
+        values["negative_prompt"], negative = _without_loras(settings.negative_prompt, ())
+        left_out += [f"{tag}: name its file with --lora, or its folder with --lora-dir" for tag in unknown]
+        left_out += [f"{tag}: it stands in the negative prompt, where LoRAs do nothing" for tag in negative]
+    if not values["prompt"].strip():
         left_out.append("prompt: there is none, and the command needs one")
-    elif problem := _problem("prompt", settings.prompt) or _problem("negative_prompt", settings.negative_prompt):
+    elif problem := _problem("prompt", values["prompt"]) or _problem("negative_prompt", values["negative_prompt"]):
         values["prompt_syntax"] = "lenient"
         left_out.append(f"{problem}: read as AUTOMATIC1111 does, by --prompt-syntax lenient")
-    if tags := re.findall(r"<(?:lora|lyco|hypernet):[^<>]*>", settings.prompt):
-        left_out.append(f"{' '.join(tags)}: read as words; name a LoRA's file with --lora")
     return ImageSettings.model_construct(**values), left_out
 
 
 def _problem(name: str, value: Any, **others: Any) -> str:
     """Why a value is refused; "" if it isn't. What it needs beside it is there."""
-    needed = {"init_image": "x", "mask": "x"} if name in settings_with("needs") else {}
+    needed: dict[str, Any] = {}
+    wanted = _about(name).get("needs")
+    while wanted:  # and what that needs
+        needed[wanted] = 2.0 if wanted == "hires" else "x"
+        wanted = _about(wanted).get("needs")
     try:
         ImageSettings(**({"prompt": "x"} | needed | others | {name: value}))
     except InputError as error:
         return str(error)
     return ""
+
+
+def _without_loras(prompt: str, known: Collection[str]) -> tuple[str, list[str]]:
+    """A prompt without the LoRAs that aren't known, and these as they were written."""
+    unknown = [found[0] for found in _LORA.finditer(prompt) if found[1].strip() not in known]
+    for tag in unknown:
+        prompt = prompt.replace(tag, "")
+    return prompt.strip() if unknown else prompt, unknown
+
+
+def _about(name: str) -> dict[str, Any]:
+    return about_of(ImageSettings.model_fields[name])
 
 
 def _may_be_model(name: str) -> bool:

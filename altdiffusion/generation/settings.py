@@ -6,20 +6,44 @@ read off `ImageSettings`: to add a setting is to add a line here. Light on purpo
 
 from __future__ import annotations
 
+import contextlib
+import re
 import secrets
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
-from altdiffusion.prompt_syntax import PromptSyntax, check
+from altdiffusion.prompt_syntax import PromptSyntax, check, lora_names
 from altdiffusion.settings import Settings, about_of, setting
 
 DEFAULT_STEPS = 25
 DEFAULT_GUIDANCE_SCALE = 7.5
 MINI_GUIDANCE_SCALE = 4.0  # more makes its images grainy
 DEFAULT_STRENGTH = 0.8
+DEFAULT_HIRES_STRENGTH = 0.7  # the web UIs'
+MAX_SIDE = 4096  # pixels
 MAX_SEED = 2**63 - 1
+SIZE = re.compile(r"(\d+)[xX](\d+)")
+SIZE_FORM = "WIDTHxHEIGHT, such as 512x512"
 IN_MEMORY = "(in memory)"  # an init image or mask that comes from no file
+
+
+_NEEDED = {  # by other settings, and what an error calls it
+    "init_image": "an init image",
+    "mask": "a mask",
+    "control_image": "a control image",
+    "ip_image": "an image, ip image",
+    "ip_adapter": "an IP-Adapter",
+    "hires": "a second pass, hires",
+}
+
+
+def _without_x(factor: Any) -> Any:
+    """1.5 of 1.5x, as a person writes it."""
+    return factor.strip().removesuffix("x").removesuffix("X") if isinstance(factor, str) else factor
 
 
 class ImageSettings(Settings):
@@ -29,7 +53,8 @@ class ImageSettings(Settings):
     metavar: the command line has it as a flag, with this placeholder ("" for a switch).
     infotext: its name in the text inside a PNG. argument: the pipeline's argument that it becomes.
     per_image: it may differ between images that are generated together.
-    needs: the image, init_image or mask, without which it makes no sense.
+    needs: the other setting, such as init_image, without which it makes no sense.
+    repeat: of a list, whose flag takes one value each time it is given.
     loading: of the pipeline, so it can't be said of one that is loaded already.
     web: visitors of the page and of the API may set it. slider: the step of a number's slider on the page (default: 1).
     """
@@ -47,9 +72,9 @@ class ImageSettings(Settings):
         metavar="X", infotext="CFG scale", argument="guidance_scale", web=True, slider=0.5)
     seed: int | None = setting(None, "of each prompt's first image; image i has N+i (default: random)", minimum=0,
         maximum=MAX_SEED, metavar="N", infotext="Seed", per_image=True, web=True)
-    width: int | None = setting(None, "pixels (default: the model's own)", minimum=8, maximum=4096, multiple_of=8,
+    width: int | None = setting(None, "pixels (default: the model's own)", minimum=8, maximum=MAX_SIDE, multiple_of=8,
         flag="size", argument="width", web=True)
-    height: int | None = setting(None, "pixels (default: the model's own)", minimum=8, maximum=4096, multiple_of=8,
+    height: int | None = setting(None, "pixels (default: the model's own)", minimum=8, maximum=MAX_SIDE, multiple_of=8,
         flag="size", argument="height", web=True)
     model: str | None = setting(None, "id on the hub, folder or single file (default: mini)",
         metavar="M", source="model", infotext="Model")
@@ -63,8 +88,34 @@ class ImageSettings(Settings):
         minimum=0, maximum=64, metavar="N", infotext="Mask blur", needs="mask", web=True)
     only_masked: int | None = setting(None, "generate the masked part alone, with N pixels around it, in the model's full size",
         minimum=0, maximum=256, metavar="N", infotext="Masked area padding", needs="mask", web=True)
-    lora: str | None = setting(None, "LoRA file, folder or id on the hub",
-        metavar="F", source="lora", infotext="Lora", loading=True)
+    lora: list[str] | None = setting(None, "LoRA file, folder or id on the hub, and its weight (default: 1); may be repeated",
+        metavar="F[:W]", source="lora", infotext="Lora", loading=True, repeat=True)
+    lora_dir: str | None = setting(None, "folder of the LoRAs that prompts name as <lora:NAME:0.8>",
+        metavar="DIR", source="path", infotext="Lora folder", loading=True)
+    textual_inversion: list[str] | None = setting(None, "words trained for AltCLIP: file, folder or id; may be repeated",
+        metavar="F", source="model", infotext="Textual inversions", loading=True, repeat=True)
+    vae: str | None = setting(None, "in place of the model's own: folder, single file or id on the hub",
+        metavar="F", source="model", infotext="VAE", loading=True)
+    controlnet: str | None = setting(None, "ControlNet: folder or id on the hub",
+        metavar="M", source="model", infotext="ControlNet", loading=True, needs="control_image")
+    control_image: str | None = setting(None, "what the ControlNet reads: edges, a pose, ... stretched to the image's size",
+        metavar="F", source="image", infotext="Control image")
+    control_scale: float | None = setting(None, "how closely to follow --control-image (default: 1)", minimum=0, maximum=2,
+        metavar="X", infotext="Control scale", argument="controlnet_conditioning_scale", needs="control_image")
+    ip_adapter: str | None = setting(None, "IP-Adapter: file or folder with its image_encoder, or id on the hub",
+        metavar="M", source="model", infotext="IP-Adapter", loading=True, needs="ip_image")
+    ip_image: str | None = setting(None, "image that the IP-Adapter shows to the model beside the prompt",
+        metavar="F", source="image", infotext="IP-Adapter image")
+    ip_scale: float | None = setting(None, "how much the IP-Adapter counts (default: 1)", minimum=0, maximum=2,
+        metavar="X", infotext="IP-Adapter scale", loading=True, needs="ip_adapter")
+    clip_skip: int | None = setting(None, "take the text encoder's Nth last layer, as the web UIs count (default: 1, the last)",
+        minimum=1, maximum=24, metavar="N", infotext="Clip skip")
+    hires: Annotated[float | None, BeforeValidator(_without_x)] = setting(None, "then generate it again so many times as "
+        "large, such as 1.5x", above=1, maximum=4, metavar="Fx", infotext="Hires upscale")
+    hires_strength: float | None = setting(None, "how much that may change (default: 0.7)", above=0, maximum=1,
+        metavar="X", infotext="Hires strength", needs="hires")
+    hires_steps: int | None = setting(None, "steps of that (default: those of --steps that its strength leaves)", minimum=1,
+        maximum=999, metavar="N", infotext="Hires steps", needs="hires")
     text_encoder: str | None = setting(None, "AltCLIP in place of the model's own encoder (with --bridge default: mini's)",
         metavar="M", source="model", infotext="Text encoder", loading=True)
     bridge: str | None = setting(None, "from AltCLIP to a model trained with CLIP: folder, id on the hub, mini",
@@ -88,10 +139,10 @@ class ImageSettings(Settings):
         if not self.prompt.strip():
             problems.append('no prompt: expected at least one, none of them empty, such as "一只猫"')
         problems += self.syntax_problems
-        for needed, called in (("init_image", "an init image"), ("mask", "a mask")):
+        for needed, called in _NEEDED.items():
             if getattr(self, needed) is None:
                 problems += [
-                    f"{name.replace('_', ' ')} needs {called}: give one, or leave {name.replace('_', ' ')} out"
+                    f"{_words(name)} needs {called}: give one, or leave {_words(name)} out"
                     for name in settings_that_need(needed)
                     if getattr(self, name) is not None
                 ]
@@ -99,9 +150,49 @@ class ImageSettings(Settings):
             problems.append(
                 f"strength {self.strength_or_default} of {self.steps_or_default} steps leaves no step: raise either"
             )
+        if self.bridge is not None and (self.clip_skip or 1) > 1:
+            problems.append(f"clip skip {self.clip_skip}: a bridge has learnt one layer of CLIP's, leave either out")
+        if self.hires is not None:
+            problems += self._hires_problems
         if (self.width is None) != (self.height is None):
             problems.append("one of width and height: expected both or neither")
         return problems
+
+    @property
+    def loading_problems(self) -> list[str]:
+        """What is missing where a model is to be loaded; one that is loaded already may have it."""
+        return [
+            f"{_words(image)} needs {part}: name one, or leave {_words(image)} out"
+            for image, part in (("control_image", "controlnet"), ("ip_image", "ip_adapter"))
+            if getattr(self, image) is not None and getattr(self, part) is None
+        ]
+
+    @property
+    def _hires_problems(self) -> list[str]:
+        problems = []
+        if self.init_image is not None:
+            problems.append("hires is of images from text alone: leave the init image out, or hires")
+        if self.hires_size is not None and max(self.hires_size) > MAX_SIDE:
+            width, height = self.hires_size
+            problems.append(
+                f"hires {self.hires:g} of {self.width}x{self.height} is {width}x{height}: at most {MAX_SIDE}"
+            )
+        if self.hires_steps is None and int(self.steps_or_default * self.hires_strength_or_default) < 1:
+            problems.append(
+                f"hires strength {self.hires_strength_or_default} of {self.steps_or_default} steps leaves no step: raise either"
+            )
+        return problems
+
+    @property
+    def hires_size(self) -> tuple[int, int] | None:
+        """Width and height of the second pass; None where there is none, or the size isn't known yet."""
+        if not (self.hires and self.width and self.height):
+            return None
+        return round(self.width * self.hires / 8) * 8, round(self.height * self.hires / 8) * 8
+
+    @property
+    def hires_strength_or_default(self) -> float:
+        return DEFAULT_HIRES_STRENGTH if self.hires_strength is None else self.hires_strength
 
     @property
     def steps_or_default(self) -> int:
@@ -126,6 +217,11 @@ class ImageSettings(Settings):
                 check(prompt, self.steps_run)
             except InputError as error:
                 problems.append(str(error))
+        with contextlib.suppress(InputError):  # malformed, as above
+            if names := list(lora_names([self.negative_prompt], self.prompt_syntax)):
+                problems.append(
+                    f"the negative prompt names the LoRA {names[0]}, which acts on the whole image: put it into the prompt"
+                )
         return problems
 
     @property
@@ -146,6 +242,7 @@ class ImageSettings(Settings):
             guidance_scale=default_guidance_scale(model) if self.guidance_scale is None else self.guidance_scale,
             seed=secrets.randbelow(2**32) if self.seed is None else self.seed,
             strength=None if self.init_image is None else self.strength_or_default,
+            hires_strength=None if self.hires is None else self.hires_strength_or_default,
             mask_blur=None if self.mask is None else self.mask_blur or 0,
         )
 
@@ -156,8 +253,29 @@ def settings_with(about: str) -> list[str]:
 
 
 def settings_that_need(image: str) -> list[str]:
-    """The fields that make no sense without this one: init_image, mask."""
+    """The fields that make no sense without this one, such as mask."""
     return [name for name in settings_with("needs") if about_of(ImageSettings.model_fields[name])["needs"] == image]
+
+
+# What a person asks for, by name: a size stands for width and height, and a score is found out.
+ASKED = (*(name for name in ImageSettings.model_fields if name != "score"), "size")
+
+
+def with_size(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with width and height in the place of a size, such as 512x512. Raises InputError for what is none."""
+    rest = {name: value for name, value in values.items() if name != "size"}
+    if values.get("size") is None:
+        return rest
+    if rest.keys() & {"width", "height"}:
+        raise InputError("size: not beside width or height, which it stands for")
+    numbers = SIZE.fullmatch(str(values["size"]))
+    if numbers is None:
+        raise InputError(f"size: expected {SIZE_FORM}, got {str(values['size'])!r}")
+    return rest | {"width": int(numbers[1]), "height": int(numbers[2])}
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def default_guidance_scale(model: Any) -> float:

@@ -78,6 +78,24 @@ def load_single_file(
     }
 
 
+def load_vae_file(path: Path, *, dtype: torch.dtype, allow_pickle: bool = False) -> AutoencoderKL:
+    """A VAE alone from a file in latent diffusion's names, as the web UIs keep it. Raises InputError for any other."""
+    state = tensor_files.read_tensors(path, allow_pickle=allow_pickle, dtype=dtype)
+    prefix = layouts.LDM_VAE if any(key.startswith(layouts.LDM_VAE) for key in state) else ""
+    state = {
+        layouts.LDM_VAE + key.removeprefix(prefix): value
+        for key, value in state.items()
+        if key.startswith(
+            (f"{prefix}encoder.", f"{prefix}decoder.", f"{prefix}quant_conv.", f"{prefix}post_quant_conv.")
+        )
+    }
+    if any(".down_blocks." in key for key in state):
+        raise InputError(f"{path} is a VAE in diffusers' names: name its folder, which has its config.json")
+    config = layouts.ldm_vae_config(state)
+    vae: AutoencoderKL = _build(AutoencoderKL, config, _to_diffusers(convert_ldm_vae_checkpoint, state, config), path)
+    return vae
+
+
 def _to_diffusers(convert: Any, state: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[str, torch.Tensor]:
     try:
         return convert(state, config)

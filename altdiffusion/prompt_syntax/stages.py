@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
+from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax.choices import expand_choices, first_choice
 from altdiffusion.prompt_syntax.editing import schedule
-from altdiffusion.prompt_syntax.loras import take_loras
+from altdiffusion.prompt_syntax.loras import LoraTag, take_loras
 from altdiffusion.prompt_syntax.tokens import BracketedPrompt
 from altdiffusion.prompt_syntax.weights import parse_weights
 
@@ -27,10 +29,29 @@ def plain_text(prompt: str, syntax: PromptSyntax = "webui", steps: int = DEFAULT
     return parse_weights(schedule(text, steps, lenient)[-1].prompt, lenient).text
 
 
+def lora_tags(prompt: str, syntax: PromptSyntax = "webui") -> tuple[LoraTag, ...]:
+    """The LoRAs of a prompt whose choices are made. Raises InputError for one that is named twice."""
+    if syntax == "none":
+        return ()
+    _, tags = take_loras(prompt, syntax == "lenient")
+    names = [tag.name for tag in tags]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"a prompt names the LoRA {twice[0]} twice: expected one weight for it")
+    return tags
+
+
+def lora_names(prompts: Iterable[str], syntax: PromptSyntax = "webui") -> Iterator[str]:
+    """The names of all LoRAs in prompts, in any of their choices."""
+    for prompt in prompts if syntax != "none" else ():
+        for choice in expand_choices(prompt, lenient=syntax == "lenient"):
+            yield from (tag.name for tag in lora_tags(choice, syntax))
+
+
 def check(prompt: str, steps: int = DEFAULT_STEPS) -> None:
     """Raise InputError for the first malformed part of a prompt, in any of its choices and at any step."""
     BracketedPrompt(prompt, brackets="()[]{}")  # first of all, so that an error's character is the one in this prompt
     for choice in expand_choices(prompt):
+        lora_tags(choice)
         text, _ = take_loras(choice)
         for part in dict.fromkeys(
             part.prompt for part in schedule(text, steps)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from altdiffusion.errors import InputError
 from altdiffusion.pipeline_calls.more_arguments import with_arguments
+from altdiffusion.prompt_syntax import LoraTag, PromptSyntax, lora_names, lora_tags
+from altdiffusion.prompts.loras import lora_weights
 from altdiffusion.prompts.states import ScheduledStates, encode_schedule
 
 
@@ -20,7 +22,8 @@ def with_prompt_syntax(call: Callable[..., Any]) -> Callable[..., Any]:
 _DOCUMENTATION = """
 prompt_syntax: "webui" reads weights, BREAK and prompt editing as the web UIs do, "lenient" also what is malformed,
     "none" reads brackets as text; all three read prompts of up to 510 tokens. None is diffusers' own way: brackets are
-    text, and what comes after 77 tokens is cut. Raises InputError. See docs/prompts.md.
+    text, and what comes after 77 tokens is cut. <lora:NAME:0.8> is the weight, in this call, of the LoRA that is loaded
+    with adapter_name=NAME. Raises InputError. See docs/prompts.md.
 weighting, long_prompts: see `encode_prompts`.
 """
 
@@ -44,27 +47,42 @@ def _call_with_states(
         default = inspect.signature(call).parameters.get(name)
         return arguments.get(name, None if default is None else default.default)
 
-    scheduled = encode_schedule(
-        pipe,
-        prompts,
-        arguments.pop("negative_prompt", None) or "",
-        steps=max(1, int(value("num_inference_steps") * min(1.0, value("strength") or 1.0))),
-        prompt_syntax=prompt_syntax,
-        weighting=weighting,
-        long_prompts=long_prompts,
-        clip_skip=value("clip_skip"),
-        lora_scale=(value("cross_attention_kwargs") or {}).get("scale"),
-    )
-    arguments |= scheduled.first.arguments()
-    if len(scheduled.states) > 1:
-        copies = value("num_images_per_prompt") or 1
-        rows = [row for row in range(len(prompts)) for _ in range(copies)]
-        callback = arguments.get("callback_on_step_end")
-        inputs = getattr(callback, "tensor_inputs", value("callback_on_step_end_tensor_inputs"))
-        changing = [name for name in scheduled.first.step_tensors(False, rows) if name not in inputs]
-        arguments["callback_on_step_end"] = _editing(scheduled, rows, callback)
-        arguments["callback_on_step_end_tensor_inputs"] = [*inputs, *changing]
-    return call(pipe, **arguments)
+    negatives = arguments.pop("negative_prompt", None) or ""
+    loras = _loras(prompts, [negatives] if isinstance(negatives, str) else negatives, prompt_syntax)
+    with lora_weights(pipe, loras):
+        scheduled = encode_schedule(
+            pipe,
+            prompts,
+            negatives,
+            steps=max(1, int(value("num_inference_steps") * min(1.0, value("strength") or 1.0))),
+            prompt_syntax=prompt_syntax,
+            weighting=weighting,
+            long_prompts=long_prompts,
+            clip_skip=value("clip_skip"),
+            lora_scale=(value("cross_attention_kwargs") or {}).get("scale"),
+        )
+        arguments |= scheduled.first.arguments()
+        if len(scheduled.states) > 1:
+            copies = value("num_images_per_prompt") or 1
+            rows = [row for row in range(len(prompts)) for _ in range(copies)]
+            callback = arguments.get("callback_on_step_end")
+            inputs = getattr(callback, "tensor_inputs", value("callback_on_step_end_tensor_inputs"))
+            changing = [name for name in scheduled.first.step_tensors(False, rows) if name not in inputs]
+            arguments["callback_on_step_end"] = _editing(scheduled, rows, callback)
+            arguments["callback_on_step_end_tensor_inputs"] = [*inputs, *changing]
+        return call(pipe, **arguments)
+
+
+def _loras(prompts: Sequence[str], negatives: Sequence[str], syntax: PromptSyntax) -> tuple[LoraTag, ...]:
+    """Those that all prompts of a call name. Raises InputError where they differ, and for one in a negative prompt."""
+    if names := list(lora_names(negatives, syntax)):
+        raise InputError(
+            f"the negative prompt names the LoRA {names[0]}, which acts on the whole image: put it into the prompt"
+        )
+    loras = [lora_tags(prompt, syntax) for prompt in prompts]
+    if any(set(others) != set(loras[0]) for others in loras):
+        raise InputError("the prompts of one call name different LoRAs, or other weights: call the pipeline for each")
+    return loras[0] if loras else ()
 
 
 def _editing(

@@ -162,7 +162,8 @@ def encode_schedule(
 ) -> ScheduledStates:
     """The states of prompts and negative prompts for each of `steps` steps, all encoded in one pass, equal chunks once.
 
-    LoRAs that prompts name are the caller's to load. lora_scale: of one in the text encoder. The rest: see `encode_prompts`.
+    LoRAs that prompts name are the caller's to apply, by `lora_weights`. lora_scale: of those in the text encoder.
+    The rest: see `encode_prompts`.
     """
     negatives = [negative_prompts] * len(prompts) if isinstance(negative_prompts, str) else list(negative_prompts)
     if len(negatives) != len(prompts):
@@ -318,6 +319,11 @@ def _states(
         mask = torch.ones_like(mask)
     for index, row in enumerate(rows):
         mask[index, list(row.hidden)] = 0
+    layers = getattr(kind.config, "num_hidden_layers", None)
+    if clip_skip is not None and layers is not None and not 0 <= clip_skip < layers - of_xl:
+        raise InputError(
+            f"clip_skip {clip_skip}: this text encoder has {layers} layers, expected less than {layers - of_xl}"
+        )
     is_bridge = isinstance(kind, BridgedTextEncoder)
     has_pooled = isinstance(kind, CLIPTextModelWithProjection) or (is_bridge and bool(kind.config.projection_dim))
     output = encoder(

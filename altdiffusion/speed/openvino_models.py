@@ -94,7 +94,7 @@ class CompiledNetwork:
         self._compiled_for: tuple[Any, ...] = ()  # shapes and weights
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        weights = fingerprint(self.module.parameters())
+        weights = (*fingerprint(self.module.parameters()), *_loras(self.module))
         if weights != self._graph_of:
             self._graph, self._graph_of = None, weights
         current = (*(tensor.shape for tensor in inputs), *weights)
@@ -124,6 +124,12 @@ def _convert(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     # PyTorch would trace a second time to compare, which takes half as long again
     traced = TorchScriptPythonDecoder(module, example_input=inputs, trace_kwargs={"check_trace": False})
     return openvino.convert_model(traced)
+
+
+def _loras(module: nn.Module) -> list[Any]:
+    """Which LoRAs act and how much, which no tensor tells."""
+    layers: list[Any] = [layer for layer in module.modules() if hasattr(layer, "base_layer")]
+    return [(layer.disable_adapters, *layer.active_adapters, *layer.scaling.items()) for layer in layers]
 
 
 class _Unet(nn.Module):

@@ -16,25 +16,29 @@ from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
 from altdiffusion.generation.load import load_pipeline
 from altdiffusion.text_encoder.tokenizer import tokenizer_of
+from altdiffusion.web.model_entry import parse_entry
 from altdiffusion.web.translations import Refused
 
 logger = logging.getLogger(__name__)
 
 
 class Models:
-    """names: as in `AltDiffusionPipeline.from_pretrained`. A visitor sees and says a label, never a path: the name itself
-    for what is embedded or on the hub, the last part of a path otherwise.
+    """names: as in `AltDiffusionPipeline.from_pretrained`, with parts, see `parse_entry`. A visitor sees and says a label,
+    never a path: the name itself for what is embedded or on the hub, the last part of a path otherwise.
 
     scorer: the AltCLIP that scores for every model; None: the one that belongs to each. options: of `load_pipeline`.
     """
 
     def __init__(self, names: Sequence[str], *, scorer: str | None = None, **options: Any) -> None:
         self._names: dict[str, str] = {}
-        for name in names:
+        self._parts: dict[str, dict[str, Any]] = {}
+        for entry in map(parse_entry, names):
+            name = entry.name
             label = name if _is_public(name) else local_path(name).resolve().name
+            label = " + ".join([label, *entry.part_names])
             while label in self._names:
                 label += "'"
-            self._names[label] = name
+            self._names[label], self._parts[label] = name, entry.parts
         if not self._names:
             raise InputError("no models: expected at least one, such as mini")
         self._scorer, self._options = scorer, options
@@ -63,7 +67,7 @@ class Models:
         with self._lock:
             if label not in self._pipelines:
                 try:
-                    pipe = load_pipeline(self._names[label], **self._options)
+                    pipe = load_pipeline(self._names[label], **self._options, **self._parts[label])
                 except InputError:
                     logger.exception("%s can't be loaded", self._names[label])
                     raise Refused("unloadable") from None

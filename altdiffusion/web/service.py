@@ -24,8 +24,9 @@ from altdiffusion.generation import infotext
 from altdiffusion.generation.result import GeneratedImage, free_path, save_image
 from altdiffusion.generation.settings import DEFAULT_STEPS, ImageSettings
 from altdiffusion.generation.styles import Style
-from altdiffusion.prompt_syntax import plain_text
+from altdiffusion.prompt_syntax import lora_names, plain_text
 from altdiffusion.prompts.explain import explain
+from altdiffusion.prompts.loras import check_loaded
 from altdiffusion.web import request as checks
 from altdiffusion.web import uploads
 from altdiffusion.web.draw_queue import DrawQueue, Generated, Generating, Job, Loading, Waiting
@@ -247,7 +248,12 @@ class DemoService:
             native, ratio = self.models.native_side(label), checks.SHAPES[request.shape]
             width, height = (max(8, round(native * side / 8) * 8) for side in (ratio**0.5, ratio**-0.5))
             request = _with_settings(request, width=width, height=height)
-        return replace(request, request=request.request.resolved(self.models.pipeline(label)))
+        pipe = self.models.pipeline(label)
+        try:
+            check_loaded(pipe, lora_names([request.settings.prompt], request.settings.prompt_syntax))
+        except InputError as error:
+            raise Refused("bad_prompt", problem=str(error)) from None
+        return replace(request, request=request.request.resolved(pipe))
 
     def _finish(
         self, images: list[GeneratedImage], request: VisitorRequest, label: str, scorer: PromptScorer | None

@@ -11,6 +11,7 @@ from altdiffusion import InputError
 from altdiffusion.cli.main import main
 from altdiffusion.generation import generate as generation
 from altdiffusion.generation.infotext import from_infotext, open_info, png_info, to_command, to_infotext
+from altdiffusion.generation.runnable import runnable
 from altdiffusion.generation.schedulers import find_scheduler
 from altdiffusion.generation.settings import ImageSettings
 
@@ -40,6 +41,11 @@ FULL = ImageSettings(
     [
         FULL,
         ImageSettings(prompt="a cat", steps=1, seed=7),
+        ImageSettings(prompt="a", steps=2, lora=["a, b.safetensors:0.8", "水墨.safetensors", 'c"d'], lora_dir="x: y"),
+        ImageSettings(prompt="a", steps=2, lora=['["a"]'], textual_inversion=["<b>.safetensors"], vae="v", clip_skip=2),
+        ImageSettings(prompt="a", steps=2, controlnet="c", control_image="d.png", control_scale=0.5),
+        ImageSettings(prompt="a", steps=2, ip_adapter="c", ip_image="d.png", ip_scale=0.5),
+        ImageSettings(prompt="a", steps=9, hires=1.5, hires_strength=0.5, hires_steps=4),
         ImageSettings(prompt="two\nlines", negative_prompt="and\nmore", steps=2),
         ImageSettings(prompt="ends in a break\n", steps=2),
         ImageSettings(prompt="Steps: 3, Sampler: x", steps=2),
@@ -47,7 +53,7 @@ FULL = ImageSettings(
         ImageSettings.model_construct(prompt="", negative_prompt="only this", steps=2),
         ImageSettings(prompt="قطة 🐈 \\ \" ' $(rm)", steps=2),
     ],
-    ids=range(8),
+    ids=range(13),
 )
 def test_infotext_gives_the_same_settings_back(settings):
     assert from_infotext(to_infotext(settings)) == settings
@@ -265,12 +271,14 @@ def test_a_cameras_comment_is_no_settings(tmp_path):
 @pytest.mark.parametrize(
     ("said", "left_out"),
     [
-        (", Denoising strength: 0.7, Hires upscale: 2, Hires steps: 9", ["strength 0.7", "Hires upscale", "Hires steps"]),
+        (", Denoising strength: 0.7, Hires upscale: 2, Hires steps: 1, Hires upscaler: Latent", ["Hires upscaler"]),
+        (", Denoising strength: 0.7, Hires steps: 1", ["strength 0.7", "hires steps 1: there is no hires"]),
+        (", VAE: vae-ft-mse-840000.safetensors", ["vae vae-ft-mse-840000.safetensors"]),
         (", Model: v1-5-pruned-emaonly, Model hash: 6ce0161689", ["model v1-5-pruned-emaonly"]),
         (", Model: C:\\\\models\\\\cat.safetensors", ["model C:"]),
         (", Schedule type: Karras", ["schedule type Karras"]),  # Euler a has none
         (", Schedule type: Align Your Steps", ["schedule type Align Your Steps"]),
-        (", Clip skip: 2, ENSD: 31337", ["Clip skip", "ENSD"]),
+        (", Clip skip: 2, ENSD: 31337", ["ENSD"]),
         ("\nTemplate: a {cat|dog}\nNegative Template: x", ["Template", "Negative Template"]),
         (", Size: 500x333", ["size 500x333"]),
         (", Seed: -1, CFG scale: -2", ["guidance scale -2.0", "seed -1"]),
@@ -294,6 +302,42 @@ def test_the_command_runs_and_what_it_leaves_out_is_said(tmp_path, monkeypatch, 
     assert main([*command[1:], "--steps", "1", "--out", "again.png"]) == 0
     again = open_info("again.png")
     assert (again.prompt, again.negative_prompt) == ("a cat", "blurry")
+    assert again.clip_skip == (2 if "Clip skip" in said else None)
+    assert (again.hires, again.hires_strength) == ((2.0, 0.7) if "Hires upscale:" in said else (None, None))
     if "Karras" in said and not left_out:
         assert again.scheduler == "DPM++ 2M Karras"
     assert main(["info", "x.png", "--json"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative", "kept", "left_out"),
+    [
+        ("(cat:1.2) <lora:ink:0.8>, fur", "", "(cat:1.2) , fur", ["<lora:ink:0.8>: name its file with --lora"]),
+        ("<lora:here:0.8>cat<lora:ink>", "", "<lora:here:0.8>cat", ["<lora:ink>: name its file"]),
+        ("cat", "<lora:bad:1> ugly", "cat", ["<lora:bad:1>: it stands in the negative prompt"]),
+        ("<lora:here:0.8>cat", "", "<lora:here:0.8>cat", []),
+    ],
+)
+def test_loras_of_other_programs_prompts_need_a_file(tmp_path, monkeypatch, prompt, negative, kept, left_out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.safetensors").touch()
+    settings = ImageSettings.model_construct(prompt=prompt, negative_prompt=negative, steps=2, lora_dir=".")
+    can_run, lines = runnable(settings)
+    assert (can_run.prompt, can_run.prompt_syntax) == (kept, "webui")
+    assert len(lines) == len(left_out)
+    assert all(part in line for part, line in zip(left_out, lines, strict=True))
+
+
+def test_the_command_names_every_lora(tmp_path):
+    settings = ImageSettings(prompt="a", steps=2, lora=["a.safetensors:0.8", "-b.safetensors"], hires=1.5)
+    command = shlex.split(to_command(settings))
+    assert command[2:] == [
+        "--steps",
+        "2",
+        "--lora",
+        "a.safetensors:0.8",
+        "--lora=-b.safetensors",
+        "--hires",
+        "1.5",
+        "a",
+    ]

@@ -8,6 +8,7 @@ A server imports everything once, before any thread of torch's has started, and 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -147,7 +148,7 @@ def _fork(job: dict[str, Any], rank: int, count: int, port: int, folder: Path) -
 
 def _arm(function: str, call: int, sign: int) -> None:
     module, _, name = function.partition(":")
-    real, calls = getattr(sys.modules[module], name), []
+    real, calls = getattr(importlib.import_module(module), name), []
 
     def deadly(*args: Any, **kwargs: Any) -> Any:
         calls.append(None)

@@ -5,11 +5,14 @@ import importlib.util
 import logging
 
 import numpy as np
+import peft
 import pytest
 import torch
 
 from altdiffusion import AltDiffusionPipeline, InputError
 from altdiffusion.forward_override import find
+from altdiffusion.prompt_syntax import LoraTag
+from altdiffusion.prompts.loras import lora_weights
 from altdiffusion.speed.openvino_models import CompiledNetwork, UnetForward, use_openvino, use_pytorch
 from altdiffusion.speed.optimize import optimize
 
@@ -111,6 +114,17 @@ def test_changed_weights_are_seen(pipe):
     assert np.abs(after - before).max() > 1e-3
     use_pytorch(pipe.unet, pipe.vae)
     np.testing.assert_allclose(latents(pipe), after, atol=1e-4)
+
+
+def test_the_weight_that_a_prompt_gives_to_a_lora_is_seen(pipe):
+    pipe.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_v"], init_lora_weights=False), adapter_name="ink")
+    optimize(pipe, openvino=True, dtype=torch.float32)
+    before = latents(pipe)
+    with lora_weights(pipe, [LoraTag("ink", -5.0)]):
+        named = latents(pipe)
+        use_pytorch(pipe.unet, pipe.vae)
+        np.testing.assert_allclose(named, latents(pipe), atol=1e-4)
+    assert np.abs(named - before).max() > 1e-3
 
 
 def test_it_is_taken_back(pipe):

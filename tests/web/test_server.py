@@ -17,6 +17,8 @@ from altdiffusion.web import html_parts
 from altdiffusion.web.draw_queue import Generating, Loading, Waiting
 from altdiffusion.web.guard import MAX_JSON, Guard
 from altdiffusion.web.limits import Limits
+from altdiffusion.web.model_entry import ModelEntry, parse_entry
+from altdiffusion.web.model_pool import Models
 from altdiffusion.web.server import Serving, running, sweep
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=\"alert(2)\">' onload='x"
@@ -42,6 +44,29 @@ def test_the_commands_options():
     assert (options.models, options.host, options.port) == (["mini", "BAAI/AltDiffusion-m9"], "0.0.0.0", 8000)
     assert (options.auth, options.max_queue, options.max_pixels) == ("a:b", 5, 262144)
     assert options.root_path == "/draw"
+
+
+def test_a_model_of_the_page_has_parts(tmp_path):
+    (tmp_path / "ink.safetensors").touch()
+    entry = f"sd-mini+bridge=mini+lora={tmp_path}/ink.safetensors:0.5"
+    assert parse(["demo", "--models", "mini", entry]).settings.models == ["mini", entry]
+    assert parse_entry(entry) == ModelEntry("sd-mini", {"bridge": "mini", "lora": [f"{tmp_path}/ink.safetensors:0.5"]})
+    assert Models(["mini", entry, entry]).labels == ["mini", "sd-mini + ink + mini", "sd-mini + ink + mini'"]
+    assert parse_entry("C++/a+b") == ModelEntry("C++/a+b", {})
+
+
+@pytest.mark.parametrize(
+    ("entry", "line"),
+    [
+        ("mini+lora=nowhere.safetensors", "--models: no such LoRA: nowhere.safetensors"),
+        ("mini+lara=x", "lara is no part of a model: expected lora, textual-inversion, vae, text-encoder, bridge"),
+        ("mini+vae=mini+vae=mini", "expected one vae"),
+        ("nowhere+vae=mini", "unknown model 'nowhere'"),
+    ],
+)
+def test_parts_that_are_not_there_are_said_at_once(entry, line):
+    with pytest.raises(InputError, match=line):
+        parse(["demo", "--models", entry])
 
 
 @pytest.mark.parametrize(

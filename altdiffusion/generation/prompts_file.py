@@ -1,0 +1,111 @@
+"""Files of prompts: text with a prompt a line, or a table with any setting of an image as a column.
+
+    rows, bad = read_prompts_file("prompts.csv", {"steps": 20})   # prompt,seed,guidance_scale ...
+
+Light on purpose: no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from altdiffusion.data.line_file import EMPTY_LINE, LineFile
+from altdiffusion.data.table import BadRecord, decode_text
+from altdiffusion.errors import InputError
+from altdiffusion.files import local_path
+from altdiffusion.generation.settings import ASKED, ImageSettings, with_size
+from altdiffusion.settings import suggest
+
+ENDINGS = (".txt", ".csv", ".tsv", ".jsonl")
+
+
+class Row(NamedTuple):
+    """A prompt to generate. where: its file and line, as prompts.csv:3. said: the settings that the row itself has."""
+
+    where: str
+    settings: ImageSettings
+    said: frozenset[str]
+
+
+class BadRow(NamedTuple):
+    """A row that can't be generated, and why."""
+
+    where: str
+    reason: str
+
+
+def read_prompts_file(path: str | Path, defaults: Mapping[str, Any]) -> tuple[list[Row], list[BadRow]]:
+    """The rows that can be generated, and those that can't, in the file's order.
+
+    .txt: a prompt a line; empty lines are left out, and so are comments, which begin with #. .csv, .tsv: a column `prompt`
+    and any other setting, or size; an empty cell says nothing. .jsonl: an object a line; null says nothing.
+    defaults: settings for the rows that don't say them. Paths are relative to the working directory.
+    Raises InputError for a file that can't be read, and for columns that are no settings.
+    """
+    file, rows, bad = local_path(path), list[Row](), list[BadRow]()
+    if file.suffix.lower() not in ENDINGS:
+        raise InputError(f"{file}: expected a file of prompts that ends in {', '.join(ENDINGS)}")
+    try:
+        for where, record in _lines(file, bad) if file.suffix.lower() == ".txt" else _records(file, bad):
+            try:
+                values = with_size(record)
+                rows.append(Row(where, ImageSettings(**(dict(defaults) | values)), frozenset(values)))
+            except InputError as error:
+                bad.append(BadRow(where, str(error)))
+    except OSError as error:
+        raise InputError(f"{file} can't be read: {error.strerror}") from None
+    if not rows and not bad:
+        raise InputError(f"{file} has no prompts")
+    return rows, bad
+
+
+def _lines(file: Path, bad: list[BadRow]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(LineFile(file, is_json=True).records(), 1):  # as of JSON, they follow no header
+        where = f"{file}:{number}"
+        try:
+            prompt = decode_text(line).strip()
+        except BadRecord as reason:
+            bad.append(BadRow(where, str(reason)))
+            continue
+        if prompt.startswith("--"):  # A1111's script reads options there
+            bad.append(BadRow(where, "options aren't read in a .txt: make them columns of a .csv or .jsonl"))
+        elif prompt and not prompt.startswith("#"):
+            yield where, {"prompt": prompt}
+
+
+def _records(file: Path, bad: list[BadRow]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def skip(where: str, reason: str) -> None:
+        if reason != EMPTY_LINE:
+            bad.append(BadRow(where, reason))
+
+    table = LineFile(file)
+    if table.names is not None:
+        names = [_column(name) for name in table.names]
+        if problem := _unknown(names):
+            raise InputError(f"{file}: {problem}")
+        if "prompt" not in names:
+            raise InputError(f"{file}: no column is called prompt, among {', '.join(table.names)}")
+    for where, record in table.rows(skip):
+        cells = {_column(name): value.strip() if isinstance(value, str) else value for name, value in record.items()}
+        if problem := _unknown(list(cells)):
+            bad.append(BadRow(where, problem))
+        else:
+            unsaid = (None,) if table.names is None else (None, "")
+            yield where, {name: value for name, value in cells.items() if value not in unsaid}
+
+
+def _column(name: str) -> str:
+    """Guidance scale -> guidance_scale"""
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def _unknown(names: Sequence[str]) -> str:
+    """What is wrong with a row's columns; "" if nothing is."""
+    unknown = [name for name in names if name not in ASKED]
+    if unknown:
+        hints = ", ".join(f"{name}{suggest(name, ASKED)}" for name in unknown)
+        return f"no settings of an image: {hints}; expected some of {', '.join(ASKED)}"
+    twice = next((name for name in names if names.count(name) > 1), None)
+    return f"two columns are called {twice}" if twice else ""
