@@ -132,8 +132,14 @@ def check_work(request: VisitorRequest, limits: Limits) -> None:
     if width * height > limits.pixels:
         side = math.isqrt(limits.pixels) // 8 * 8
         raise Refused("many_pixels", width=width, height=height, most=f"{limits.pixels:,}", side=side)
-    if width * height * request.settings.steps_or_default * request.num_generated > limits.work:
+    if work_of(request) > limits.work:
         raise Refused("much_work")
+
+
+def work_of(request: VisitorRequest) -> int:
+    """Pixels times steps times images, 0 where the size isn't known yet."""
+    width, height = request.settings.width or 0, request.settings.height or 0
+    return width * height * request.settings.steps_or_default * request.num_generated
 
 
 def check_setting(name: str, value: Any, limits: Limits) -> Any:

@@ -121,7 +121,7 @@ class DemoService:
         label = self.models.label(request.model)
         if not self.models.is_loaded(label):
             yield Loading()
-        request = await asyncio.to_thread(self._resolved, request, label)
+        request = await asyncio.to_thread(self.resolved, request, label)
         checks.check_work(request, self.limits)  # again: the size of the model's own is known only now
         scorer = await asyncio.to_thread(self.models.scorer, label)
         if request.best_of and scorer is None:
@@ -242,7 +242,7 @@ class DemoService:
             raise Refused("no_scorer")
         return scorer
 
-    def _resolved(self, request: VisitorRequest, label: str) -> VisitorRequest:
+    def resolved(self, request: VisitorRequest, label: str) -> VisitorRequest:
         """With its seed and size; images to start from are brought to that size."""
         if request.shape and request.request.image is None and request.settings.width is None:
             native, ratio = self.models.native_side(label), checks.SHAPES[request.shape]

@@ -226,6 +226,22 @@ def test_styles_are_chosen_in_the_pages_language_and_end_up_in_the_image(visit, 
     expect(chosen).to_have_value(re.compile("^oil painting of 一只猫，水墨画，.*\nNegative prompt: 照片，"))
 
 
+def test_a_grid_is_a_contact_sheet_and_its_images(visit, screenshot):
+    page = visit()
+    quick_settings(page)
+    grid = page.get_by_label(said("grid"))
+    grid.fill("steps=2,3 guidance_scale=2,x")
+    page.fill("#prompt textarea", "一只猫")
+    page.locator("button.go").locator("visible=true").click()
+    expect(page.locator(".status").locator("visible=true")).to_contain_text("guidance_scale: expected a number")
+    grid.fill("steps=2,3 guidance_scale=2,4")
+    draw(page, "一只猫")
+    expect(page.locator(".drawn .gallery-item")).to_have_count(5)
+    page.locator(".drawn img").nth(4).click()
+    expect(page.locator(".chosen textarea").first).to_have_value(re.compile("Steps: 3,.*CFG scale: 4"))
+    screenshot(page, "grid")
+
+
 def test_cancel_by_escape(visit, screenshot):
     page = visit()
     quick_settings(page, 100)

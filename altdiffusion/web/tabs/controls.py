@@ -16,6 +16,7 @@ from altdiffusion.generation.settings import DEFAULT_STRENGTH, ImageSettings, se
 from altdiffusion.settings import choices_of, type_of
 from altdiffusion.web import html_parts
 from altdiffusion.web.draw_queue import Generating
+from altdiffusion.web.grid import FinishedGrid, GridRequest, generate_grid
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.request import OFFERED_SCHEDULERS, SHAPES, WEB_SETTINGS, VisitorRequest, slider_range
 from altdiffusion.web.service import DemoService, Finished, SavedImage
@@ -47,7 +48,7 @@ def sorry(error: Exception, language: str) -> str:
 
 @dataclass
 class Controls:
-    """The settings of a request, as components by their names: `WEB_SETTINGS`, and styles, images, best_of, shape."""
+    """The settings of a request, as components by their names: `WEB_SETTINGS`, and styles, images, best_of, grid, shape."""
 
     parts: dict[str, Any]
 
@@ -81,6 +82,9 @@ def controls(service: DemoService, *, sizes: bool = False, change: bool = False,
             parts["images"] = gr.Slider(1, limits.images, 1, step=1, label=I18N("images"))
             parts["best_of"] = gr.Slider(1, limits.images, 1, step=1, label=I18N("best_of"))
         if sizes:
+            parts["grid"] = gr.Textbox(
+                label=I18N("grid"), placeholder="steps=10,20 guidance_scale=3,7", max_length=limits.text
+            )
             shapes = [(I18N("shape_square"), "1:1"), *((shape, shape) for shape in SHAPES if shape != "1:1")]
             with gr.Row():
                 parts["shape"] = gr.Dropdown(
@@ -179,12 +183,17 @@ def entry(image: SavedImage, language: str) -> Entry:
     return str(image.path), to_infotext(image.settings), caption, seed
 
 
+def _entry_of_sheet(finished: FinishedGrid, language: str) -> Entry:
+    first = finished.images[0].settings
+    return str(finished.sheet), first.prompt, say("sheet", language), first.seed or 0
+
+
 def as_gallery(entries: list[Entry]) -> list[tuple[str, str]]:
     return [(path, caption) for path, _, caption, _ in entries]
 
 
 def follow(
-    service: DemoService, request_of: Callable[..., VisitorRequest]
+    service: DemoService, request_of: Callable[..., VisitorRequest | GridRequest]
 ) -> Callable[..., AsyncGenerator[tuple[Any, Any, Any, Any, Any], None]]:
     """The event that generates: (language, history, *what `request_of` takes) -> what a stage shows, and the history."""
 
@@ -192,13 +201,18 @@ def follow(
         keep = gr.skip()
         hidden = gr.Image(value=None, visible=False)
         try:
-            async with aclosing(service.generate(await asyncio.to_thread(request_of, *values))) as updates:
+            request = await asyncio.to_thread(request_of, *values)
+            async with aclosing(
+                generate_grid(service, request) if isinstance(request, GridRequest) else service.generate(request)
+            ) as updates:
                 async for news in updates:
                     if isinstance(news, Finished):
                         entries = [entry(image, language) for image in news.images]
                         note = say("drawn", language, seconds=f"{news.seconds:.1f}")
                         if news.images[0].score is None:
                             note += ". " + say("no_scores", language)
+                        if isinstance(news, FinishedGrid):
+                            entries = [_entry_of_sheet(news, language), *entries]
                         history = [*entries, *history][:KEPT]
                         yield html_parts.line(note), hidden, as_gallery(entries), entries, history
                     else:

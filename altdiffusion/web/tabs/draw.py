@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from altdiffusion.web.grid import GridRequest, read_grid
 from altdiffusion.web.request import VisitorRequest
 from altdiffusion.web.service import DemoService
 from altdiffusion.web.tabs.controls import (
@@ -50,9 +51,9 @@ def draw_tab(
         with gr.Column():
             shown = stage()
 
-    def request(model: str, prompt: str, negative: str, *values: Any) -> VisitorRequest:
+    def request(model: str, prompt: str, negative: str, *values: Any) -> VisitorRequest | GridRequest:
         said = settings.said(values, model=model, prompt=prompt, negative_prompt=negative)
-        return service.read_request(said)
+        return read_grid(service, said) if said["grid"].strip() else service.read_request(said)
 
     generating = go.click(
         follow(service, request),
