@@ -40,6 +40,17 @@ def first_choice(prompt: str, lenient: bool = False) -> str:
     return _pick(_read(prompt, lenient), lambda number: 0)
 
 
+def every_option(prompt: str) -> Iterator[str]:
+    """Combinations in which every option is once, the other braces at their first: few, where `expand_choices` has many.
+
+    Raises as `expand_choices`.
+    """
+    nodes = _read(prompt, lenient=False)
+    if _count(nodes) > MAX_COMBINATIONS:
+        raise InputError(f"prompt: its choices {{a|b}} have more than {MAX_COMBINATIONS} combinations: use fewer")
+    return _covering(nodes)
+
+
 @dataclass(frozen=True)
 class _Choice:
     options: list[list[Node]]
@@ -58,6 +69,14 @@ def _combinations(nodes: list[Node]) -> Iterator[str]:
         for node in nodes
     )
     return map("".join, product(*alternatives))
+
+
+def _covering(nodes: list[Node]) -> Iterator[str]:
+    first = [node if isinstance(node, str) else _pick(node.options[0], lambda number: 0) for node in nodes]
+    yield "".join(first)
+    for place, node in enumerate(nodes):
+        for option in () if isinstance(node, str) else node.options:
+            yield from ("".join([*first[:place], text, *first[place + 1 :]]) for text in _covering(option))
 
 
 def _pick(nodes: list[Node], index_of: Callable[[int], int]) -> str:

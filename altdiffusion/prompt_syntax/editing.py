@@ -39,6 +39,11 @@ def schedule(prompt: str, steps: int, lenient: bool = False) -> list[ScheduledPr
     return prompts
 
 
+def every_branch(prompt: str, steps: int) -> Iterator[str]:
+    """Texts in which everything that the prompt changes to is once, the other brackets at their first. Raises as `schedule`."""
+    return _covering(_Reader(prompt, steps, lenient=False).read())
+
+
 @dataclass(frozen=True)
 class _Edit:
     before: list[Node]
@@ -48,6 +53,10 @@ class _Edit:
     def at(self, step: int) -> list[Node]:
         return self.before if step <= self.when else self.after
 
+    @property
+    def branches(self) -> list[list[Node]]:
+        return [self.before, self.after]
+
 
 @dataclass(frozen=True)
 class _Alternation:
@@ -56,8 +65,20 @@ class _Alternation:
     def at(self, step: int) -> list[Node]:
         return self.options[(step - 1) % len(self.options)]
 
+    @property
+    def branches(self) -> list[list[Node]]:
+        return self.options
+
 
 Node = str | _Edit | _Alternation
+
+
+def _covering(nodes: Sequence[Node]) -> Iterator[str]:
+    first = [node if isinstance(node, str) else next(_covering(node.branches[0])) for node in nodes]
+    yield "".join(first)
+    for place, node in enumerate(nodes):
+        for branch in () if isinstance(node, str) else node.branches:
+            yield from ("".join([*first[:place], text, *first[place + 1 :]]) for text in _covering(branch))
 
 
 def _texts(nodes: Iterable[Node], step: int) -> Iterator[str]:

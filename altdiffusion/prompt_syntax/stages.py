@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Literal
 
 from altdiffusion.errors import InputError
-from altdiffusion.prompt_syntax.choices import expand_choices, first_choice
-from altdiffusion.prompt_syntax.editing import schedule
+from altdiffusion.prompt_syntax.choices import every_option, expand_choices, first_choice
+from altdiffusion.prompt_syntax.editing import every_branch, schedule
 from altdiffusion.prompt_syntax.loras import LoraTag, take_loras
 from altdiffusion.prompt_syntax.tokens import BracketedPrompt
 from altdiffusion.prompt_syntax.weights import parse_weights
@@ -15,6 +16,7 @@ from altdiffusion.prompt_syntax.weights import parse_weights
 # "lenient" reads what is malformed as A1111 does, where "webui" refuses it; "none": brackets are text
 PromptSyntax = Literal["webui", "lenient", "none"]
 DEFAULT_STEPS = 50  # where the caller has none
+MAX_CHECKED = 200
 
 
 def plain_text(prompt: str, syntax: PromptSyntax = "webui", steps: int = DEFAULT_STEPS) -> str:
@@ -48,12 +50,16 @@ def lora_names(prompts: Iterable[str], syntax: PromptSyntax = "webui") -> Iterat
 
 
 def check(prompt: str, steps: int = DEFAULT_STEPS) -> None:
-    """Raise InputError for the first malformed part of a prompt, in any of its choices and at any step."""
+    """Raise InputError for the first malformed part of a prompt, in any of its choices and at any step.
+
+    Every part is read once, not in all combinations, and at most MAX_CHECKED texts: prompts come from strangers. What is
+    malformed in others is refused when these are encoded.
+    """
     BracketedPrompt(prompt, brackets="()[]{}")  # first of all, so that an error's character is the one in this prompt
-    for choice in expand_choices(prompt):
+    left = MAX_CHECKED
+    for choice in islice(every_option(prompt), MAX_CHECKED):
         lora_tags(choice)
         text, _ = take_loras(choice)
-        for part in dict.fromkeys(
-            part.prompt for part in schedule(text, steps)
-        ):  # an alternation comes back to its first
+        for part in islice(every_branch(text, steps), max(1, left)):
             parse_weights(part)
+            left -= 1

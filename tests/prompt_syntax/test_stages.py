@@ -3,7 +3,7 @@
 import pytest
 
 from altdiffusion import InputError
-from altdiffusion.prompt_syntax import LoraTag, check, plain_text, take_loras
+from altdiffusion.prompt_syntax import LoraTag, check, plain_text, stages, take_loras
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,20 @@ def test_what_is_malformed_in_any_choice_or_step_is_refused(prompt):
 def test_lenient_leaves_unread_tags_as_text(prompt):
     assert take_loras(f"{prompt} <lora:b:2>", lenient=True)[1] in [(LoraTag("b", 2.0),), ()]
     assert prompt in take_loras(prompt, lenient=True)[0]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["{a|(b:x)}", "{a|b} {c|d (e:11)}", "{a|{b|[c:d]}}", "[a:(b:x):0.5]", "[a|b|(c:x)]", "[a:[b|(c:99)]:3]", "{a|<lora:>}"],
+)
+def test_check_reads_every_option_and_every_branch(prompt):
+    with pytest.raises(InputError):
+        check(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["{a|b} " * 9 + "[x|y] " * 150, "{a|b|c|d|e|f|g|h|i|j}" * 3 + "[q|w|e|r|t]" * 100])
+def test_check_does_not_read_every_combination(prompt, monkeypatch):
+    read = []
+    monkeypatch.setattr(stages, "parse_weights", read.append)
+    check(prompt, steps=999)
+    assert 0 < len(read) <= stages.MAX_CHECKED + len(prompt)
