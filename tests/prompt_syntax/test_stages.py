@@ -50,7 +50,15 @@ def test_lenient_leaves_unread_tags_as_text(prompt):
 
 @pytest.mark.parametrize(
     "prompt",
-    ["{a|(b:x)}", "{a|b} {c|d (e:11)}", "{a|{b|[c:d]}}", "[a:(b:x):0.5]", "[a|b|(c:x)]", "[a:[b|(c:99)]:3]", "{a|<lora:>}"],
+    [
+        "{a|(b:x)}",
+        "{a|b} {c|d (e:11)}",
+        "{a|{b|[c:d]}}",
+        "[a:(b:x):0.5]",
+        "[a|b|(c:x)]",
+        "[a:[b|(c:99)]:3]",
+        "{a|<lora:>}",
+    ],
 )
 def test_check_reads_every_option_and_every_branch(prompt):
     with pytest.raises(InputError):

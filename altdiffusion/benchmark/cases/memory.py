@@ -5,11 +5,9 @@ On a GPU what PyTorch holds there, on a CPU the process.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import multiprocessing
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,21 +34,23 @@ ON_A_GPU = ("low_memory, stream", *STOCK[1:])  # what a CPU has no other place f
 def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     dtype = "float16" if device.type == "cuda" else "float32"
     contenders = []
-    for setting in (*SETTINGS, *STOCK):
-        name = setting if setting in STOCK else f"altdiffusion, {setting}"
-        if device.type == "cpu" and setting in ON_A_GPU:
-            contenders.append(Contender(name, note="for a GPU"))
-            continue
-        contenders.append(Contender(name, [_in_a_process(setting, sizes, device) / 1e9]))
+    with _processes() as pool:
+        for setting in (*SETTINGS, *STOCK):
+            name = setting if setting in STOCK else f"altdiffusion, {setting}"
+            if device.type == "cpu" and setting in ON_A_GPU:
+                contenders.append(Contender(name, note="for a GPU"))
+                continue
+            contenders.append(Contender(name, [pool.apply(peak, (setting, sizes, device)) / 1e9]))
     yield Comparison(f"peak memory of drawing {sizes.side}², batch 1, {dtype}", contenders, measure="GB")
 
 
-def _in_a_process(setting: str, sizes: Sizes, device: torch.device) -> int:
-    arguments = json.dumps({"setting": setting, "device": str(device), "sizes": asdict(sizes)})
-    done = subprocess.run([sys.executable, "-m", __name__, arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"the process that generates with {setting!r} failed: {done.stderr.strip()[-300:]}")
-    return int(done.stdout.split()[-1])
+def _processes() -> Any:
+    """A pool that has a process for each task. Where it can, they are forked from one that has imported this, and no more."""
+    forks = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if forks else "spawn")
+    if forks:
+        context.set_forkserver_preload([__name__])
+    return context.Pool(1, maxtasksperchild=1)
 
 
 def peak(setting: str, sizes: Sizes, device: torch.device) -> int:
@@ -68,8 +68,3 @@ def peak(setting: str, sizes: Sizes, device: torch.device) -> int:
     with memory:
         run()
     return memory.first + memory.taken
-
-
-if __name__ == "__main__":
-    arguments = json.loads(sys.argv[1])
-    print(peak(arguments["setting"], Sizes(**arguments["sizes"]), torch.device(arguments["device"])))
