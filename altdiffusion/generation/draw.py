@@ -205,7 +205,7 @@ def _larger(request: GenerateRequest, settings: ImageSettings, image: Image.Imag
     """The second pass of an image. request: of the first; settings: of both."""
     width, height = settings.hires_size or image.size
     strength = settings.hires_strength_or_default
-    steps = settings.steps_or_default
+    steps = min(999, max(settings.steps_or_default, math.ceil(1 / strength)))  # one is run at least, as in the web UIs
     if settings.hires_steps is not None:  # which are all run, as the web UIs count them
         steps = min(999, math.ceil(settings.hires_steps / strength))
     changed = {"init_image": IN_MEMORY, "strength": strength, "steps": steps, "width": width, "height": height}

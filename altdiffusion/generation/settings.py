@@ -177,10 +177,6 @@ class ImageSettings(Settings):
             problems.append(
                 f"hires {self.hires:g} of {self.width}x{self.height} is {width}x{height}: at most {MAX_SIDE}"
             )
-        if self.hires_steps is None and int(self.steps_or_default * self.hires_strength_or_default) < 1:
-            problems.append(
-                f"hires strength {self.hires_strength_or_default} of {self.steps_or_default} steps leaves no step: raise either"
-            )
         return problems
 
     @property

@@ -220,5 +220,10 @@ def test_hires_is_image_to_image_of_the_enlarged_image(plain, options):
     assert settings.steps == steps
 
 
+def test_hires_runs_a_step_at_least(plain):
+    (got,) = generate("一只猫", model=plain, hires=1.5, **(COMMON | {"steps": 1}))
+    assert got.image.size == (24, 24)
+
+
 def test_hires_with_a_controlnet(controlled):
     assert image(controlled, control_image=NOISE, hires=2).shape == (32, 32, 3)
