@@ -37,6 +37,7 @@ from altdiffusion.text_encoder.bridge import BridgedTextEncoder
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad
 
 LongPrompts = Literal["chunks", "whole"]
+MAX_CHANGES = 200  # texts over the steps of an image: each is encoded, and its states are kept
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,8 @@ def encode_schedule(
     starts = sorted({0, *(part.until for parts in schedules for part in parts if part.until < steps)})
     texts_at = [tuple(next(p.prompt for p in parts if start < p.until) for parts in schedules) for start in starts]
     distinct = list(dict.fromkeys(texts_at))  # an alternation comes back to its first text
+    if len(distinct) > MAX_CHANGES:
+        raise InputError(f"the prompts change to {len(distinct)} texts over the steps: expected at most {MAX_CHANGES}")
     read = [chunks_of(tokenizer, text, prompt_syntax, long_prompts)[1] for texts in distinct for text in texts]
     if long_prompts == "whole":
         _check_context(encoders[0][0], max(len(row[0]) for row in read))

@@ -158,6 +158,12 @@ def test_an_alternation_is_encoded_once_a_text(pipe):
     assert len({id(part) for part in scheduled.states}) == 2
 
 
+def test_too_many_texts_over_the_steps_are_refused(pipe):
+    prompt = " ".join(f"[{'|'.join(map(str, range(count)))}]" for count in (2, 3, 5, 7, 11))
+    with pytest.raises(InputError, match="change to 999 texts over the steps: expected at most 200"):
+        encode_schedule(pipe, [prompt], "", steps=999)
+
+
 @pytest.mark.parametrize("kind", ["sd1", "xl"])
 def test_behind_a_bridge(published, kind):
     pipe = bridged(published, kind)
