@@ -7,6 +7,7 @@ from typing import Any
 
 from altdiffusion.cli.flags import subset_of
 from altdiffusion.cli.options import device_setting
+from altdiffusion.cli.sources import missing
 from altdiffusion.errors import InputError
 from altdiffusion.generation.grid import Axis, parse_grid
 from altdiffusion.generation.loras import loras_to_load
@@ -67,10 +68,11 @@ class GenerateSettings(ImageFlags):
             problems.append(f"--out {self.out}: expected a folder, or a file that ends in {', '.join(WRITTEN)}")
         if self.is_file and self.total > 1:
             problems.append(f"--out {self.out} is one file, but {self.total} images are asked for: give a folder")
-        try:
-            loras_to_load(self.lora, self.lora_dir, self.prompts, self.prompt_syntax)
-        except InputError as error:
-            problems.append(str(error))
+        if not missing(type(self), {"lora": self.lora, "lora_dir": self.lora_dir}):  # which is told anyway
+            try:
+                loras_to_load(self.lora, self.lora_dir, self.prompts, self.prompt_syntax)
+            except InputError as error:
+                problems.append(str(error))
         try:
             if both := self.said.keys() & {name for axis in self.axes for name in axis.sets}:
                 problems.append(f"--grid: {', '.join(sorted(both))} is an axis and a flag: leave one out")

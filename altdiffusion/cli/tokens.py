@@ -30,7 +30,9 @@ def tokens(settings: TokensSettings) -> None:
     from altdiffusion.text_encoder.tokenizer import tokenizer_of
 
     hide_loading()
-    document = explain(tokenizer_of(settings.model), settings.prompt, settings.prompt_syntax, settings.steps)
+    document = explain(
+        tokenizer_of(settings.model), settings.prompt, settings.prompt_syntax, settings.steps, limit=None
+    )
     if settings.as_json:
         print_json(document)
         return
@@ -43,6 +45,7 @@ def tokens(settings: TokensSettings) -> None:
             if len(prompt["parts"]) > 1:
                 print(f"steps {part['from_step']} to {part['until_step']}: {part['prompt'].strip()}")
             _print_chunks(part["chunks"], document["chunk_tokens"])
+            _print_excess([piece for chunk in part["chunks"] for piece in chunk], document["max_tokens"])
 
 
 def _print_chunks(chunks: list[list[dict[str, Any]]], size: int) -> None:
@@ -52,6 +55,12 @@ def _print_chunks(chunks: list[list[dict[str, Any]]], size: int) -> None:
     unknown = dict.fromkeys(piece["text"] for chunk in chunks for piece in chunk if not piece["known"])
     if unknown:
         print(f"  not in the vocabulary: {', '.join(unknown)}")
+
+
+def _print_excess(pieces: list[dict[str, Any]], limit: int) -> None:
+    if len(pieces) > limit:
+        beyond = "".join(piece["piece"] for piece in pieces[limit:]).replace("▁", " ").strip()
+        print(f"  {len(pieces)} tokens, and generate reads at most {limit}: leave out as much as “{beyond[:60]}”")
 
 
 def _written(piece: dict[str, Any]) -> str:

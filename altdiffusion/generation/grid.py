@@ -106,7 +106,7 @@ def _words(text: str) -> list[tuple[str, list[str]]]:
             name, _, value = token.partition("=")
             axes.append((name.strip().replace("-", "_"), [value]))
         else:
-            raise InputError(f"{token!r} has no name: expected {FORM}")
+            raise InputError(f"{token!r} is no NAME=VALUES: expected {FORM}, values with spaces in quotes")
     if after_comma:
         raise InputError(f"a comma without a value in {text!r}: expected {FORM}")
     return axes

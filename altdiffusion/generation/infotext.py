@@ -183,7 +183,8 @@ def _settings_text(image: Image.Image) -> str:
     text = settings_text(image)
     if text is None:
         raise InputError(
-            "this image carries no settings (no text 'parameters', no EXIF user comment): another program made or saved it"
+            "this image carries no settings (no text 'parameters', no EXIF user comment): another program made or saved it, "
+            "or it is a contact sheet"
         )
     return text
 

@@ -69,7 +69,9 @@ def loras_to_load(
         loras[lora.name] = lora
     wanted = [name for name in dict.fromkeys(lora_names(prompts, syntax)) if name not in loras]
     in_folder = _files(folder) if folder is not None and wanted else {}
-    check_known(wanted, {*loras, *in_folder}, "name its file with lora, or its folder with lora_dir")
+    check_known(
+        wanted, {*loras, *in_folder}, "name its file with --lora (lora=), or its folder with --lora-dir (lora_dir=)"
+    )
     for name in wanted:
         first, *others = in_folder[name]
         if others:

@@ -72,9 +72,9 @@ class Plan:
             if self._num_images > 1:
                 word = "image" if self._best_of is None else "rank"
                 labels.append(tuple(f"{word} {number}" for number in range(1, self._num_images + 1)))
-            self.sheets.append(
-                PlannedSheet(f"{SHEET}{key_of(settings, sheet=keys)}", settings, tuple(labels), tuple(keys))
-            )
+            key = f"{SHEET}{key_of(settings, sheet=keys)}"
+            of_sheet = settings.replace(seed=found.settings[0].seed)  # which an image has, where the seed is an axis
+            self.sheets.append(PlannedSheet(key, of_sheet, tuple(labels), tuple(keys)))
         self.images += new
         return keys
 

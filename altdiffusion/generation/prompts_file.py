@@ -7,17 +7,19 @@ Light on purpose: no torch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from altdiffusion.data.line_file import EMPTY_LINE, LineFile
-from altdiffusion.data.table import BadRecord, decode_text
+from altdiffusion.data.table import NOT_UTF8, BadRecord, decode_text, way_out
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
 from altdiffusion.generation.settings import ASKED, ImageSettings, with_size
 from altdiffusion.settings import suggest
 
+_OPTION = re.compile(r"(^|\s)--[a-z]")
 ENDINGS = (".txt", ".csv", ".tsv", ".jsonl")
 
 
@@ -56,6 +58,9 @@ def read_prompts_file(path: str | Path, defaults: Mapping[str, Any]) -> tuple[li
                 bad.append(BadRow(where, str(error)))
     except OSError as error:
         raise InputError(f"{file} can't be read: {error.strerror}") from None
+    remedy = way_out(file) if any(row.reason == NOT_UTF8 for row in bad) else ""
+    if remedy.startswith(("it may be", "convert")):  # then lines that can be read are so by chance, as other characters
+        raise InputError(f"{file} is {NOT_UTF8}: {remedy}")
     if not rows and not bad:
         raise InputError(f"{file} has no prompts")
     return rows, bad
@@ -69,8 +74,10 @@ def _lines(file: Path, bad: list[BadRow]) -> Iterator[tuple[str, dict[str, Any]]
         except BadRecord as reason:
             bad.append(BadRow(where, str(reason)))
             continue
-        if prompt.startswith("--"):  # A1111's script reads options there
-            bad.append(BadRow(where, "options aren't read in a .txt: make them columns of a .csv or .jsonl"))
+        if _OPTION.search(prompt):  # A1111's script reads them there
+            bad.append(
+                BadRow(where, "options such as --steps aren't read in a .txt: make them columns of a .csv or .jsonl")
+            )
         elif prompt and not prompt.startswith("#"):
             yield where, {"prompt": prompt}
 
@@ -105,7 +112,7 @@ def _unknown(names: Sequence[str]) -> str:
     """What is wrong with a row's columns; "" if nothing is."""
     unknown = [name for name in names if name not in ASKED]
     if unknown:
-        hints = ", ".join(f"{name}{suggest(name, ASKED)}" for name in unknown)
-        return f"no settings of an image: {hints}; expected some of {', '.join(ASKED)}"
+        hints = "; ".join(f"{name}{suggest(name, ASKED)}" for name in unknown)
+        return f"no settings of an image: {hints}. Expected some of {', '.join(ASKED)}"
     twice = next((name for name in names if names.count(name) > 1), None)
     return f"two columns are called {twice}" if twice else ""

@@ -50,16 +50,18 @@ def lora_names(prompts: Iterable[str], syntax: PromptSyntax = "webui") -> Iterat
 
 
 def check(prompt: str, steps: int = DEFAULT_STEPS) -> None:
-    """Raise InputError for the first malformed part of a prompt, in any of its choices and at any step.
+    """Raise InputError for the first malformed part of a prompt, in any of its choices and at any step, and for syntax alone.
 
     Every part is read once, not in all combinations, and at most MAX_CHECKED texts: prompts come from strangers. What is
     malformed in others is refused when these are encoded.
     """
     BracketedPrompt(prompt, brackets="()[]{}")  # first of all, so that an error's character is the one in this prompt
-    left = MAX_CHECKED
+    left, has_text = MAX_CHECKED, not prompt.strip()
     for choice in islice(every_option(prompt), MAX_CHECKED):
         lora_tags(choice)
         text, _ = take_loras(choice)
         for part in islice(every_branch(text, steps), max(1, left)):
-            parse_weights(part)
+            has_text |= bool(parse_weights(part).text.strip())
             left -= 1
+    if not has_text:
+        raise InputError(f"prompt: {prompt.strip()!r} has no words: expected some, as in (cat:1.2)")

@@ -31,7 +31,7 @@ from altdiffusion.prompt_syntax import (
     schedule,
     take_loras,
 )
-from altdiffusion.prompts.tokens import Token, in_chunks, prompt_tokens
+from altdiffusion.prompts.tokens import MAX_PROMPT_TOKENS, Token, in_chunks, prompt_tokens
 from altdiffusion.prompts.weighting import Row, Weighting, beside, weighted
 from altdiffusion.text_encoder.bridge import BridgedTextEncoder
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad
@@ -217,14 +217,18 @@ def schedule_of(prompt: str, steps: int, syntax: PromptSyntax) -> list[Scheduled
 
 
 def chunks_of(
-    tokenizer: Any, text: str, syntax: PromptSyntax, long_prompts: LongPrompts = "chunks"
+    tokenizer: Any,
+    text: str,
+    syntax: PromptSyntax,
+    long_prompts: LongPrompts = "chunks",
+    limit: int | None = MAX_PROMPT_TOKENS,
 ) -> tuple[str, list[list[Token]]]:
-    """A prompt at one step: (its text without weights and breaks, its tokens in chunks)."""
+    """A prompt at one step: (its text without weights and breaks, its tokens in chunks). limit: of its tokens."""
     if syntax == "none":
         prompt = WeightedPrompt(text, (Span(0, len(text), 1.0),), ())
     else:
         prompt = parse_weights(text, syntax == "lenient")
-    tokens = prompt_tokens(tokenizer, prompt)
+    tokens = prompt_tokens(tokenizer, prompt, limit)
     return prompt.text, [tokens] if long_prompts == "whole" else in_chunks(tokens, prompt)
 
 
@@ -325,7 +329,8 @@ def _states(
     layers = getattr(kind.config, "num_hidden_layers", None)
     if clip_skip is not None and layers is not None and not 0 <= clip_skip < layers - of_xl:
         raise InputError(
-            f"clip_skip {clip_skip}: this text encoder has {layers} layers, expected less than {layers - of_xl}"
+            f"clip_skip {clip_skip} (--clip-skip {clip_skip + 1}): this text encoder has {layers} layers, of which at most "
+            f"{layers - of_xl - 1} can be skipped"
         )
     is_bridge = isinstance(kind, BridgedTextEncoder)
     has_pooled = isinstance(kind, CLIPTextModelWithProjection) or (is_bridge and bool(kind.config.projection_dim))

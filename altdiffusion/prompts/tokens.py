@@ -27,8 +27,8 @@ class Token:
     known: bool
 
 
-def prompt_tokens(tokenizer: Any, prompt: WeightedPrompt) -> list[Token]:
-    """The tokens of a prompt without begin and end, at most 510. Raises InputError for more.
+def prompt_tokens(tokenizer: Any, prompt: WeightedPrompt, limit: int | None = MAX_PROMPT_TOKENS) -> list[Token]:
+    """The tokens of a prompt without begin and end. Raises InputError for more than `limit`.
 
     The text is tokenized whole, so that brackets never change where a word is cut. A token that reaches over several
     spans has the mean weight of its characters. A textual inversion of several vectors counts as so many tokens.
@@ -43,9 +43,9 @@ def prompt_tokens(tokenizer: Any, prompt: WeightedPrompt) -> list[Token]:
         tokens.append(Token(token_id, piece, start, end, weight, known))
         for vector_id, name in _more_vectors(added, piece):
             tokens.append(Token(vector_id, name, start, end, weight, known))
-    if len(tokens) > MAX_PROMPT_TOKENS:
+    if limit is not None and len(tokens) > limit:
         raise InputError(
-            f"the prompt that begins {prompt.text[:20]!r} has {len(tokens)} tokens: expected at most {MAX_PROMPT_TOKENS}"
+            f"the prompt that begins {prompt.text[:20]!r} has {len(tokens)} tokens: expected at most {limit}"
         )
     return tokens
 

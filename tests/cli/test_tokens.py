@@ -13,6 +13,13 @@ import pytest
         ("[猫:狗:0.5]", ["steps 1 to 12: 猫", "steps 13 to 25: 狗"]),
         ("<lora:ink:0.8> cat", ["LoRA ink, weight 0.8"]),
         ("a {red|blue} cat", ["a red cat", "a blue cat"]),
+        (
+            "猫" * 520,
+            [
+                "chunk 7 of 7: 71 of 75 tokens",
+                "  521 tokens, and generate reads at most 510: leave out as much as “猫猫",
+            ],
+        ),
         ("☃", ["  ▁ ?☃?", "  not in the vocabulary: ☃"]),
     ],
 )

@@ -57,7 +57,7 @@ def test_choices_are_the_first_axis(prompt, syntax, prompts):
         ("width=64,12", "width: expected a multiple of 8, got 12"),
         ("steps=1,,2", "a comma without a value"),
         ("steps=1,2,", "a comma without a value"),
-        ("steps", "'steps' has no name"),
+        ("steps", "'steps' is no NAME=VALUES"),
         ("", "names of settings with their values"),
         ("steps='1", "no closing quotation: close the quote"),
         ("steps=1,1", "1 is there twice"),

@@ -194,7 +194,7 @@ def test_what_follows_the_last_colon_is_a_weight_if_it_is_a_number(written, name
             {"lora": "{}/ink.safetensors"},
             "<lora:inc>: no LoRA of that name: do you mean ink.: known: ink",
         ),
-        ("猫{|<lora:inc:1>}", {"lora_dir": "{}"}, "known: ink, v1.5, 水墨; name its file with lora"),
+        ("猫{|<lora:inc:1>}", {"lora_dir": "{}"}, "known: ink, v1.5, 水墨; name its file with --lora"),
         ("猫<lora:ink:1>", {}, "none is known"),
         ("猫<lora:ink:1>", {"lora_dir": "{}/nowhere"}, "expected a folder of .safetensors files"),
         ("猫", {"lora": ["{}/ink.safetensors", "{}/../loras0/ink.safetensors"]}, "are both called ink: rename"),

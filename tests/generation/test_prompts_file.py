@@ -71,9 +71,10 @@ def test_a_size_is_width_and_height(read):
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": "b", "stepz": 2}\n', 2, "stepz: do you mean steps?"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', 2, "not valid JSON"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": 3}\n', 2, "prompt: expected text, got 3"),
-        ("p.txt", "a\n--steps 20 --prompt b\n", 2, "options aren't read in a .txt"),
+        ("p.txt", "a\n--steps 20 --prompt b\n", 2, "options such as --steps aren't read in a .txt"),
+        ("p.txt", "a\na dog --steps 20\n", 2, "options such as --steps aren't read in a .txt"),
         ("p.txt", "a\n（猫\n", 2, "（ isn't closed"),
-        ("p.txt", b"a\n" + "一只狗\n".encode("gbk"), 2, "not UTF-8"),
+        ("p.txt", "一只猫\n红苹果\n".encode() + "一只狗\n".encode("gbk"), 3, "not UTF-8"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_named_by_its_line_and_the_others_are_read(read, name, content, line, reason):
@@ -89,7 +90,7 @@ def test_a_bad_row_is_named_by_its_line_and_the_others_are_read(read, name, cont
         (
             "p.csv",
             "prompt,stepz,sampler\na,1,x\n",
-            "stepz: do you mean steps?, sampler; expected some of prompt, negative",
+            "stepz: do you mean steps?; sampler. Expected some of prompt, negative",
         ),
         ("p.csv", "prompt,size,Size\na,8x8,8x8\n", "two columns are called size"),
         ("p.csv", "steps,seed\n1,1\n", "no column is called prompt"),
@@ -97,6 +98,12 @@ def test_a_bad_row_is_named_by_its_line_and_the_others_are_read(read, name, cont
         ("p.csv", "", "is empty"),
         ("p.txt", "\n# a\n", "has no prompts"),
         ("p.txt", "a".encode("utf-16"), "UTF-16"),
+        (
+            "p.txt",
+            "一只猫\n红苹果\n".encode("gbk"),
+            "may be GBK: iconv -f GB18030 -t UTF-8 p.txt",
+        ),
+        ("p.csv", "prompt,steps\n一只猫,1\n红苹果,2\n".encode("gbk"), "may be GBK"),
         ("p.parquet", "x", "ends in .txt, .csv, .tsv, .jsonl"),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 
 from altdiffusion import InputError
-from altdiffusion.prompt_syntax import LoraTag, check, plain_text, stages, take_loras
+from altdiffusion.prompt_syntax import LoraTag, check, parse_weights, plain_text, stages, take_loras
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,17 @@ def test_check_reads_every_option_and_every_branch(prompt):
 @pytest.mark.parametrize("prompt", ["{a|b} " * 9 + "[x|y] " * 150, "{a|b|c|d|e|f|g|h|i|j}" * 3 + "[q|w|e|r|t]" * 100])
 def test_check_does_not_read_every_combination(prompt, monkeypatch):
     read = []
-    monkeypatch.setattr(stages, "parse_weights", read.append)
+    monkeypatch.setattr(stages, "parse_weights", lambda part: read.append(part) or parse_weights(part))
     check(prompt, steps=999)
     assert 0 < len(read) <= stages.MAX_CHECKED + len(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["()", "(:1.2)", "（）", "{|}", "<lora:ink:1>", "( ) BREAK"])
+def test_syntax_without_words_is_refused(prompt):
+    with pytest.raises(InputError, match="has no words"):
+        check(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["", " ", "{|cat}", "[cat::0.5]", "[cat:0.5]", "(cat:0)"])
+def test_words_at_any_step_or_in_any_choice_will_do(prompt):
+    check(prompt)  # an empty prompt is told by others: as a negative one it is fine
