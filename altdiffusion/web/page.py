@@ -103,6 +103,8 @@ def build_page(service: DemoService) -> gr.Blocks:
             return [*named, *(gr.Dropdown(choices=choices) for _ in styles)]
 
         switch = "async (language) => [await window.altdiffusionLanguage(language)]"
-        page.load(None, None, language, js=JS, **PRIVATE).then(words, language, [*every_tab, *styles], **PRIVATE)
-        language.input(words, language, [*every_tab, *styles], js=switch, **PRIVATE)
+        # one after the other, so that the words of a language chosen early come after those of the page's first
+        in_order = PRIVATE | {"concurrency_id": "language", "concurrency_limit": 1}
+        page.load(None, None, language, js=JS, **PRIVATE).then(words, language, [*every_tab, *styles], **in_order)
+        language.input(words, language, [*every_tab, *styles], js=switch, **in_order)
     return page

@@ -26,7 +26,7 @@ def test_text_figures_as_a_document(tmp_path):
         (["--width", "100"], "multiple of 64"),
         (["--channels", "33"], "multiple of 32"),
         (["--device", "cuda:9"], "isn't there"),
-        (["--cases", "nonsense"], "expected one of text, captions"),
+        (["--cases", "nonsense"], "expected one of text, prompts"),
     ],
 )
 def test_bad_input_is_one_line(words, says, capsys):

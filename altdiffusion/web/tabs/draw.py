@@ -53,7 +53,7 @@ def draw_tab(
 
     def request(model: str, prompt: str, negative: str, *values: Any) -> VisitorRequest | GridRequest:
         said = settings.said(values, model=model, prompt=prompt, negative_prompt=negative)
-        return read_grid(service, said) if said["grid"].strip() else service.read_request(said)
+        return read_grid(service, said) if (said["grid"] or "").strip() else service.read_request(said)
 
     generating = go.click(
         follow(service, request),
