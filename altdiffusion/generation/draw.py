@@ -123,14 +123,19 @@ class GenerateRequest:
                 self.image, self.mask, native=native, latent_pixels=pipe.vae_scale_factor,
                 size=asked, blur=settings.mask_blur or 0, padding=settings.only_masked,
             )  # fmt: skip
-            self = replace(self, image=start.image, mask=start.mask, size=start.image.size, paste=start.paste)
-            return replace(self, settings=settings)
+            prepared: dict[str, Any] = {
+                "image": start.image,
+                "mask": start.mask,
+                "size": start.image.size,
+                "paste": start.paste,
+            }
+            return replace(self, settings=settings, **prepared)
         image, size = self.image, asked or (native, native)
         if image is not None:
             image = image.resize(asked, Image.Resampling.LANCZOS) if asked else images.fit(image, native)
             size = image.size
         elif self.control_image is not None and not asked:
-            size = images.fit(self.control_image, native).size
+            size = images.fitting_size(self.control_image.size, native)
         return replace(self, settings=settings.replace(width=size[0], height=size[1]), image=image, size=size)
 
 
@@ -339,8 +344,7 @@ class _Batch:
         """A pipeline's `callback_on_step_end`: drops rows, and changes the states where the prompt changes."""
         if self._on_step is not None:
             tensors = self._drop(pipe, self._on_step, done, timestep, tensors)
-        change = self._prompts.change_at(done + 1, pipe.num_timesteps)
-        return tensors if change is None else tensors | change.step_tensors(pipe.do_classifier_free_guidance, self.rows)
+        return self._prompts.after_step(pipe, done, tensors, self.rows)
 
     def _drop(self, pipe: Any, on_step: OnStep, done: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         latents: Tensor = tensors["latents"]

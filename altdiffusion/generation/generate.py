@@ -25,7 +25,7 @@ from altdiffusion.generation.loras import NamedLora, loras_to_load
 from altdiffusion.generation.result import GeneratedImage, NotFinite
 from altdiffusion.generation.schedulers import find_scheduler
 from altdiffusion.generation.settings import IN_MEMORY, ImageSettings, settings_with
-from altdiffusion.prompt_syntax import lora_names, plain_text
+from altdiffusion.prompt_syntax import PromptSyntax, lora_names, plain_text
 from altdiffusion.prompts.loras import check_loaded
 
 MAX_IMAGES = 10000  # of one prompt
@@ -244,12 +244,16 @@ class _Run:
             self.failed.setdefault(index, error)
 
 
-def _loras(jobs: Iterable[Job]) -> list[NamedLora]:
+def _loras(jobs: Sequence[Job]) -> list[NamedLora]:
     """What is to be loaded for jobs that agree in `lora` and `lora_dir`: these, and what their prompts name."""
+    lora, lora_dir = jobs[0][1].settings.lora, jobs[0][1].settings.lora_dir
+    prompts: dict[PromptSyntax, dict[str, None]] = {}  # each once: the folder is searched for every call
+    for _, job in jobs:
+        prompts.setdefault(job.settings.prompt_syntax, {})[job.settings.prompt] = None
     loras: dict[str, NamedLora] = {}
-    for settings in (job.settings for _, job in jobs):
-        named = loras_to_load(settings.lora, settings.lora_dir, [settings.prompt], settings.prompt_syntax)
-        loras |= {lora.name: lora for lora in named}
+    for syntax, some in prompts.items():
+        named = loras_to_load(lora, lora_dir, some, syntax)
+        loras |= {each.name: each for each in named}
     return list(loras.values())
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from altdiffusion.errors import InputError
 from altdiffusion.generation.settings import ASKED, ImageSettings, settings_with, with_size
-from altdiffusion.prompt_syntax import expand_choices
+from altdiffusion.prompt_syntax import choices_of
 from altdiffusion.settings import suggest
 
 MAX_CELLS = 1000  # of one prompt
@@ -73,15 +73,17 @@ def parse_grid(text: str) -> list[Axis]:
 
 def variants(settings: ImageSettings, axes: Sequence[Axis]) -> Variants:
     """Every choice {a|b} of the prompt with every combination of the axes' values. Raises InputError."""
-    choices = [settings.prompt]
-    if settings.prompt_syntax != "none":
-        choices = expand_choices(settings.prompt, lenient=settings.prompt_syntax == "lenient")
+    choices = choices_of(settings.prompt, settings.prompt_syntax)
     of_prompt = Axis("prompt", tuple(choices), tuple({"prompt": choice} for choice in choices))
     every = [of_prompt, *axes] if len(choices) > 1 else list(axes)
     _check_count(math.prod(len(axis.labels) for axis in every))
-    combinations = product(*(axis.changes for axis in every))
-    merged = [{name: value for change in changes for name, value in change.items()} for changes in combinations]
-    return Variants(tuple(axis.labels for axis in every), tuple(settings.replace(**changes) for changes in merged))
+    return Variants(tuple(axis.labels for axis in every), tuple(settings.replace(**one) for one in combinations(every)))
+
+
+def combinations(axes: Sequence[Axis]) -> list[dict[str, Any]]:
+    """What each combination of the axes' values sets, the last axis changing fastest."""
+    every = product(*(axis.changes for axis in axes))
+    return [{name: value for change in changes for name, value in change.items()} for changes in every]
 
 
 def _words(text: str) -> list[tuple[str, list[str]]]:

@@ -31,6 +31,11 @@ def plain_text(prompt: str, syntax: PromptSyntax = "webui", steps: int = DEFAULT
     return parse_weights(schedule(text, steps, lenient)[-1].prompt, lenient).text
 
 
+def choices_of(prompt: str, syntax: PromptSyntax = "webui") -> list[str]:
+    """Every combination of a prompt's choices. Raises as `expand_choices`."""
+    return [prompt] if syntax == "none" else expand_choices(prompt, lenient=syntax == "lenient")
+
+
 def lora_tags(prompt: str, syntax: PromptSyntax = "webui") -> tuple[LoraTag, ...]:
     """The LoRAs of a prompt whose choices are made. Raises InputError for one that is named twice."""
     if syntax == "none":
@@ -45,7 +50,7 @@ def lora_tags(prompt: str, syntax: PromptSyntax = "webui") -> tuple[LoraTag, ...
 def lora_names(prompts: Iterable[str], syntax: PromptSyntax = "webui") -> Iterator[str]:
     """The names of all LoRAs in prompts, in any of their choices."""
     for prompt in prompts if syntax != "none" else ():
-        for choice in expand_choices(prompt, lenient=syntax == "lenient"):
+        for choice in choices_of(prompt, syntax):
             yield from (tag.name for tag in lora_tags(choice, syntax))
 
 

@@ -92,7 +92,6 @@ def _editing(
 
     def after_step(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         tensors = tensors if then is None else then(pipe, index, timestep, tensors)
-        change = scheduled.change_at(index + 1, pipe.num_timesteps)
-        return tensors if change is None else tensors | change.step_tensors(pipe.do_classifier_free_guidance, rows)
+        return scheduled.after_step(pipe, index, tensors, rows)
 
     return after_step

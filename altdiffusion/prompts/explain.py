@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from altdiffusion.prompt_syntax import PromptSyntax, expand_choices, take_loras
+from altdiffusion.prompt_syntax import PromptSyntax, choices_of, take_loras
 from altdiffusion.prompts.states import chunks_of, schedule_of
 from altdiffusion.prompts.tokens import CHUNK, MAX_PROMPT_TOKENS
 
@@ -26,12 +26,12 @@ def explain(
     from 1, until_step included; known is False for what the vocabulary lacks.
     limit: of a prompt's tokens, None for any number. Raises InputError for more, and for what is malformed.
     """
-    lenient = syntax == "lenient"
-    choices = [prompt] if syntax == "none" else expand_choices(prompt, lenient=lenient)
     return {
         "chunk_tokens": CHUNK,
         "max_tokens": MAX_PROMPT_TOKENS,
-        "prompts": [_explained(tokenizer, choice, syntax, steps, limit) for choice in choices[:max_choices]],
+        "prompts": [
+            _explained(tokenizer, choice, syntax, steps, limit) for choice in choices_of(prompt, syntax)[:max_choices]
+        ],
     }
 
 

@@ -101,6 +101,11 @@ class ScheduledStates:
         now, before = (self._at(index * self.steps // timesteps) for index in (timestep, timestep - 1))
         return None if now is before else now
 
+    def after_step(self, pipe: Any, index: int, tensors: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+        """What a `callback_on_step_end` gives back, with other states where the prompt changes. rows: of the batch."""
+        change = self.change_at(index + 1, pipe.num_timesteps)
+        return tensors if change is None else tensors | change.step_tensors(pipe.do_classifier_free_guidance, rows)
+
     def _at(self, step: int) -> PromptStates:
         return self.states[bisect.bisect_right(self.starts, max(step, 0)) - 1]
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from PIL import Image
 
 from altdiffusion.errors import InputError
 from altdiffusion.generation.contact_sheet import contact_sheet
-from altdiffusion.generation.grid import parse_grid
+from altdiffusion.generation.grid import combinations, parse_grid
 from altdiffusion.generation.result import save_png
 from altdiffusion.web import request as checks
 from altdiffusion.web.draw_queue import Generating, Loading
@@ -58,11 +57,10 @@ def read_grid(service: DemoService, said: Mapping[str, Any]) -> GridRequest:
         raise Refused("bad_grid", problem=f"{unknown[0]}: expected {', '.join(NAMES)}")
     if said.get("images", 1) != 1 or said.get("best_of", 1) not in (0, 1):
         raise Refused("several_in_grid")
-    combinations = list(product(*(axis.changes for axis in axes)))
-    if len(combinations) > service.limits.images:
-        raise Refused("many_images", got=len(combinations), most=service.limits.images)
+    changes = combinations(axes)
+    if len(changes) > service.limits.images:
+        raise Refused("many_images", got=len(changes), most=service.limits.images)
     said = dict(said) | {"images": 1, "best_of": 0, "seed": said.get("seed") or str(secrets.randbelow(2**32))}
-    changes = [{name: value for change in combined for name, value in change.items()} for combined in combinations]
     cells = tuple(service.read_request(said | change) for change in changes)
     return GridRequest(tuple(axis.labels for axis in axes), cells)
 
