@@ -184,12 +184,9 @@ def way_out(path: Path) -> str:
     """What to do about a file with text that isn't UTF-8, such as "convert it: iconv -f GB18030 -t UTF-8 FILE > NEW"."""
     if path.suffix.lower() == ".tar":
         return _WRITE_ANEW
-    with path.open("rb") as file:
-        lines = list(islice((line for line in file if not line.isascii()), 1000))
-    texts = [text for line in lines if (text := _utf8(line))]
-    # GBK can read as UTF-8 by chance, but seldom as its longer characters: 一只猫 does, as "һֻè"
-    if len(texts) > len(lines) / 2 or any(char > "\u07ff" for text in texts for char in text):
+    if has_utf8_lines(path):
         return "other lines are UTF-8: write these anew in it"
+    lines = _beyond_ascii(path)
     characters = [char for char in b"".join(lines).decode("gb18030", "replace") if not char.isascii()]
     common = sum(char.encode("gb2312", "ignore") != b"" for char in characters)
     if common > 0.7 * len(characters):  # what is in another encoding reads as rarer characters
@@ -198,6 +195,20 @@ def way_out(path: Path) -> str:
 
 
 _WRITE_ANEW = "write the texts anew in UTF-8"
+
+
+def has_utf8_lines(path: Path) -> bool:
+    """Whether a text file that isn't all UTF-8 is so in part. If not, lines that can be read are so by chance."""
+    lines = _beyond_ascii(path)
+    texts = [text for line in lines if (text := _utf8(line))]
+    # GBK can read as UTF-8 by chance, but seldom as its longer characters: 一只猫 does, as "һֻè"
+    return len(texts) > len(lines) / 2 or any(char > "\u07ff" for text in texts for char in text)
+
+
+def _beyond_ascii(path: Path) -> list[bytes]:
+    """The first 1000 lines that aren't ASCII."""
+    with path.open("rb") as file:
+        return list(islice((line for line in file if not line.isascii()), 1000))
 
 
 def _utf8(line: bytes) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from altdiffusion.data.line_file import EMPTY_LINE, LineFile
-from altdiffusion.data.table import NOT_UTF8, BadRecord, decode_text, way_out
+from altdiffusion.data.table import NOT_UTF8, BadRecord, decode_text, has_utf8_lines, way_out
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
 from altdiffusion.generation.settings import ASKED, ImageSettings, with_size
@@ -58,9 +58,8 @@ def read_prompts_file(path: str | Path, defaults: Mapping[str, Any]) -> tuple[li
                 bad.append(BadRow(where, str(error)))
     except OSError as error:
         raise InputError(f"{file} can't be read: {error.strerror}") from None
-    remedy = way_out(file) if any(row.reason == NOT_UTF8 for row in bad) else ""
-    if remedy.startswith(("it may be", "convert")):  # then lines that can be read are so by chance, as other characters
-        raise InputError(f"{file} is {NOT_UTF8}: {remedy}")
+    if any(row.reason == NOT_UTF8 for row in bad) and not has_utf8_lines(file):
+        raise InputError(f"{file} is {NOT_UTF8}: {way_out(file)}")
     if not rows and not bad:
         raise InputError(f"{file} has no prompts")
     return rows, bad
