@@ -1,4 +1,4 @@
-"""The bridge at CLIP's entrance: AltCLIP's states of a text become a few soft tokens, which any Stable Diffusion's own CLIP reads.
+"""The bridge at CLIP's entrance: AltCLIP's states of a text become a few soft tokens, which a Stable Diffusion's own CLIP reads.
 
 A soft token is a vector in the space of CLIP's token embeddings: a mixture of the embeddings of CLIP's own vocabulary plus a
 free rest. CLIP reads it as it reads a textual inversion, beside literal tokens, so that LoRAs with a text half, inversions,
@@ -78,13 +78,15 @@ class SoftTokens(ModelOutput):
 
     embeddings: for each CLIP (batch, longest, embedding width). lengths: int64 (batch,), 1 to max_soft_tokens.
     length_logits: (batch, max_soft_tokens), the first entry for a length of 1.
-    word_logits: (batch, longest, vocab_size), of the mixtures.
+    word_logits: (batch, longest, vocab_size), of the mixtures. rest_shares: (batch, longest), how much of each embedding of the
+        first CLIP is the free rest, 0 to 1.
     """
 
     embeddings: tuple[Tensor, ...] | None = None
     lengths: Tensor | None = None
     length_logits: Tensor | None = None
     word_logits: Tensor | None = None
+    rest_shares: Tensor | None = None
 
 
 class EntranceBridge(ExactModel):
@@ -119,6 +121,7 @@ class EntranceBridge(ExactModel):
         self.token_embeddings = nn.ParameterList(
             nn.Parameter(torch.zeros(config.vocab_size, size), requires_grad=False) for size in config.embedding_widths
         )
+        self._scales: list[float] | None = None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -149,13 +152,27 @@ class EntranceBridge(ExactModel):
         for layer in self.layers:
             hidden = layer(hidden, memory, mask, present[:, None, None])
         hidden = self.norm(hidden)
-        tables = list(self.token_embeddings) if token_embeddings is None else [t.to(hidden) for t in token_embeddings]
-        scales = [table.std() for table in tables]
+        tables = [table.to(hidden) for table in token_embeddings or self.token_embeddings]
+        scales = self.scales()
         # as attention does: the deviation of the products does not depend on the width
-        word_logits = self.words(hidden) @ (tables[0] / (scales[0] * tables[0].shape[1] ** 0.5)).T
-        mixture = word_logits.softmax(-1)
-        embeddings = tuple(
-            mixture @ table + scale * rest(hidden)
-            for table, scale, rest in zip(tables, scales, self.rests, strict=True)
-        )
-        return SoftTokens(embeddings, lengths, length_logits, word_logits)
+        word_logits = (self.words(hidden) / (scales[0] * tables[0].shape[1] ** 0.5)) @ tables[0].T
+        mixture = word_logits.float().softmax(-1).to(hidden)
+        mixtures = [mixture @ table for table in tables]
+        rests = [scale * rest(hidden) for scale, rest in zip(scales, self.rests, strict=True)]
+        embeddings = tuple(word + rest for word, rest in zip(mixtures, rests, strict=True))
+        sizes = mixtures[0].norm(dim=-1), rests[0].norm(dim=-1)
+        return SoftTokens(embeddings, lengths, length_logits, word_logits, sizes[1] / (sizes[0] + sizes[1]))
+
+    def scales(self) -> list[float]:
+        """The standard deviation of each CLIP's token embeddings, as it was trained with them."""
+        if self._scales is None:
+            scales = [float(table.detach().float().std()) for table in self.token_embeddings]
+            if self.training:  # they are put in after the model is made
+                return scales
+            self._scales = scales
+        return self._scales
+
+    def drop_token_embeddings(self) -> None:
+        """Free their memory: from now on `forward` wants those of a related CLIP given."""
+        self.scales()
+        self.token_embeddings = nn.ParameterList()

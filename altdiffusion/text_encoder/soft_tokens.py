@@ -37,6 +37,17 @@ class SoftTokenEmbeddings(ForwardOverride):
         result = self.original(None, position_ids, literal.masked_scatter(soft[..., None], given))
         return result
 
+    def captured(self, *args: Any, **kwargs: Any) -> Any:
+        """torch.compile cuts its graph here, as what is looked up changes with every prompt; an exported graph is CLIP's own."""
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+            return self.original(*args, **kwargs)
+        return _outside_graph(self, *args, **kwargs)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _outside_graph(override: SoftTokenEmbeddings, *args: Any, **kwargs: Any) -> Tensor:
+    return override(*args, **kwargs)
+
 
 def install_soft_tokens(encoder: Any, look_up: LookUp) -> None:
     """Let a CLIP text encoder read ids below zero."""

@@ -20,7 +20,7 @@ _MAX_RANDOM_TOKENS = 3
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a prompt. english: CLIP's tokens of it; ids: AltCLIP's tokens of what the bridge reads, None: it is literal."""
+    """A stretch of a prompt. english: CLIP's tokens of it; ids: AltCLIP's tokens of what the bridge reads, None if literal."""
 
     english: list[int]
     ids: list[int] | None
