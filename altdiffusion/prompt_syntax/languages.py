@@ -97,7 +97,7 @@ class _Words:
         """Of a clause in NFC. Each word counts once."""
         written = dict.fromkeys(_WORD.findall(clause))
         words = {word.lower() for word in written}
-        if words.isdisjoint(self.weights):
+        if not any(word in self.weights for word in words):
             return _Evidence()
         written = dict.fromkeys(_WORD.findall(self.no_evidence.sub(" ", clause)))
         words = {word.lower() for word in written}
@@ -129,8 +129,8 @@ def _words() -> _Words:
     borrowed = "|".join(map(re.escape, table.pop("borrowed")))
     no_evidence = rf"(?<!\w)(?:{borrowed})(?!\w)|(?<!\w)(?:{articles})(?!\w|\s+[^\W\d_])"
     weights: dict[str, dict[str, int]] = {}
-    for language, lists in table.items():
+    for language, lists in [*packaged_toml("altdiffusion.prompt_syntax", "emoji_words.toml").items(), *table.items()]:
         for weight, kind in enumerate(("shared", "hints", "sure")):
-            for word in lists[kind].split():
+            for word in lists.get(kind, "").split():
                 weights.setdefault(word, {})[language] = weight
     return _Words(english, re.compile(no_evidence, re.IGNORECASE), weights)
