@@ -114,9 +114,8 @@ class EntranceBridge(ExactModel):
         self.norm = nn.LayerNorm(width)
         self.words = nn.Linear(width, config.embedding_widths[0])
         self.rests = nn.ModuleList(nn.Linear(width, size) for size in config.embedding_widths)
-        for rest in self.rests:
-            nn.init.zeros_(rest.weight)  # begins with the mixture alone
-            nn.init.zeros_(rest.bias)
+        for parameter in self.rests.parameters():
+            nn.init.zeros_(parameter)  # begins with the mixture alone
         nn.init.normal_(self.lengths.weight, std=width**-0.5)
         self.token_embeddings = nn.ParameterList(
             nn.Parameter(torch.zeros(config.vocab_size, size), requires_grad=False) for size in config.embedding_widths

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from altdiffusion.errors import InputError
-from altdiffusion.prompt_syntax.route import Route, Stretch, clause_ends, stretches
+from altdiffusion.prompt_syntax.clauses import ends_clause
+from altdiffusion.prompt_syntax.route import Route, Stretch, stretches
 from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
 from altdiffusion.text_encoder.soft_tokens import install_soft_tokens, token_table
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad, tokenized, tokens
@@ -131,7 +132,7 @@ class SoftPrompts:
         if len(ids) <= room:
             return [stretch]
         end = offsets[room - 1][1]
-        clauses = [at for at in clause_ends(stretch.text) if 0 < at <= end]
+        clauses = [at for at in range(1, end + 1) if ends_clause(stretch.text, at)]
         spaces = [at for at in range(1, end + 1) if stretch.text[at - 1].isspace()]
         cut = max(clauses or spaces or [end])
         # the text of a bridged stretch is that of the prompt but for backquotes, so its places are the prompt's

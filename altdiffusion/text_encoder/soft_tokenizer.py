@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -40,26 +39,26 @@ class SoftTokenizerMixin:
         special = kwargs.get("add_special_tokens", True)
         longest = kwargs.get("max_length") or self.model_max_length  # type: ignore[attr-defined]
         room = max(0, longest - 2 * special) if kwargs.get("truncation") else None
-        rows, offsets = [], []
+        rows: list[list[int]] = []
+        offsets: list[list[tuple[int, int]]] = []
         for tokens in prompts:
             ids, places = [token for token, _ in tokens][:room], [place for _, place in tokens][:room]
             if special:
                 ids, places = [self.bos_token_id, *ids, self.eos_token_id], [(0, 0), *places, (0, 0)]  # type: ignore[attr-defined]
             rows.append(ids)
             offsets.append(places)
-        if isinstance(text, str) and kwargs.get("return_tensors") is None:
-            rows, offsets = rows[0], offsets[0]
-        padding = {
-            name: kwargs[name] for name in ("return_tensors", "pad_to_multiple_of", "padding_side") if name in kwargs
-        }
+        options = {name: kwargs[name] for name in ("pad_to_multiple_of", "padding_side") if name in kwargs}
         encoded: BatchEncoding = self.pad(  # type: ignore[attr-defined]
             {"input_ids": rows}, padding=kwargs.get("padding", False), max_length=kwargs.get("max_length"),
-            return_attention_mask=kwargs.get("return_attention_mask"), verbose=False, **padding,
+            return_attention_mask=kwargs.get("return_attention_mask"), return_tensors=kwargs.get("return_tensors"),
+            verbose=False, **options,
         )  # fmt: skip
         if kwargs.get("return_offsets_mapping"):
             encoded["offset_mapping"] = offsets
         if kwargs.get("return_length"):
-            encoded["length"] = [len(row) for row in rows] if isinstance(rows[0], list) else len(rows)
+            encoded["length"] = list(map(len, rows))
+        if isinstance(text, str) and kwargs.get("return_tensors") is None:
+            return BatchEncoding({name: values[0] for name, values in encoded.items()})
         return encoded
 
     def encode(self, text: Any, *args: Any, **kwargs: Any) -> Any:
@@ -130,23 +129,23 @@ def soft_tokenizer(tokenizer: Any, soft_prompts: SoftPrompts) -> Any:
     It is saved as the plain one. The vocabulary is shared: tokens added to the one are the other's, too.
     """
     plain = _plain(tokenizer)
-    plain.__class__ = _soft_class(type(plain))
+    base: Any = type(plain)
+    plain.__class__ = _soft_class(base)
     plain.soft_prompts = soft_prompts
     return plain
 
 
 def _plain(tokenizer: Any) -> Any:
     """The tokenizer without soft tokens, its vocabulary shared."""
-    base = type(tokenizer)
-    plain = (
-        copy.copy(tokenizer) if not issubclass(base, SoftTokenizerMixin) else base.__mro__[2].__new__(base.__mro__[2])
-    )
+    own: Any = type(tokenizer)
+    base = own.__bases__[1] if issubclass(own, SoftTokenizerMixin) else own
+    plain = base.__new__(base)
     plain.__dict__ = {name: value for name, value in vars(tokenizer).items() if name != "soft_prompts"}
     return plain
 
 
 @functools.cache
-def _soft_class(base: Any) -> Any:
+def _soft_class(base: type) -> Any:
     """Named as its base is, as saved files name a tokenizer's class."""
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     return type(base.__name__, (SoftTokenizerMixin, base), names)
