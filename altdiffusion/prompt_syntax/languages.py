@@ -45,14 +45,13 @@ def readings(clauses: Sequence[str]) -> list[Reading]:
     counts = Counter(language for clause in clauses for language in evidence[clause].sure)
     most = max(counts.values(), default=0)
     of_prompt = {language for language, count in counts.items() if count == most}
-    found: list[Reading] = []
-    for clause in clauses:
-        each = evidence[clause]
+    found: dict[str, Reading] = {}
+    for clause, each in evidence.items():
         if each.sure or not of_prompt.isdisjoint(each.possible) or in_other_letters(clause):
-            found.append("other")
+            found[clause] = "other"
         else:
-            found.append("english" if any(map(str.isalpha, clause)) else "none")
-    return found
+            found[clause] = "english" if any(map(str.isalpha, clause)) else "none"
+    return [found[clause] for clause in clauses]
 
 
 def in_other_letters(text: str) -> bool:

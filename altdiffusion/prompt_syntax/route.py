@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Literal, get_args
 
 from altdiffusion.errors import InputError
@@ -127,12 +127,8 @@ def _found(text: str, words: Collection[str]) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=64)
 def _any_of(words: frozenset[str]) -> re.Pattern[str] | None:
-    longest_first = sorted(filter(str.strip, words), key=len, reverse=True)
-    return (
-        re.compile("|".join(re.escape(word.strip()) for word in longest_first), re.IGNORECASE)
-        if longest_first
-        else None
-    )
+    names = sorted(filter(None, map(str.strip, words)), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, names)), re.IGNORECASE) if names else None
 
 
 def _is_boundary(text: str, at: int) -> bool:
@@ -186,7 +182,4 @@ def _read_as(text: str, signs: Collection[tuple[int, int, bool]], kinds: bytearr
 
 def _runs(kinds: bytearray) -> Iterator[tuple[int, int]]:
     """(start, end) of each run of equal numbers."""
-    end = 0
-    for _, run in groupby(kinds):
-        start, end = end, end + sum(1 for _ in run)
-        yield start, end
+    return (run.span() for run in re.finditer(rb"\x00+|\x01+", kinds))

@@ -226,8 +226,8 @@ def test_ten_thousand_characters_take_less_than_50_ms(piece):
     stretches("un")  # reads the words
 
     def seconds():
-        start = time.perf_counter()
+        start = time.process_time()
         stretches(text, literal_words=["sks"])
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     assert min(seconds() for _ in range(5)) < 0.05
