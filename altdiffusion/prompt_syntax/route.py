@@ -95,7 +95,8 @@ def _backquotes(text: str) -> Iterator[tuple[int, int, bool]]:
             yield opened, found.end(), True
             opened = None
     if opened is not None:
-        remedy = "expected `words` that CLIP shall read as they are; write \\` for a backquote that is text"
+        # not \\`: where weights are read too, that stage takes the backslash away
+        remedy = "expected `words` that CLIP shall read as they are; write `` for a backquote that is text"
         raise malformed(text, opened, "this backquote isn't closed", remedy)
 
 

@@ -176,7 +176,7 @@ def test_backquotes_make_literal(prompt, expected):
 @pytest.mark.parametrize(("prompt", "at"), [("`", 1), ("一只`猫", 3), ("`a` `b", 5), ("a\\`b`", 5)])
 def test_a_backquote_left_open_is_refused_by_its_place(prompt, at):
     for route in ("auto", "all"):
-        with pytest.raises(InputError, match=rf"character {at}, .*isn't closed.*write \\` ") as refusal:
+        with pytest.raises(InputError, match=rf"character {at}, .*isn't closed.*write `` ") as refusal:
             stretches(prompt, route)
         assert "\n" not in str(refusal.value)
 
