@@ -230,9 +230,12 @@ def test_the_callers_bridge_stays_as_it_is_and_a_second_swap_takes_the_firsts_pl
 
 @pytest.mark.parametrize(
     ("options", "line"),
-    [({"route": "some"}, "route: expected auto, all, none, got 'some'"), ({"bridge": "exit", "route": "all"}, "are for a bridge at CLIP's entrance"),
-     ({"bridge": None, "literal": ["sks"]}, "are for a bridge at CLIP's entrance")],
-)  # fmt: skip
+    [
+        ({"route": "some"}, "route: expected auto, all, none, got 'some'"),
+        ({"bridge": "exit", "route": "all"}, "are for a bridge at CLIP's entrance"),
+        ({"bridge": None, "literal": ["sks"]}, "are for a bridge at CLIP's entrance"),
+    ],
+)
 def test_settings_without_a_meaning_are_refused(published, options, line):
     pipe = readable()
     bridges = {"bridge": small_bridge() if options.get("bridge") == "exit" else small_entrance_bridge(pipe)}
