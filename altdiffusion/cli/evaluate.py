@@ -237,19 +237,25 @@ def mini(settings: MiniSettings) -> None:
     if importlib.util.find_spec("emoji") is None:
         raise InputError('evaluate mini needs the library emoji: pip install "altdiffusion[train]"')
     from altdiffusion.toy.glyphs import LANGUAGES
-    from altdiffusion.toy.report import as_json, evaluate_mini
+    from altdiffusion.toy.judged import Metric
+    from altdiffusion.toy.report import as_json, evaluate_mini, parity_table
 
     hide_loading()
     results = []
     languages = settings.languages or LANGUAGES
     for result in evaluate_mini(settings.build, languages, settings.every, settings.steps, settings.approximate):
         results.append(result)
-        if not settings.as_json:
+        if not settings.as_json and isinstance(result, Metric):
             is_missed = result.target is not None and result.value < result.target
             target = "" if result.target is None else f"(target {result.target:g}{', MISSED' if is_missed else ''})"
-            print(f"{result.what:58} {result.language:2} {result.value:6.1f} % {target}".rstrip(), flush=True)
+            interval = "" if result.low is None else f"[{result.low:.0f}, {result.high:.0f}]"
+            about = f"{result.what:58} {result.language:2} {result.value:6.1f} % {interval:9} {target}"
+            print(about.rstrip(), flush=True)
     if settings.as_json:
         print_json(as_json(results))
+    elif table := parity_table(results):
+        print()
+        print_table(table)
 
 
 for subcommand in (retrieval, classification, generation, mini):
