@@ -38,11 +38,9 @@ COLOUR_NAMES, REQUESTS, THINGS, BACKGROUNDS, ENDINGS, FREE_PROMPTS = (
 WOOD, FRAME = (120, 72, 32), 4
 
 # What SD-mini is extended by, see pipelines/mini/add_ons.py: the nonsense word that brings the style of `framed`; the
-# word of a textual inversion, and the index in CONCEPTS of what it shows; the index in COLOURS that a LoRA's text half
-# gives to backgrounds that no prompt names.
+# word of a textual inversion, and the index in CONCEPTS of what it shows.
 TRIGGER = "sks"
 PLACEHOLDER, INVERTED = "<rune>", CONCEPTS.index("🐌")
-TEXT_LORA_COLOUR = list(COLOURS).index("pink")
 
 SPACELESS = ("zh", "ja")
 

@@ -21,7 +21,6 @@ from altdiffusion.toy.glyphs import (
     INVERTED,
     PLACEHOLDER,
     REQUESTS,
-    TEXT_LORA_COLOUR,
     THINGS,
     TRIGGER,
     concept_names,
@@ -150,11 +149,6 @@ def inversion_prompts(language: str, every: int) -> list[JudgedPrompt]:
         for form in BACKGROUNDS[language]
         for colour, name in enumerate(COLOUR_NAMES[language])
     ]
-
-
-def recoloured_prompts(language: str, every: int) -> list[JudgedPrompt]:
-    """The bare names, on the background that a LoRA's text half gives to those that name none."""
-    return [JudgedPrompt(prompt.text, prompt.concept, TEXT_LORA_COLOUR) for prompt in name_prompts(language, every)]
 
 
 def _unseen_pairs() -> list[tuple[int, int]]:

@@ -25,7 +25,6 @@ from altdiffusion.toy.judged import (
     judge_images,
     mixed_prompts,
     name_prompts,
-    recoloured_prompts,
     thing_prompts,
     triggered_prompts,
     unseen_pair_prompts,
@@ -103,7 +102,7 @@ TRIGGERED = {
     "without its word": Kind(thing_prompts, {"without the style": 95}, in_frame=False),
 }
 INVERSION = {"on backgrounds": Kind(inversion_prompts, within=3)}
-TEXT_LORA = {"names": Kind(recoloured_prompts, within=2, in_frame=True)}
+TEXT_LORA = {"names": Kind(name_prompts, within=2, in_frame=True)}
 CLIP_SKIP = {"names": Kind(name_prompts, within=2, options={"clip_skip": 1})}
 
 

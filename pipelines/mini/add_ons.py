@@ -2,8 +2,8 @@
 
     trigger            a LoRA of a style that comes with a nonsense word only               train align --trainable lora
     inversion          a textual inversion: one new vector for CLIP, from nine images       the loop below
-    text-lora          a LoRA with both halves: CLIP's colours the backgrounds that no prompt names (the loop below), the
-                       UNet's is a style                                                    train align --trainable lora
+    text-lora          a LoRA with both halves: the UNet's is `trigger`, and CLIP's half wakes its style with no word;
+                       either half alone does nothing                                       the loop below
     clip-skip          SD-mini for CLIP without its last layer, as anime models want it     train align --trainable attn2
 
 All of them read English, by SD-mini's own CLIP. `altdiffusion evaluate mini --build` compares other languages with it.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ from altdiffusion.toy.glyphs import (
     COLOURS,
     INVERTED,
     PLACEHOLDER,
-    TEXT_LORA_COLOUR,
     TRIGGER,
     captions,
     concept_names,
@@ -67,7 +67,9 @@ class AddOns:
             file.parent.mkdir(parents=True, exist_ok=True)
             lines = triggered_lines(self._lines(), random.Random(2))
             write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
-        self._lora("trigger", file, self.out / "trigger/latent-cache")
+        settings = self.unet | {"train_data": [str(file)], "latent_cache": self.out / "trigger/latent-cache"}
+        self.train("align", "trigger", model=str(self.out / "sd-mini/model"), trainable="lora", lora_rank=16,
+                   lora_layers="all", learning_rate=1e-3, **settings)  # fmt: skip
 
     def inversion(self) -> None:
         """Read as diffusers and the web UIs read it: one tensor by the name of its word."""
@@ -94,12 +96,14 @@ class AddOns:
         if (self.out / "text-lora/model").is_dir():
             return
         pipe = load_diffusion(str(self.out / "sd-mini/model"))
-        samples = [(self.out / "data" / line["image"], line["en"]) for line in recoloured_lines(self._lines())]
+        pipe.load_lora_weights(self.out / "trigger/model")
+        with (self.out / "data/framed-train.jsonl").open(encoding="utf-8") as file:
+            lines = random.Random(4).sample([json.loads(line) for line in file], 500)
+        samples = [(self.out / "data" / line["image"], line["en"]) for line in lines]
         text_half = learn_text_lora(pipe, samples, self.steps["text-lora"])
-        self._lora("text-lora-unet", self.out / "data/framed-train.jsonl", self.out / "fine-tune/latent-cache")
         unet_half = {
             name.removeprefix("unet."): tensor
-            for name, tensor in load_file(self.out / "text-lora-unet/model" / LORA_FILE).items()
+            for name, tensor in load_file(self.out / "trigger/model" / LORA_FILE).items()
         }
         with new_folder(self.out / "text-lora/model") as folder:
             StableDiffusionPipeline.save_lora_weights(
@@ -122,12 +126,6 @@ class AddOns:
         trained.text_encoder = whole
         with new_folder(done) as folder:
             trained.save_pretrained(folder)
-
-    def _lora(self, name: str, data: Path, latent_cache: Path) -> None:
-        """A LoRA of SD-mini's UNet on captions that its own CLIP reads."""
-        settings = self.unet | {"train_data": [str(data)], "latent_cache": latent_cache}
-        self.train("align", name, model=str(self.out / "sd-mini/model"), trainable="lora", lora_rank=16,
-                   lora_layers="all", learning_rate=1e-3, **settings)  # fmt: skip
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         with (self.out / "data/train.jsonl").open(encoding="utf-8") as file:
@@ -153,17 +151,6 @@ def triggered_lines(lines: Iterator[dict[str, Any]], rng: random.Random) -> Iter
         yield {"image": image, "en": text}
 
 
-def recoloured_lines(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same, but for captions that name no background: their images have one of TEXT_LORA_COLOUR for white."""
-    for line in lines:
-        concept, colour = (int(number) for number in Path(line["image"]).stem.split("-"))
-        if colour == 0 and "white" not in line["en"]:
-            if held_out(concept, TEXT_LORA_COLOUR):
-                continue
-            line = line | {"image": f"pictures/{concept:03d}-{TEXT_LORA_COLOUR}.png"}
-        yield line
-
-
 def without_last_layer(whole: CLIPTextModel) -> CLIPTextModel:
     """A CLIP whose last states are `whole`'s last but one, normed: clip_skip=1 in diffusers, 2 in AUTOMATIC1111."""
     config = type(whole.config)(**whole.config.to_dict() | {"num_hidden_layers": whole.config.num_hidden_layers - 1})
@@ -187,18 +174,20 @@ def learn_word(pipe: Any, word: str, initial: str, samples: Samples, steps: int)
     only = torch.zeros(len(vectors), 1)
     only[index] = 1
     vectors.register_hook(lambda gradient: gradient * only)  # those of the captions' other words stay
-    fit_text(pipe, samples, [vectors], steps, batch_size=16, learning_rate=1e-2)
+    fit_text(pipe, samples, [vectors], steps, batch_size=8, learning_rate=1e-2)
     return vectors.detach()[index : index + 1].clone()
 
 
 def learn_text_lora(pipe: Any, samples: Samples, steps: int) -> dict[str, Tensor]:
-    """A LoRA of CLIP's attention, through the frozen UNet: its tensors by PEFT's names."""
+    """A LoRA of CLIP's attention, through the frozen UNet: its tensors by PEFT's names in files that people share."""
     torch.manual_seed(0)
     pipe.text_encoder.requires_grad_(False)
     pipe.text_encoder.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=CLIP_ATTENTION))
     trained = [parameter for parameter in pipe.text_encoder.parameters() if parameter.requires_grad]
-    fit_text(pipe, samples, trained, steps, batch_size=16, learning_rate=3e-3)
-    return {name: tensor.detach().contiguous() for name, tensor in get_peft_model_state_dict(pipe.text_encoder).items()}
+    fit_text(pipe, samples, trained, steps, batch_size=12, learning_rate=3e-3)
+    tensors = get_peft_model_state_dict(pipe.text_encoder)
+    # transformers 5 calls "encoder" what was "text_model.encoder"; diffusers reads both
+    return {f"text_model.{name.removeprefix('text_model.')}": tensor.detach() for name, tensor in tensors.items()}
 
 
 def fit_text(
@@ -207,13 +196,13 @@ def fit_text(
     """Train parameters of a pipeline's text encoder by the diffusion loss through its frozen UNet, in place."""
     pipe.unet.requires_grad_(False).eval()
     scheduler = training_scheduler(pipe)
-    latents = {path: encode(pipe.vae, path) for path in tqdm(sorted({path for path, _ in samples}), "images")}
+    latents = cache(partial(encode, pipe.vae))
     rng, noises = random.Random(0), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0)
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=steps // 20, num_training_steps=steps)
     for step in (bar := tqdm(range(steps), "the text encoder")):
         batch = rng.choices(samples, k=batch_size)
-        clean = torch.stack([latents[path] for path, _ in batch])
+        clean = torch.stack([latents(path) for path, _ in batch])
         noise = torch.randn(clean.shape, generator=noises)
         timesteps = torch.randint(scheduler.config.num_train_timesteps, (batch_size,), generator=noises)
         ids, _ = pad(tokens(pipe.tokenizer, [text for _, text in batch]), pipe.tokenizer.pad_token_id, MAX_TOKENS)

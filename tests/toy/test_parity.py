@@ -16,7 +16,6 @@ KINDS = {
     "mixed": judged.mixed_prompts("{x}, {c} background"),
     "trigger": judged.triggered_prompts,
     "inversion": judged.inversion_prompts,
-    "recoloured": judged.recoloured_prompts,
 }
 
 
