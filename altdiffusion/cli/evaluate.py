@@ -211,7 +211,7 @@ def generation(settings: GenerationSettings) -> None:
     altdiffusion evaluate generation prompts.tsv --out results --model BAAI/AltDiffusion-m9 --languages en zh
     """
     say("loading ...")
-    from altdiffusion.evaluation.text_to_image import evaluate_generation
+    from altdiffusion.evaluation.text_to_image import evaluate_generation, read_parity
 
     hide_loading()
     options = {name: value for name, value in settings if name not in ("model", "prompts", "out", "as_json")}
@@ -224,8 +224,12 @@ def generation(settings: GenerationSettings) -> None:
             distance = "" if result.frechet is None else f", Fréchet distance {result.frechet:.3f}"
             about = f"similarity {result.similarity:.4f}, R-precision {precision} of {result.prompts}{distance}"
             print(f"{result.language}: {about}; {result.sheet}", flush=True)
+    parity = read_parity(settings.out)
     if settings.as_json:
-        print_json({"results": results})
+        print_json({"results": results, "parity": {language: asdict(value) for language, value in parity.items()}})
+    for language, value in parity.items() if not settings.as_json else ():
+        interval = f"[{100 * value.low:.0f}, {100 * value.high:.0f}]"
+        print(f"{language}: {100 * value.value:.0f} % {interval} of English's R-precision")
 
 
 @command(MiniSettings)

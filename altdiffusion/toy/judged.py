@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from altdiffusion.generation.settings import MINI_GUIDANCE_SCALE
 from altdiffusion.metrics import bootstrap_mean
+from altdiffusion.prompts.states import encode_prompts
 from altdiffusion.toy.glyphs import (
     BACKGROUNDS,
     COLOUR_NAMES,
@@ -67,15 +68,20 @@ def generate_images(
     steps: int,
     batch: int = 32,
     guidance_scale: float = MINI_GUIDANCE_SCALE,
-    **options: Any,
+    clip_skip: int | None = None,
 ) -> list[Any]:
-    """An image for each prompt, always from the same noise. options: further ones of the pipeline's call."""
+    """An image for each prompt, always from the same noise.
+
+    clip_skip: as diffusers counts it. The states are ours then, as diffusers 0.42's fail with CLIP in transformers 5.
+    """
     images: list[Any] = []
     for start in tqdm(range(0, len(prompts), batch), "images", leave=False, mininterval=5):
         some = list(prompts[start : start + batch])
+        asked: dict[str, Any] = {"prompt": some}
+        if clip_skip is not None:
+            asked = encode_prompts(pipe, some, prompt_syntax="none", clip_skip=clip_skip)
         generators = [torch.Generator().manual_seed(start + i) for i in range(len(some))]
-        settings = {"num_inference_steps": steps, "guidance_scale": guidance_scale, **options}
-        images += pipe(some, generator=generators, **settings).images
+        images += pipe(**asked, generator=generators, num_inference_steps=steps, guidance_scale=guidance_scale).images
     return images
 
 

@@ -56,14 +56,14 @@ class Kind:
 
     targets: per cent, by criterion; those not named are shown for comparison.
     within: points that a criterion without a target of its own may be below English.
-    in_frame: as in `judge_images`. options: of the pipeline's call.
+    in_frame: as in `judge_images`. clip_skip: as in `generate_images`.
     """
 
     prompts: Callable[[str, int], list[JudgedPrompt]]
     targets: Mapping[str, float] = field(default_factory=dict)
     within: float | None = None
     in_frame: bool | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    clip_skip: int | None = None
 
     def target(self, criterion: str, in_english: Outcomes) -> float | None:
         """Per cent, or None."""
@@ -103,7 +103,7 @@ TRIGGERED = {
 }
 INVERSION = {"on backgrounds": Kind(inversion_prompts, within=3)}
 TEXT_LORA = {"names": Kind(name_prompts, within=2, in_frame=True)}
-CLIP_SKIP = {"names": Kind(name_prompts, within=2, options={"clip_skip": 1})}
+CLIP_SKIP = {"names": Kind(name_prompts, within=2, clip_skip=1)}
 
 
 def subjects(build: Path | None) -> Iterator[Subject]:
@@ -172,7 +172,7 @@ def _outcomes(
     """The images, and which are right. marks: keep the backquotes, which mean something to the bridge alone."""
     prompts = kind.prompts(language, every)
     texts = [prompt.text if marks else prompt.text.replace("`", "") for prompt in prompts]
-    images = generate_images(pipe, texts, steps, **kind.options)
+    images = generate_images(pipe, texts, steps, clip_skip=kind.clip_skip)
     return images, judge_images(judge, images, prompts, kind.in_frame)
 
 

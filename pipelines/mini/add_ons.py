@@ -121,7 +121,8 @@ class AddOns:
             pipe.text_encoder = without_last_layer(whole)
             with new_folder(start) as folder:
                 pipe.save_pretrained(folder)
-        self.train("align", "clip-skip-trained", model=str(start), trainable="attn2", learning_rate=1e-3, **self.unet)
+        settings = self.unet | {"latent_cache": None}  # which holds more images than are drawn
+        self.train("align", "clip-skip-trained", model=str(start), trainable="attn2", learning_rate=1e-3, **settings)
         trained = load_diffusion(str(self.out / "clip-skip-trained/model"))
         trained.text_encoder = whole
         with new_folder(done) as folder:
@@ -174,7 +175,7 @@ def learn_word(pipe: Any, word: str, initial: str, samples: Samples, steps: int)
     only = torch.zeros(len(vectors), 1)
     only[index] = 1
     vectors.register_hook(lambda gradient: gradient * only)  # those of the captions' other words stay
-    fit_text(pipe, samples, [vectors], steps, batch_size=8, learning_rate=1e-2)
+    fit_text(pipe, samples, [vectors], steps, batch_size=8, learning_rate=3e-3)
     return vectors.detach()[index : index + 1].clone()
 
 

@@ -45,9 +45,9 @@ class Pipeline:
     def set_progress_bar_config(self, **kwargs: object) -> None:
         pass
 
-    def __call__(self, prompts: list[str], **kwargs: object) -> object:
-        self.called += prompts
-        images = [render(0 if text in self.wrong else self.shown[text].concept, 0) for text in prompts]
+    def __call__(self, prompt: list[str], **kwargs: object) -> object:
+        self.called += prompt
+        images = [render(0 if text in self.wrong else self.shown[text].concept, 0) for text in prompt]
         return type("Output", (), {"images": images})
 
 

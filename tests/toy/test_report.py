@@ -33,8 +33,8 @@ class FakePipeline:
     def set_progress_bar_config(self, **kwargs: object) -> None:
         pass
 
-    def __call__(self, prompts: list[str], **kwargs: object) -> object:
-        return type("Output", (), {"images": [self.images[prompt] for prompt in prompts]})
+    def __call__(self, prompt: list[str], **kwargs: object) -> object:
+        return type("Output", (), {"images": [self.images[text] for text in prompt]})
 
 
 def perfect_judge(monkeypatch: pytest.MonkeyPatch) -> None:
