@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +13,11 @@ from transformers import AltCLIPTextModel, CLIPTextModel, CLIPTextModelWithProje
 from altdiffusion.errors import InputError
 from altdiffusion.pipelines import adapters
 from altdiffusion.pipelines.alt_diffusion import AltDiffusionMixin
-from altdiffusion.text_encoder.bridge import Bridge, BridgedTextEncoder, check_bridge, load_bridge
+from altdiffusion.pipelines.soft_swap import read_by_own_clip
+from altdiffusion.prompt_syntax.route import Route
+from altdiffusion.text_encoder.bridge import AnyBridge, BridgedTextEncoder, check_bridge, load_bridge
 from altdiffusion.text_encoder.encoder import check_encoder_options, load_text_encoder
+from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
 from altdiffusion.text_encoder.load_options import read_dtype
 
 P = TypeVar("P", bound=DiffusionPipeline)
@@ -23,17 +27,25 @@ def swap_text_encoder(
     pipe: P,
     model: str | Path | None = None,
     *,
-    bridge: str | Path | Bridge | None = None,
+    bridge: str | Path | AnyBridge | None = None,
+    route: Route | None = None,
+    literal: Collection[str] = (),
     **kwargs: Any,
 ) -> P:
-    """Replace the text encoder and tokenizer of a Stable Diffusion pipeline by AltCLIP's, in place.
+    """Let AltCLIP read the prompts of a Stable Diffusion pipeline, in place.
 
-    Without a bridge the UNet should be one that was trained for this encoder, as AltDiffusion's are: others generate
-    nothing sensible. With one, any UNet of Stable Diffusion 1.x, 2.x or XL that was trained with CLIP will do.
-    pipe: any diffusers pipeline with CLIP's text encoder and a UNet. The new encoder takes the old one's device and the
-        UNet's dtype. XL's two encoders become one, `text_encoder_2`, which reads `prompt`; `prompt_2` is not read.
-    bridge: a folder, an id on the hub, "mini" (from mini's AltCLIP to "sd-mini"), or a `Bridge`, of which the pipeline
-        gets a copy.
+    With a bridge, any Stable Diffusion 1.x, 2.x or XL that was trained with CLIP will do. The pipeline keeps its own text
+    encoder and tokenizer: what is not English becomes soft tokens that its own CLIP reads, an English prompt stays as it is,
+    and so do LoRAs, textual inversions, trigger words and clip_skip.
+    Without one, AltCLIP's text encoder and tokenizer replace the pipeline's own, and the UNet should be one that was trained
+    for them, as AltDiffusion's are: others generate nothing sensible.
+    pipe: any diffusers pipeline with CLIP's text encoder and a UNet. AltCLIP takes that encoder's device and the UNet's dtype.
+    bridge: a folder, an id on the hub, "mini" (from mini's AltCLIP to "sd-mini"), or a bridge, of which the pipeline
+        gets a copy. One that stands at CLIP's exit (before 0.5) replaces the encoder, too: XL's two become one,
+        `text_encoder_2`, which reads `prompt`; `prompt_2` is not read.
+    route: which parts of a prompt go through the bridge: "auto" (by default), those that are not English; "all"; "none".
+        What stands in `backquotes` never does.
+    literal: words that never do, such as a LoRA's triggers.
     model, kwargs: as in `load_text_encoder`.
     Returns the same pipeline. Raises InputError where the widths don't fit, or where a bridge would lead to a UNet that
     has AltCLIP as its encoder already, before anything is changed.
@@ -70,6 +82,14 @@ def swap_text_encoder(
         kwargs["dtype"] = unet.dtype
     if bridge is not None:
         bridge = load_bridge(bridge, read_dtype(kwargs.get("dtype"), kwargs) or unet.dtype, **read.elsewhere)
+    at_entrance = isinstance(bridge, EntranceBridge)
+    if not at_entrance and (route is not None or literal):
+        raise InputError("route= and literal= are for a bridge at CLIP's entrance: leave them out")
+    if isinstance(bridge, EntranceBridge):
+        tower, tokenizer = load_text_encoder(model, **kwargs)
+        read_by_own_clip(pipe, tower, tokenizer, bridge, route or "auto", literal)
+        return pipe
+    if bridge is not None:
         check_bridge(bridge, unet, aesthetics=bool(pipe.config.get("requires_aesthetics_score")))
     encoder: Any
     encoder, tokenizer = load_text_encoder(model, **kwargs)

@@ -8,11 +8,11 @@ from typing import Any
 
 from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax import Span, WeightedPrompt
+from altdiffusion.prompt_syntax.clauses import ends_clause
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, tokenized
 
 CHUNK = MAX_TOKENS - 2  # begin and end stand around it
 MAX_PROMPT_TOKENS = 510  # XLM-R's context of 512 without begin and end
-_CLAUSE_ENDS = frozenset(",.;:!?，。；：！？、､｡…،؛؟۔।॥၊။።፣")
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,7 @@ def _fitting(tokens: Sequence[Token], text: str) -> int:
 
 def _ends_clause(text: str, token: Token, following: Token) -> bool:
     gap = text[token.end : following.start]
-    last = text[token.end - 1 : token.end]
-    is_number = last in ",." and text[token.end : token.end + 1].isdigit()  # as in 1.5 or 1,000
-    return "\n" in gap or (last in _CLAUSE_ENDS and following.start >= token.end and not is_number)
+    return "\n" in gap or (following.start >= token.end and ends_clause(text, token.end))
 
 
 def _ends_word(text: str, token: Token, following: Token) -> bool:

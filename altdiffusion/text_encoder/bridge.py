@@ -15,7 +15,7 @@ from typing import Any
 import safetensors
 import torch
 from torch import Tensor, nn
-from transformers import AltCLIPTextConfig, AltCLIPTextModel, PreTrainedConfig, PreTrainedModel
+from transformers import AltCLIPTextConfig, AltCLIPTextModel, PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 from transformers.utils import ModelOutput
@@ -23,6 +23,8 @@ from transformers.utils import ModelOutput
 from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.forward_override import is_captured
+from altdiffusion.text_encoder.bridge_layers import DecoderLayer, ExactModel
+from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
 from altdiffusion.text_encoder.forward import patch_forward, real_tokens
 from altdiffusion.text_encoder.load_options import read_dtype, read_options
 
@@ -79,26 +81,7 @@ class BridgeOutput(ModelOutput):
     pooled: Tensor | None = None
 
 
-class _Exact(PreTrainedModel):
-    """Loads safetensors alone, and exactly the tensors it needs: transformers only reports those it made up."""
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers. dtype: float32 by default. Raises InputError that names a missing or left-over tensor."""
-        with_report = kwargs.pop("output_loading_info", False)
-        kwargs["dtype"] = kwargs.get("dtype") or kwargs.pop("torch_dtype", None) or torch.float32
-        kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-        model, report = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        for kind in ("missing", "unexpected", "mismatched"):
-            if names := sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[f"{kind}_keys"]):
-                raise InputError(
-                    f"the tensors in {pretrained_model_name_or_path} do not fit its config.json: "
-                    f"{kind} {', '.join(names[:4])}"
-                )
-        return (model, report) if with_report else model
-
-
-class Bridge(_Exact):
+class Bridge(ExactModel):
     """Learned queries that cross-attend to AltCLIP's token states in pre-norm transformer decoder layers."""
 
     config_class = BridgeConfig
@@ -110,7 +93,7 @@ class Bridge(_Exact):
         self.project_in = nn.Linear(config.input_width, width)
         self.queries = nn.Parameter(torch.randn(config.num_queries + bool(config.pooled_width), width) / width**0.5)
         self.layers = nn.ModuleList(
-            _Layer(width, config.num_attention_heads, config.intermediate_size) for _ in range(config.num_layers)
+            DecoderLayer(width, config.num_attention_heads, config.intermediate_size) for _ in range(config.num_layers)
         )
         self.norm = nn.LayerNorm(width)
         self.project_out = nn.Linear(width, config.output_width)
@@ -137,45 +120,6 @@ class Bridge(_Exact):
         return BridgeOutput(last_hidden_state=self.project_out(hidden[:, :count]), pooled=pooled)
 
 
-class _Layer(nn.Module):
-    """A pre-norm transformer decoder layer, as `nn.TransformerDecoderLayer(norm_first=True, activation="gelu")`."""
-
-    def __init__(self, width: int, heads: int, intermediate: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
-        self.self_attention = _Attention(width, heads)
-        self.cross_attention = _Attention(width, heads)
-        self.feed_forward = nn.Sequential(nn.Linear(width, intermediate), nn.GELU(), nn.Linear(intermediate, width))
-
-    def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
-        normed = self.norm1(hidden)
-        hidden = hidden + self.self_attention(normed, normed)
-        hidden = hidden + self.cross_attention(self.norm2(hidden), memory, mask)
-        return hidden + self.feed_forward(self.norm3(hidden))
-
-
-class _Attention(nn.Module):
-    """Multi-head attention of plain Linears.
-
-    `nn.MultiheadAttention` takes its output layer's weight without calling the layer, so an offload's hooks, which bring
-    weights in when a layer is called, would come too late.
-    """
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-
-    def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """hidden: (batch, queries, width); memory: (batch, tokens, width); mask: True where to attend, broadcast."""
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in (self.query(hidden), self.key(memory), self.value(memory))
-        )
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.out(mixed.transpose(1, 2).flatten(2))
-
-
 class BridgedTextEncoderConfig(PreTrainedConfig):
     """text_config: AltCLIP's text tower's. bridge_config: of the bridge behind it. Each a config or its dictionary."""
 
@@ -196,7 +140,7 @@ class BridgedTextEncoderConfig(PreTrainedConfig):
         return self.bridge_config.pooled_width
 
 
-class BridgedTextEncoder(_Exact):
+class BridgedTextEncoder(ExactModel):
     """AltCLIP's text tower and a bridge, in the place of CLIP's text encoder in any Stable Diffusion pipeline.
 
     For Stable Diffusion 1.x and 2.x, `output[0]` is what CLIP would give, (batch, 77, output_width). For XL, `output[0]`
@@ -281,24 +225,28 @@ class _Penultimate(tuple[Tensor, ...]):
         return super().__getitem__(index)
 
 
-def load_bridge(source: str | Path | Bridge, dtype: torch.dtype | str | None = None, **options: Any) -> Bridge:
+AnyBridge = Bridge | EntranceBridge
+
+
+def load_bridge(source: str | Path | AnyBridge, dtype: torch.dtype | str | None = None, **options: Any) -> AnyBridge:
     """A bridge from a folder, an id on the hub or "mini", or a copy of the given one.
 
     dtype: of its weights, or its name; None means float32, "auto" as they are stored. torch_dtype is the same.
     options: subfolder and the hub's, revision, token, cache_dir, ... Raises InputError, for any other option too.
     """
     read, weights_dtype = read_options("load_bridge", options, named=["dtype"]), read_dtype(dtype, options)
-    if isinstance(source, Bridge):
+    if isinstance(source, AnyBridge):
         return copy.deepcopy(source).to(weights_dtype or source.dtype)
     mini = hub.mini_folder() / "bridge"
     folder = mini if source == hub.MINI else read.find(source, ["config.json", "model.safetensors"])
     if not (folder / "config.json").is_file():
         raise InputError(f"no bridge in {folder}: expected a folder with config.json and model.safetensors")
     kind = tensor_files.read_json(folder / "config.json").get("model_type")
-    if kind != BridgeConfig.model_type:
-        raise InputError(f"{folder} holds no bridge: expected model_type {BridgeConfig.model_type!r}, got {kind!r}")
+    classes: dict[str, Any] = {each.config_class.model_type: each for each in (Bridge, EntranceBridge)}
+    if kind not in classes:
+        raise InputError(f"{folder} holds no bridge: expected model_type {' or '.join(classes)}, got {kind!r}")
     try:
-        return Bridge.from_pretrained(folder, dtype=weights_dtype or "auto")
+        return classes[kind].from_pretrained(folder, dtype=weights_dtype or "auto")
     except (OSError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
         raise InputError(f"the bridge in {folder} can't be read: {first_line(error)}") from error
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -93,7 +94,12 @@ def _read(tokenizer_class: Any, folder: Path) -> Any:
     return tokenizer
 
 
-_tokenizer_lock = threading.Lock()  # used by two threads at once, a tokenizer raises "Already borrowed"
+# Used by two threads at once, a tokenizer raises "Already borrowed". One lock for each, as one may call another.
+_locks: MutableMapping[Any, threading.RLock] = WeakKeyDictionary()
+
+
+def _lock(tokenizer: Any) -> threading.RLock:
+    return _locks.setdefault(tokenizer, threading.RLock())
 
 
 def tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -103,14 +109,14 @@ def tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """
     if not texts:
         return []
-    with _tokenizer_lock:
+    with _lock(tokenizer):
         rows = tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
     return [row if len(row) <= MAX_TOKENS else [*row[: MAX_TOKENS - 1], row[-1]] for row in rows]
 
 
 def tokenized(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     """(token ids, where each begins and ends in the text), uncut, without begin and end tokens. Safe to call from threads."""
-    with _tokenizer_lock:
+    with _lock(tokenizer):
         encoded = tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
         )

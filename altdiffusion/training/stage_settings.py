@@ -131,6 +131,10 @@ class BridgeSettings(TrainingSettings):
         ..., "the Stable Diffusion 1.x, 2.x or XL whose text states are learnt: folder or id on the hub", source="model"
     )
     allow_pickle: bool = neutral(False, "read .bin files of these two, which can carry code")
+    at: Literal["entrance", "exit"] = setting(
+        "entrance",
+        "entrance: soft tokens that the Stable Diffusion's own CLIP reads; exit: CLIP's states, in the place of CLIP",
+    )
     train_data: list[str] = setting(..., _TEXTS, source="data")
     languages: list[str] = setting([], _LANGUAGES)
     teacher_language: str = setting("en", "the column that CLIP reads")
@@ -141,7 +145,17 @@ class BridgeSettings(TrainingSettings):
     num_layers: int = setting(3, "decoder layers", minimum=1, maximum=24)
     num_attention_heads: int = setting(12, "heads of each layer", minimum=1)
     intermediate_size: int = setting(2048, "width of the feed-forward layers", minimum=8)
-    empty: float = setting(0.03, "fraction of empty captions, which guidance needs", minimum=0, maximum=1)
+    literal: float = setting(
+        0.4, "fraction of texts that are learnt beside literal English tokens, at the entrance", minimum=0, maximum=1
+    )
+    word_weight: float = setting(0.3, "of the soft tokens' likeness to the English tokens, at the entrance", minimum=0)
+    length_weight: float = setting(0.05, "of the number of soft tokens, at the entrance", minimum=0)
+    padding_positions: int = setting(
+        8,
+        "states after the end of the text that are compared, at the entrance; all with --prediction-weight",
+        minimum=0,
+    )
+    empty: float = setting(0.03, "fraction of empty captions, which guidance needs, at the exit", minimum=0, maximum=1)
     padding_weight: float = setting(1.0, "weight of the states after the end of the text, before it 1", minimum=0)
     cross_attention_weight: float = setting(
         0.0, "of a second loss: the error as the UNet's own to_k and to_v see it", minimum=0
@@ -156,6 +170,13 @@ class BridgeSettings(TrainingSettings):
     def problems(self) -> list[str]:
         """A trained bridge has its sizes; a new one's width is shared by its heads."""
         sizes = ("hidden_size", "num_layers", "num_attention_heads", "intermediate_size")
+        elsewhere = {
+            "entrance": ("empty", "student_cache", "teacher_cache"),
+            "exit": ("literal", "word_weight", "length_weight", "padding_positions"),
+        }
+        if given := self.changed(*elsewhere[self.at]):
+            other = "exit" if self.at == "entrance" else "entrance"
+            return [f"{given} means something with --at {other} only, got --at {self.at}"]
         if self.bridge is not None and (given := self.changed(*sizes)):
             return [f"--bridge keeps its own sizes: leave out {given}"]
         if self.bridge is None and self.hidden_size % self.num_attention_heads:

@@ -76,21 +76,34 @@ class ClipStates:
         self.pooled_width = int(self.towers[1].config.projection_dim) if len(self.towers) > 1 else 0
 
     @torch.no_grad()
-    def joined(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """float32 (batch, 77, width); of XL (batch, 78, width), whose last row begins with the projected vector."""
+    def joined(self, ids: Sequence[Sequence[int]], length: int = MAX_TOKENS) -> Tensor:
+        """float32 (batch, length, width); of XL (batch, length + 1, width), whose last row begins with the projected vector.
+
+        length: of the rows that CLIP reads; what lies behind it changes nothing before it.
+        """
+        return self.of_rows(ids, length)
+
+    def of_rows(self, ids: Sequence[Sequence[int]], length: int = MAX_TOKENS) -> Tensor:
+        """As `joined`, with gradients: ids below zero are soft tokens, see text_encoder.soft_tokens."""
         device = self.towers[0].device
         if not self.pooled_width:
-            last: Tensor = self.towers[0](pad(ids, self._padding[0], MAX_TOKENS)[0].to(device))[0]
+            last: Tensor = self.towers[0](pad(ids, self._padding[0], length)[0].to(device))[0]
             return last.float()
         outputs = [
-            tower(pad(ids, padding, MAX_TOKENS)[0].to(device), output_hidden_states=True)
+            tower(pad(ids, padding, length)[0].to(device), output_hidden_states=True)
             for tower, padding in zip(self.towers, self._padding, strict=True)
         ]
         states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1).float()
         pooled = outputs[1].text_embeds.float()
-        row = torch.zeros(len(states), 1, self.width, device=device)
+        row = pooled.new_zeros(len(states), 1, self.width)
         row[:, 0, : pooled.shape[1]] = pooled
         return torch.cat([states, row], dim=1)
+
+    def end_states(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """float32 (batch, width): of the last encoder, the state at the end of each text."""
+        states = self.of_rows(ids)
+        ends = torch.tensor([min(len(row), MAX_TOKENS) - 1 for row in ids], device=states.device)
+        return states[torch.arange(len(ids), device=states.device), ends]
 
 
 def altclip_states(encoder: Any, padding: int) -> Callable[[Sequence[Sequence[int]]], list[Tensor]]:

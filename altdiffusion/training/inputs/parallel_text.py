@@ -65,17 +65,21 @@ class ParallelText:
     def __len__(self) -> int:
         return len(self.records)
 
-    def read(self, indices: Sequence[int]) -> list[Pair]:
-        """The pairs of some samples, tokenized together."""
-        texts, english, records, languages = [], [], [], []
+    def texts(self, indices: Sequence[int]) -> list[tuple[int, str, str, str]]:
+        """(record, language, text, the teacher's text) of some samples; the record is -1 for the empty text."""
+        rows = []
         for index in indices:
             sample = self._mixture[index]
             record = self.records[sample.record]
-            drop = self._empty > 0 and random.Random(f"{self._seed} {index}").random() < self._empty
-            texts.append("" if drop else record[sample.language])
-            english.append("" if drop else record[self.teacher_language])
-            records.append(-1 if drop else sample.record)
-            languages.append(sample.language)
+            if self._empty > 0 and random.Random(f"{self._seed} {index}").random() < self._empty:
+                rows.append((-1, sample.language, "", ""))
+            else:
+                rows.append((sample.record, sample.language, record[sample.language], record[self.teacher_language]))
+        return rows
+
+    def read(self, indices: Sequence[int]) -> list[Pair]:
+        """The pairs of some samples, tokenized together."""
+        records, languages, texts, english = zip(*self.texts(indices), strict=True)
         ids, teacher_ids = tokens(self._tokenizer, texts), tokens(self._teacher_tokenizer, english)
         return list(map(Pair, records, languages, ids, teacher_ids))
 

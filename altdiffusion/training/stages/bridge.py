@@ -29,6 +29,7 @@ from altdiffusion.training.inputs.sampling import LengthBatches, micro_batch
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
 from altdiffusion.training.losses.unet_errors import PredictionError, cross_attention_metric, load_unet
 from altdiffusion.training.stage_settings import BridgeSettings
+from altdiffusion.training.stages.entrance_bridge import train_entrance_bridge
 
 ReadStates = Callable[[Sequence[Sequence[int]]], list[Tensor]]  # token ids of texts -> (tokens, width) of each
 
@@ -38,6 +39,9 @@ def train_bridge(settings: BridgeSettings) -> None:
 
     Raises InputError and TrainingStopped.
     """
+    if settings.at == "entrance":
+        train_entrance_bridge(settings)
+        return
     accelerator = start(settings)
     encoder, tokenizer = load_text_encoder(
         settings.text_encoder, dtype=frozen_dtype(settings), allow_pickle=settings.allow_pickle
@@ -156,6 +160,10 @@ def _begin(settings: BridgeSettings, encoder: Any, clip: ClipStates) -> Bridge:
     }
     if settings.bridge is not None:
         model = load_bridge(settings.bridge, torch.float32)
+        if not isinstance(model, Bridge):
+            raise InputError(
+                f"--bridge {settings.bridge} stands at CLIP's entrance: expected one for its exit, or --at entrance"
+            )
         own = {name: getattr(model.config, name) for name in widths}
         if own != widths:
             has, needs = (" to ".join(map(str, filter(None, sizes.values()))) for sizes in (own, widths))

@@ -1,0 +1,198 @@
+"""Which stretches of a prompt are for CLIP as they stand, and which go through the bridge at CLIP's entrance.
+
+Pure: no tokenizer, no model. An English prompt is one literal stretch, so that CLIP gives what it gives without us.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from typing import Literal, get_args
+
+from altdiffusion.errors import InputError
+from altdiffusion.prompt_syntax.clauses import CLAUSE_ENDS, ends_clause
+from altdiffusion.prompt_syntax.languages import readings, script_of
+from altdiffusion.prompt_syntax.tokens import malformed
+
+Route = Literal["auto", "all", "none"]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a prompt. start, end: its characters in the prompt as given. text: what is read, without backquotes.
+
+    literal: whether CLIP reads it by its own tokens; else it goes through the bridge.
+    """
+
+    start: int
+    end: int
+    text: str
+    literal: bool
+
+
+def stretches(text: str, route: Route = "auto", literal_words: Collection[str] = ()) -> list[Stretch]:
+    """A prompt's stretches, in order and without gaps, literal ones and others by turns.
+
+    route: "auto" leaves clauses literal that aren't surely in another language than English; "all" leaves nothing literal
+        but what stands in backquotes and literal_words; "none" leaves all as it is, backquotes too.
+    literal_words: names of textual inversions and triggers of LoRAs, in any case.
+    Full-width commas and the like become ASCII's in literal stretches beside others.
+    Raises InputError for another route and for a backquote that isn't closed; \\` and `` are a backquote that is text.
+    """
+    if route not in get_args(Route):
+        raise InputError(f"route: expected {', '.join(get_args(Route))}, got {route!r}")
+    if route == "none" or not text:
+        return [Stretch(0, len(text), text, True)]
+    signs = list(_backquotes(text))
+    quoted = [(start, end) for start, end, is_quoted in signs if is_quoted]
+    masked = _masked(text, [(start, end) for start, end, _ in signs])
+    named = _found(masked, literal_words)
+    cuts = _clauses(masked)
+    if route == "auto":
+        without_names = _masked(masked, named)
+        read = readings([without_names[start:end] for start, end in cuts])
+        bridged = [reading == "other" for reading in read]
+    else:
+        bridged = [True] * len(cuts)
+    kinds = bytearray(len(text))  # by character: 1 goes through the bridge
+    for (start, end), through in zip(cuts, bridged, strict=True):
+        if through or (start and kinds[start - 1] and _is_separator(masked[start:end])):
+            kinds[start:end] = b"\1" * (end - start)
+    for start, end in [*quoted, *named]:
+        kinds[start:end] = bytes(end - start)
+    _give_separators(masked, kinds)
+    read_as = _read_as(text, signs, kinds)
+    return [Stretch(start, end, "".join(read_as[start:end]), not kinds[start]) for start, end in _runs(kinds)]
+
+
+# what stands for a quoted part or a name while clauses are sought: no letter, no space, no clause's end
+_MASK = "\ufffc"
+_BACKQUOTES = re.compile(r"\\`|``|`")
+_ASCII_SIGNS = {
+    **dict.fromkeys("，、､،၊፣", ","),
+    **dict.fromkeys("。｡۔।॥။።", "."),
+    **dict.fromkeys("；؛", ";"),
+    **dict.fromkeys("！", "!"),
+    **dict.fromkeys("？؟", "?"),
+}
+
+
+def _backquotes(text: str) -> Iterator[tuple[int, int, bool]]:
+    """(start, end, whether it is a quoted part) of what backquotes enclose, and of backquotes that are text."""
+    opened = None
+    for found in _BACKQUOTES.finditer(text):
+        if len(found[0]) == 2:
+            if opened is None:
+                yield found.start(), found.end(), False
+        elif opened is None:
+            opened = found.start()
+        else:
+            yield opened, found.end(), True
+            opened = None
+    if opened is not None:
+        remedy = "expected `words` that CLIP shall read as they are; write \\` for a backquote that is text"
+        raise malformed(text, opened, "this backquote isn't closed", remedy)
+
+
+def _masked(text: str, parts: Collection[tuple[int, int]]) -> str:
+    characters = list(text)
+    for start, end in parts:
+        characters[start:end] = _MASK * (end - start)
+    return "".join(characters)
+
+
+def _found(text: str, words: Collection[str]) -> list[tuple[int, int]]:
+    """Where one of the words stands, the longest first: whole, or beside letters of another script as in sks风格的猫."""
+    pattern = _any_of(frozenset(words))
+    if pattern is None:
+        return []
+    found = []
+    at = 0
+    while match := pattern.search(text, at):
+        start, end = match.span()
+        if _is_boundary(text, start) and _is_boundary(text, end):
+            found.append((start, end))
+            at = end
+        else:
+            at = start + 1
+    return found
+
+
+@lru_cache(maxsize=64)
+def _any_of(words: frozenset[str]) -> re.Pattern[str] | None:
+    longest_first = sorted(filter(str.strip, words), key=len, reverse=True)
+    return (
+        re.compile("|".join(re.escape(word.strip()) for word in longest_first), re.IGNORECASE)
+        if longest_first
+        else None
+    )
+
+
+def _is_boundary(text: str, at: int) -> bool:
+    before, after = (script_of(character) if character else "" for character in (text[at - 1 : at], text[at : at + 1]))
+    return not before or before != after
+
+
+def _clauses(text: str) -> list[tuple[int, int]]:
+    """(start, end) of each clause, with the signs and spaces behind it. A colon ends none: 照片：猫 is read in one."""
+    cuts = []
+    start, at = 0, 1
+    while at <= len(text):
+        if _is_cut(text, at):
+            while at < len(text) and (text[at].isspace() or _is_cut(text, at + 1)):
+                at += 1
+            cuts.append((start, at))
+            start = at
+        at += 1
+    return cuts if start == len(text) else [*cuts, (start, len(text))]
+
+
+def _is_cut(text: str, at: int) -> bool:
+    last = text[at - 1]
+    if last in "\n\r\u2028\u2029":
+        return True
+    if last in ":：" or not ends_clause(text, at):
+        return False
+    if last in ".;!?" and text[at : at + 1].isalnum():  # artstation.com
+        return False
+    is_initial = last == "." and text[at - 2 : at - 1].isupper() and not text[max(0, at - 3) : at - 2].isalnum()
+    return not is_initial  # J. R. R. Tolkien
+
+
+def _is_separator(text: str) -> bool:
+    return all(character.isspace() or character in CLAUSE_ENDS for character in text)
+
+
+def _give_separators(text: str, kinds: bytearray) -> None:
+    """Signs and spaces between a stretch for the bridge and a literal one become literal."""
+    for at in range(1, len(text)):
+        if kinds[at] and not kinds[at - 1] and _is_separator(text[at]):
+            kinds[at] = 0
+    for at in range(len(text) - 2, -1, -1):
+        if kinds[at] and not kinds[at + 1] and _is_separator(text[at]):
+            kinds[at] = 0
+
+
+def _read_as(text: str, signs: Collection[tuple[int, int, bool]], kinds: bytearray) -> list[str]:
+    """What is read for each character. Literal commas and the like become ASCII's where not all is literal."""
+    characters = list(text)
+    if any(kinds):
+        for at, character in enumerate(text):
+            if character in _ASCII_SIGNS and not kinds[at]:
+                space = "" if text[at + 1 : at + 2].isspace() else " "
+                characters[at] = _ASCII_SIGNS[character] + space
+    for start, end, is_quoted in signs:
+        inside = text[start + 1 : end - 1].replace("\\`", "`").replace("``", "`") if is_quoted else "`"
+        characters[start:end] = [inside, *[""] * (end - start - 1)]
+    return characters
+
+
+def _runs(kinds: bytearray) -> Iterator[tuple[int, int]]:
+    """(start, end) of each run of equal numbers."""
+    end = 0
+    for _, run in groupby(kinds):
+        start, end = end, end + sum(1 for _ in run)
+        yield start, end

@@ -1,0 +1,177 @@
+"""The bridge at CLIP's entrance: AltCLIP's states of a text become a few soft tokens, which a Stable Diffusion's own CLIP reads.
+
+A soft token is a vector in the space of CLIP's token embeddings: a mixture of the embeddings of CLIP's own vocabulary plus a
+free rest. CLIP reads it as it reads a textual inversion, beside literal tokens, so that LoRAs with a text half, inversions,
+trigger words and `clip_skip` work as in English. The mixture's largest parts are the English that the bridge understood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.utils import ModelOutput
+
+from altdiffusion.errors import InputError
+from altdiffusion.text_encoder.bridge_layers import Attention, DecoderLayer, ExactModel
+
+
+class EntranceBridgeConfig(PreTrainedConfig):
+    """The sizes of a bridge. The defaults lead from AltCLIP (width 768) to Stable Diffusion 1.x.
+
+    input_width: of AltCLIP's text states (`project_dim`): 1024 for m18, 768 for the others.
+    embedding_widths: of CLIP's token embeddings: [768] for Stable Diffusion 1.x, [1024] for 2.x, [768, 1280] for XL, whose
+        two CLIPs share a vocabulary.
+    vocab_size: entries of CLIP's vocabulary.
+    max_soft_tokens: the most that a text becomes.
+    model, text_encoder, languages, data, license: what it was trained with, as the user named it; notes.
+    Raises InputError unless hidden_size is a multiple of num_attention_heads.
+    """
+
+    model_type = "altdiffusion_entrance_bridge"
+
+    def __init__(
+        self,
+        input_width: int = 768,
+        embedding_widths: Sequence[int] = (768,),
+        vocab_size: int = 49408,
+        max_soft_tokens: int = 75,
+        hidden_size: int = 768,
+        num_layers: int = 3,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 2048,
+        model: str | None = None,
+        text_encoder: str | None = None,
+        languages: Sequence[str] = (),
+        data: Sequence[str] = (),
+        license: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if hidden_size % num_attention_heads:
+            raise InputError(
+                f"a bridge of hidden_size {hidden_size} can't have {num_attention_heads} attention heads: "
+                "expected a divisor of it"
+            )
+        self.input_width = input_width
+        self.embedding_widths = list(embedding_widths)
+        self.vocab_size = vocab_size
+        self.max_soft_tokens = max_soft_tokens
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.model = model
+        self.text_encoder = text_encoder
+        self.languages = list(languages)
+        self.data = list(data)
+        self.license = license
+        super().__init__(**kwargs)
+
+
+@dataclass
+class SoftTokens(ModelOutput):
+    """Soft tokens of a batch of texts; beyond a text's own length they mean nothing.
+
+    embeddings: for each CLIP (batch, longest, embedding width). lengths: int64 (batch,), 1 to max_soft_tokens.
+    length_logits: (batch, max_soft_tokens), the first entry for a length of 1.
+    word_logits: (batch, longest, vocab_size), of the mixtures. rest_shares: (batch, longest), how much of each embedding of the
+        first CLIP is the free rest, 0 to 1.
+    """
+
+    embeddings: tuple[Tensor, ...] | None = None
+    lengths: Tensor | None = None
+    length_logits: Tensor | None = None
+    word_logits: Tensor | None = None
+    rest_shares: Tensor | None = None
+
+
+class EntranceBridge(ExactModel):
+    """Learned queries, as many as the text will have soft tokens, cross-attend to AltCLIP's token states.
+
+    It holds the token embeddings of the CLIP that it was trained with: to mix them, and to tell whether another CLIP is a
+    relative of it.
+    """
+
+    config_class = EntranceBridgeConfig
+    main_input_name = "states"
+
+    def __init__(self, config: EntranceBridgeConfig) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        self.project_in = nn.Linear(config.input_width, width)
+        self.length_query = nn.Parameter(torch.randn(1, width) / width**0.5)
+        self.length_attention = Attention(width, config.num_attention_heads)
+        self.length_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.max_soft_tokens))
+        self.lengths = nn.Embedding(config.max_soft_tokens + 1, width)
+        self.queries = nn.Parameter(torch.randn(config.max_soft_tokens, width) / width**0.5)
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, config.num_attention_heads, config.intermediate_size) for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.words = nn.Linear(width, config.embedding_widths[0])
+        self.rests = nn.ModuleList(nn.Linear(width, size) for size in config.embedding_widths)
+        for parameter in self.rests.parameters():
+            nn.init.zeros_(parameter)  # begins with the mixture alone
+        nn.init.normal_(self.lengths.weight, std=width**-0.5)
+        self.token_embeddings = nn.ParameterList(
+            nn.Parameter(torch.zeros(config.vocab_size, size), requires_grad=False) for size in config.embedding_widths
+        )
+        self._scales: list[float] | None = None
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: the parameters begin as `__init__` made them."""
+
+    def forward(
+        self,
+        states: Tensor,
+        attention_mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+        token_embeddings: Sequence[Tensor] | None = None,
+    ) -> SoftTokens:
+        """Soft tokens of texts.
+
+        states: (batch, tokens, input_width), of AltCLIP. attention_mask: (batch, tokens), 1 or True for real tokens, at least
+        one a row; by default all are. lengths: int64 (batch,), how many soft tokens each text becomes; None: as many as the
+        bridge finds right. token_embeddings: for each CLIP (vocab_size, embedding width); by default those it was trained with.
+        """
+        memory = self.project_in(states)
+        mask = None if attention_mask is None else attention_mask.bool()[:, None, None]
+        query = self.length_query.expand(len(states), -1, -1)
+        length_logits = self.length_head(self.length_attention(query, memory, mask)[:, 0])
+        if lengths is None:
+            lengths = length_logits.argmax(-1) + 1
+        longest = int(lengths.max())
+        present = torch.arange(longest, device=states.device) < lengths[:, None]
+        hidden = self.queries[:longest] + self.lengths(lengths)[:, None]
+        for layer in self.layers:
+            hidden = layer(hidden, memory, mask, present[:, None, None])
+        hidden = self.norm(hidden)
+        tables = [table.to(hidden) for table in token_embeddings or self.token_embeddings]
+        scales = self.scales()
+        # as attention does: the deviation of the products does not depend on the width
+        word_logits = (self.words(hidden) / (scales[0] * tables[0].shape[1] ** 0.5)) @ tables[0].T
+        mixture = word_logits.float().softmax(-1).to(hidden)
+        mixtures = [mixture @ table for table in tables]
+        rests = [scale * rest(hidden) for scale, rest in zip(scales, self.rests, strict=True)]
+        embeddings = tuple(word + rest for word, rest in zip(mixtures, rests, strict=True))
+        sizes = mixtures[0].norm(dim=-1), rests[0].norm(dim=-1)
+        return SoftTokens(embeddings, lengths, length_logits, word_logits, sizes[1] / (sizes[0] + sizes[1]))
+
+    def scales(self) -> list[float]:
+        """The standard deviation of each CLIP's token embeddings, as it was trained with them."""
+        if self._scales is None:
+            scales = [float(table.detach().float().std()) for table in self.token_embeddings]
+            if self.training:  # they are put in after the model is made
+                return scales
+            self._scales = scales
+        return self._scales
+
+    def drop_token_embeddings(self) -> None:
+        """Free their memory: from now on `forward` wants those of a related CLIP given."""
+        self.scales()
+        self.token_embeddings = nn.ParameterList()

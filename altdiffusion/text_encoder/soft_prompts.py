@@ -1,0 +1,152 @@
+"""Texts to soft tokens: AltCLIP's tower and a bridge behind a pipeline's own tokenizer and CLIP."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altdiffusion.errors import InputError
+from altdiffusion.prompt_syntax.clauses import ends_clause
+from altdiffusion.prompt_syntax.route import Route, Stretch, stretches
+from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
+from altdiffusion.text_encoder.soft_tokens import install_soft_tokens, token_table
+from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad, tokenized, tokens
+
+MAX_KEPT = 16_384  # soft tokens whose embeddings are kept: 50 MB for Stable Diffusion 1.x in float32
+_WORDS = 3  # of a mixture, the most likely entries that are kept to be shown
+
+
+@dataclass(frozen=True)
+class SoftText:
+    """A text as soft tokens. ids: below zero. words: for each, the most likely entries of CLIP's vocabulary, with their
+    shares of the mixture; share of the rest: how much of each embedding is none of the vocabulary's, 0 to 1."""
+
+    ids: tuple[int, ...]
+    words: tuple[tuple[tuple[int, float], ...], ...]
+    rests: tuple[float, ...]
+
+
+class SoftPrompts:
+    """What a pipeline's tokenizers and CLIPs share: it reads texts, and keeps the embeddings of their soft tokens.
+
+    A text that was read before has the same ids. Of more than MAX_KEPT tokens those that were used longest ago are dropped;
+    to encode a dropped one raises InputError. Safe to use from threads.
+    route: which parts of a prompt are read so, see `stretches`. literal_words: words that never are, such as triggers.
+    """
+
+    def __init__(self, tower: Any, tokenizer: Any, bridge: EntranceBridge, encoders: Sequence[Any]) -> None:
+        """tokenizer: AltCLIP's. encoders: the pipeline's CLIPs, in the order of the bridge's embedding widths."""
+        self.tower, self.tokenizer, self.bridge = tower, tokenizer, bridge
+        self.route: Route = "auto"
+        self.literal_words: set[str] = set()
+        self._encoders = list(encoders)
+        self._texts: OrderedDict[str, SoftText] = OrderedDict()
+        self._embeddings: dict[int, tuple[Tensor, ...]] = {}
+        self._next = -1
+        self._lock = threading.RLock()
+        self.tokenizer_lock = threading.RLock()  # of the pipeline's own; nothing of this class is called under it
+        for index, encoder in enumerate(encoders):
+            install_soft_tokens(encoder, LookUp(self, index))
+
+    def __deepcopy__(self, memo: Any) -> SoftPrompts:
+        """Itself: a copy of the pipeline reads with the same tower."""
+        return self
+
+    def read(self, texts: Sequence[str]) -> list[SoftText]:
+        """The soft tokens of texts, each at most 75 AltCLIP tokens long: see `stretches`."""
+        with self._lock:
+            new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+            for first in range(0, len(new), 64):
+                self._compute(new[first : first + 64])
+            for text in texts:
+                self._texts.move_to_end(text)
+            found = [self._texts[text] for text in texts]
+            while len(self._embeddings) > MAX_KEPT and len(self._texts) > len(set(texts)):
+                _, dropped = self._texts.popitem(last=False)
+                for token in dropped.ids:
+                    del self._embeddings[token]
+            return found
+
+    def likeliest(self, token: int) -> int | None:
+        """The entry of CLIP's vocabulary that a soft token is nearest to, None for one that was dropped."""
+        with self._lock:
+            for soft in reversed(self._texts.values()):
+                if soft.ids[-1] <= token <= soft.ids[0]:
+                    return soft.words[soft.ids[0] - token][0][0]
+        return None
+
+    def stretches(self, text: str, added_tokens: Sequence[str]) -> list[Stretch]:
+        """A prompt's literal and other parts, the latter cut so that AltCLIP can read each.
+
+        added_tokens: of the pipeline's tokenizer, such as textual inversions': they stay literal.
+        """
+        parts = stretches(text, self.route, {*self.literal_words, *added_tokens})
+        return [piece for part in parts for piece in ([part] if part.literal else self._fitting(part))]
+
+    def embeddings(self, index: int, ids: Tensor) -> Tensor:
+        """The embeddings (n, width) of soft tokens for the CLIP of this index. Raises InputError for one that was dropped."""
+        with self._lock:
+            try:
+                return torch.stack([self._embeddings[token][index] for token in ids.tolist()])
+            except KeyError:
+                raise InputError(
+                    f"the soft tokens of a prompt were dropped, as more than {MAX_KEPT} came after them: tokenize it again"
+                ) from None
+
+    @torch.no_grad()
+    def _compute(self, texts: Sequence[str]) -> None:
+        size = self.bridge.config.vocab_size
+        tables = [token_table(encoder, size) for encoder in self._encoders]
+        # an offloaded pipeline's parts come and go: then the tower stays where it is
+        offloaded = any(hasattr(part, "_hf_hook") for encoder in self._encoders for part in encoder.modules())
+        device = torch.device("cpu") if offloaded else tables[0].device
+        tower, bridge = self.tower.to(device), self.bridge.to(device)
+        ids, mask = pad(tokens(self.tokenizer, texts), self.tokenizer.pad_token_id)
+        ids, mask = ids.to(device), mask.to(device)
+        states = tower(input_ids=ids, attention_mask=mask)[0]
+        tables = [table.to(device, bridge.dtype) for table in tables]
+        soft = bridge(states.to(bridge.dtype), mask, token_embeddings=tables)
+        shares, words = soft.word_logits.float().softmax(-1).topk(min(_WORDS, size))
+        rests = soft.rest_shares
+        for row, (text, length) in enumerate(zip(texts, soft.lengths.tolist(), strict=True)):
+            names = tuple(range(self._next, self._next - length, -1))
+            self._next -= length
+            for place, name in enumerate(names):
+                self._embeddings[name] = tuple(part[row, place].clone() for part in soft.embeddings)
+            likely = tuple(
+                tuple(zip(words[row, place].tolist(), shares[row, place].tolist(), strict=True))
+                for place in range(length)
+            )
+            self._texts[text] = SoftText(names, likely, tuple(rests[row, :length].tolist()))
+
+    def _fitting(self, stretch: Stretch) -> list[Stretch]:
+        """A stretch that AltCLIP's 77 tokens don't hold, cut behind clauses, else behind words, else anywhere."""
+        ids, offsets = tokenized(self.tokenizer, stretch.text)
+        room = MAX_TOKENS - 2
+        if len(ids) <= room:
+            return [stretch]
+        end = offsets[room - 1][1]
+        clauses = [at for at in range(1, end + 1) if ends_clause(stretch.text, at)]
+        spaces = [at for at in range(1, end + 1) if stretch.text[at - 1].isspace()]
+        cut = max(clauses or spaces or [end])
+        # the text of a bridged stretch is that of the prompt but for backquotes, so its places are the prompt's
+        middle = min(stretch.start + cut, stretch.end)
+        first = Stretch(stretch.start, middle, stretch.text[:cut], literal=False)
+        rest = Stretch(middle, stretch.end, stretch.text[cut:], literal=False)
+        return [first, *(self._fitting(rest) if rest.text.strip() else [])]
+
+
+class LookUp:
+    """The embeddings of soft tokens for one of a pipeline's CLIPs."""
+
+    def __init__(self, prompts: SoftPrompts, index: int) -> None:
+        self.prompts, self.index = prompts, index
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        return self.prompts.embeddings(self.index, ids)

@@ -1,0 +1,151 @@
+"""A pipeline's own CLIP tokenizer, which gives soft tokens for what is not English."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import BatchEncoding
+
+from altdiffusion.errors import InputError
+from altdiffusion.text_encoder.soft_prompts import SoftPrompts, SoftText
+
+# What a call may ask for where a prompt has soft tokens; anything else is refused.
+_KNOWN = frozenset(
+    ["add_special_tokens", "padding", "truncation", "max_length", "return_tensors", "return_attention_mask",
+     "return_offsets_mapping", "pad_to_multiple_of", "padding_side", "verbose", "return_length", "return_token_type_ids"]
+)  # fmt: skip
+
+
+class SoftTokenizerMixin:
+    """Over a CLIP tokenizer's class, see `soft_tokenizer`. Texts without soft tokens are tokenized by that class alone."""
+
+    soft_prompts: SoftPrompts
+
+    def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As the tokenizer's own; ids below zero are soft tokens.
+
+        Raises InputError for an argument that soft tokens have no answer to, and for an open backquote.
+        """
+        texts = [text] if isinstance(text, str) else text
+        is_text = isinstance(texts, list | tuple) and all(isinstance(each, str) for each in texts)
+        if not is_text or not (prompts := self._read(texts)):
+            with self.soft_prompts.tokenizer_lock:
+                return super().__call__(text, *args, **kwargs)  # type: ignore[misc]
+        if args or (unknown := {name for name in kwargs if kwargs[name] and name not in _KNOWN}):
+            named = ", ".join(sorted(unknown)) if not args else "arguments by position"
+            raise InputError(f"the tokenizer has no answer to {named} for a prompt that a bridge reads: leave it out")
+        special = kwargs.get("add_special_tokens", True)
+        longest = kwargs.get("max_length") or self.model_max_length  # type: ignore[attr-defined]
+        room = max(0, longest - 2 * special) if kwargs.get("truncation") else None
+        rows: list[list[int]] = []
+        offsets: list[list[tuple[int, int]]] = []
+        for tokens in prompts:
+            ids, places = [token for token, _ in tokens][:room], [place for _, place in tokens][:room]
+            if special:
+                ids, places = [self.bos_token_id, *ids, self.eos_token_id], [(0, 0), *places, (0, 0)]  # type: ignore[attr-defined]
+            rows.append(ids)
+            offsets.append(places)
+        options = {name: kwargs[name] for name in ("pad_to_multiple_of", "padding_side") if name in kwargs}
+        encoded: BatchEncoding = self.pad(  # type: ignore[attr-defined]
+            {"input_ids": rows}, padding=kwargs.get("padding", False), max_length=kwargs.get("max_length"),
+            return_attention_mask=kwargs.get("return_attention_mask"), return_tensors=kwargs.get("return_tensors"),
+            verbose=False, **options,
+        )  # fmt: skip
+        if kwargs.get("return_offsets_mapping"):
+            encoded["offset_mapping"] = offsets
+        if kwargs.get("return_length"):
+            encoded["length"] = list(map(len, rows))
+        if isinstance(text, str) and kwargs.get("return_tensors") is None:
+            return BatchEncoding({name: values[0] for name, values in encoded.items()})
+        return encoded
+
+    def encode(self, text: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(text, str) and self._read([text]):
+            return self(text, *args, **kwargs)["input_ids"]
+        return super().encode(text, *args, **kwargs)  # type: ignore[misc]
+
+    def tokenize(self, text: str, *args: Any, **kwargs: Any) -> list[str]:
+        if not (prompts := self._read([text])):
+            tokens: list[str] = super().tokenize(text, *args, **kwargs)  # type: ignore[misc]
+            return tokens
+        return list(self.convert_ids_to_tokens([token for token, _ in prompts[0]]))
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """A soft token is shown as the likeliest entry of its mixture, as 〈cat〉."""
+        if isinstance(ids, int):
+            return self._name(ids)
+        special = set(self.all_special_ids) if skip_special_tokens else set()  # type: ignore[attr-defined]
+        return [self._name(int(token)) for token in ids if int(token) not in special]
+
+    def _decode(self, token_ids: Any, **kwargs: Any) -> str:
+        """Soft tokens as the English that they are nearest to."""
+        ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
+        words = [self.soft_prompts.likeliest(token) if token < 0 else token for token in ids]
+        text: str = super()._decode([token for token in words if token is not None], **kwargs)  # type: ignore[misc]
+        return text
+
+    def _name(self, token: int) -> str:
+        convert = super().convert_ids_to_tokens  # type: ignore[misc]
+        if token >= 0:
+            literal: str = convert(token)
+            return literal
+        likeliest = self.soft_prompts.likeliest(token)
+        return "〈?〉" if likeliest is None else f"〈{convert(likeliest).removesuffix('</w>')}〉"
+
+    def _read(self, texts: Sequence[str]) -> list[list[tuple[int, tuple[int, int]]]]:
+        """(token id, its characters) of each text, without begin and end; nothing where no text has soft tokens."""
+        added = list(self.added_tokens_encoder)  # type: ignore[attr-defined]
+        special = set(self.all_special_tokens)  # type: ignore[attr-defined]
+        names = [name for name in added if name not in special]
+        parts = [self.soft_prompts.stretches(text, names) for text in texts]
+        if all(part.literal and part.text == text for text, some in zip(texts, parts, strict=True) for part in some):
+            return []
+        wanted = [part.text for some in parts for part in some if not part.literal]
+        soft = dict(zip(wanted, self.soft_prompts.read(wanted), strict=True))
+        return [[token for part in some for token in self._tokens(part, soft)] for some in parts]
+
+    def _tokens(self, part: Any, soft: dict[str, SoftText]) -> list[tuple[int, tuple[int, int]]]:
+        if not part.literal:
+            return [(token, (part.start, part.end)) for token in soft[part.text].ids]
+        with self.soft_prompts.tokenizer_lock:
+            encoded = super().__call__(  # type: ignore[misc]
+                part.text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+            )
+        # a literal part may have lost its backquotes, or stand for a comma of another script: places are kept within it
+        return [
+            (token, (min(part.start + start, part.end), min(part.start + end, part.end)))
+            for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        ]
+
+    def __reduce__(self) -> Any:
+        return soft_tokenizer, (_plain(self), self.soft_prompts)
+
+
+def soft_tokenizer(tokenizer: Any, soft_prompts: SoftPrompts) -> Any:
+    """A tokenizer of the same class and vocabulary that gives soft tokens for what is not English.
+
+    It is saved as the plain one. The vocabulary is shared: tokens added to the one are the other's, too.
+    """
+    plain = _plain(tokenizer)
+    base: Any = type(plain)
+    plain.__class__ = _soft_class(base)
+    plain.soft_prompts = soft_prompts
+    return plain
+
+
+def _plain(tokenizer: Any) -> Any:
+    """The tokenizer without soft tokens, its vocabulary shared."""
+    own: Any = type(tokenizer)
+    base = own.__bases__[1] if issubclass(own, SoftTokenizerMixin) else own
+    plain = base.__new__(base)
+    plain.__dict__ = {name: value for name, value in vars(tokenizer).items() if name != "soft_prompts"}
+    return plain
+
+
+@functools.cache
+def _soft_class(base: type) -> Any:
+    """Named as its base is, as saved files name a tokenizer's class."""
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    return type(base.__name__, (SoftTokenizerMixin, base), names)
