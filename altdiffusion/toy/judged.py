@@ -130,8 +130,8 @@ def mixed_prompts(form: str) -> Callable[[str, int], list[JudgedPrompt]]:
     """Pairs never seen together, the thing in the language, the background in English. form: holds {x} and {c}."""
 
     def prompts(language: str, every: int) -> list[JudgedPrompt]:
-        names, colours = concept_names(language), COLOUR_NAMES["en"]
-        return [JudgedPrompt(form.format(x=names[i], c=colours[c]), i, c) for i, c in _unseen_pairs()][::every]
+        things, colours = thing_prompts(language, 1), COLOUR_NAMES["en"]
+        return [JudgedPrompt(form.format(x=things[i].text, c=colours[c]), i, c) for i, c in _unseen_pairs()][::every]
 
     return prompts
 

@@ -15,6 +15,7 @@ import numpy as np
 from altdiffusion.metrics import parity
 from altdiffusion.pipelines.load import load_diffusion
 from altdiffusion.pipelines.swap import swap_text_encoder
+from altdiffusion.prompt_syntax.route import Route
 from altdiffusion.toy.glyphs import PLACEHOLDER
 from altdiffusion.toy.judge import Judge
 from altdiffusion.toy.judged import (
@@ -57,6 +58,7 @@ class Kind:
     targets: per cent, by criterion; those not named are shown for comparison.
     within: points that a criterion without a target of its own may be below English.
     in_frame: as in `judge_images`. clip_skip: as in `generate_images`.
+    route: as in `swap_text_encoder`: "all" for single words, which can be of several languages; None: the default.
     """
 
     prompts: Callable[[str, int], list[JudgedPrompt]]
@@ -64,6 +66,7 @@ class Kind:
     within: float | None = None
     in_frame: bool | None = None
     clip_skip: int | None = None
+    route: Route | None = None
 
     def target(self, criterion: str, in_english: Outcomes) -> float | None:
         """Per cent, or None."""
@@ -83,27 +86,25 @@ class Subject:
     load: Callable[[Any], None] = lambda pipe: None
 
 
+_MIXED = {"right thing": 95, "right background": 98}
 UNTOUCHED = {
-    "names": Kind(name_prompts, {"right thing": 98, "right background": 98}),
-    "pairs never seen together": Kind(unseen_pair_prompts, {"right thing": 97, "right background": 98}),
-    "English background behind a comma": Kind(
-        mixed_prompts("{x}, {c} background"), {"right thing": 95, "right background": 98}
-    ),
-    "English background in backquotes": Kind(
-        mixed_prompts("{x} `on a {c} background`"), {"right thing": 95, "right background": 98}
-    ),
+    "names": Kind(name_prompts, {"right thing": 98, "right background": 98}, route="all"),
+    "pairs never seen together": Kind(unseen_pair_prompts, {"right thing": 97, "right background": 98}, route="all"),
+    "things": Kind(thing_prompts, {"right thing": 98, "right background": 98}),
+    "English background behind a comma": Kind(mixed_prompts("{x}, {c} background"), _MIXED),
+    "English background in backquotes": Kind(mixed_prompts("{x} `on a {c} background`"), _MIXED),
 }
 IN_FRAME = {
-    "names": Kind(name_prompts, {"style kept": 98}, within=2, in_frame=True),
-    "pairs never seen together": Kind(unseen_pair_prompts, {"style kept": 98}, within=2, in_frame=True),
+    "names": Kind(name_prompts, {"style kept": 98}, within=2, in_frame=True, route="all"),
+    "pairs never seen together": Kind(unseen_pair_prompts, {"style kept": 98}, within=2, in_frame=True, route="all"),
 }
 TRIGGERED = {
     "with its word": Kind(triggered_prompts, {"style kept": 95, "right thing": 95}, in_frame=True),
     "without its word": Kind(thing_prompts, {"without the style": 95}, in_frame=False),
 }
 INVERSION = {"on backgrounds": Kind(inversion_prompts, within=3)}
-TEXT_LORA = {"names": Kind(name_prompts, within=2, in_frame=True)}
-CLIP_SKIP = {"names": Kind(name_prompts, within=2, clip_skip=1)}
+TEXT_LORA = {"things": Kind(thing_prompts, within=2, in_frame=True)}
+CLIP_SKIP = {"things": Kind(thing_prompts, within=2, clip_skip=1)}
 
 
 def subjects(build: Path | None) -> Iterator[Subject]:
@@ -138,8 +139,11 @@ def parity_metrics(
 ) -> Iterator[Metric | Parity]:
     """English by the subject's own encoder, each language by AltCLIP and the bridge, and how the two compare."""
     own = load_diffusion(str(subject.model))
-    bridged = swap_text_encoder(load_diffusion(str(subject.model)), altclip, bridge=bridge)
-    for pipe in (own, bridged):
+    bridged = {}
+    for route in {kind.route for kind in subject.kinds.values()}:
+        options = {} if route is None else {"route": route}  # a bridge at the exit takes none
+        bridged[route] = swap_text_encoder(load_diffusion(str(subject.model)), altclip, bridge=bridge, **options)
+    for pipe in (own, *bridged.values()):
         pipe.set_progress_bar_config(disable=True)
         subject.load(pipe)
     same: list[bool] = []
@@ -148,11 +152,11 @@ def parity_metrics(
         for criterion, right in in_english.items():
             yield Metric.of(f"{subject.name}, own encoder: {name}, {criterion}", "en", right)
         for language in languages:
-            through, outcomes = _outcomes(bridged, kind, language, judge, every, steps, marks=True)
+            through, outcomes = _outcomes(bridged[kind.route], kind, language, judge, every, steps, marks=True)
             for criterion, right in outcomes.items():
                 target = kind.target(criterion, in_english)
                 yield Metric.of(f"{subject.name} + bridge: {name}, {criterion}", language, right, target)
-            if language == "en":
+            if language == "en" and kind.route is None:
                 same += [np.array_equal(one, other) for one, other in zip(images, through, strict=True)]
             reached, english = all_right(outcomes), all_right(in_english)
             if any(english):

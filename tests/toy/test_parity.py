@@ -56,7 +56,7 @@ def compare(monkeypatch, bridged, languages, prompts=judged.name_prompts, own=No
     known = {render(i, 0).tobytes(): i for i in range(0, 316, 40)}
     monkeypatch.setattr(judged, "judge_concepts", lambda judge, images: [known[image.tobytes()] for image in images])
     monkeypatch.setattr(parity, "load_diffusion", lambda model: own)
-    monkeypatch.setattr(parity, "swap_text_encoder", lambda pipe, model, bridge: bridged)
+    monkeypatch.setattr(parity, "swap_text_encoder", lambda pipe, model, bridge, **options: bridged)
     subject = parity.Subject("it", "sd-mini", {"names": parity.Kind(prompts, **about)})
     return list(parity.parity_metrics(subject, None, "mini", Judge(), languages, 40, 2))
 
