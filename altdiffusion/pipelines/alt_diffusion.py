@@ -239,7 +239,7 @@ def as_input_error(name: str | Path) -> Iterator[None]:
         raise InputError(f"{name} can't be loaded: {first_line(error)}") from error
 
 
-_UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, EOFError,
+_UNREADABLE = (OSError, ArithmeticError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, EOFError,
                pickle.UnpicklingError, safetensors.SafetensorError)  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from transformers import CLIPTextModel
 
 from altdiffusion.checkpoints import hub, single_files, tensor_files
 from altdiffusion.errors import InputError
+from altdiffusion.pipelines import adapters
 from altdiffusion.pipelines.alt_diffusion import (
     AltDiffusionImg2ImgPipeline,
     AltDiffusionInpaintPipeline,
@@ -63,9 +64,14 @@ def load_by_kind(
     if not (_is_xl_folder(path) if found is None else found.kind == "xl"):
         return _CLASSES[index].from_path(path, str(name), tokenizer=tokenizer, **options)
     with as_input_error(name):
-        if found is not None:
-            return build_pipeline(_XL_CLASSES[index], path, tokenizer=tokenizer, **options)
-        return _load_xl_folder(_XL_CLASSES[index], path, str(name), **options)
+        if found is None:
+            pipeline = _load_xl_folder(_XL_CLASSES[index], path, str(name), **options)
+        else:
+            pipeline = build_pipeline(_XL_CLASSES[index], path, tokenizer=tokenizer, **options)
+    pipeline.load_lora_into_text_encoder = (
+        adapters.load_lora_into_text_encoder
+    )  # on this instance: its class stays stock
+    return pipeline
 
 
 def tokenizer_folder(bridge: str | Path) -> Path:

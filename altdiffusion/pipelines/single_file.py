@@ -223,7 +223,7 @@ def _scheduler(found: single_files.SingleFile, state: layouts.State, path: Path,
     if config is not None:
         settings = tensor_files.read_json(config / "scheduler" / "scheduler_config.json")
         kind: Any = getattr(diffusers, str(settings.get("_class_name")), None)
-        if not (inspect.isclass(kind) and issubclass(kind, diffusers.SchedulerMixin)):
+        if not hasattr(kind, "set_timesteps"):
             raise InputError(f"{config}: unknown scheduler {settings.get('_class_name')!r} in scheduler_config.json")
         return kind.from_config(settings)
     beside = path.with_suffix(".yaml")
