@@ -29,14 +29,13 @@ def load_lora_into_text_encoder(
     """Apply the text half of a LoRA if it was made for AltCLIP's tower; one for CLIP's is left out, with a warning.
 
     Replaces diffusers' method of this name, and takes its arguments: for AltCLIP's encoder, with a bridge or without,
-    and where XL's first encoder was removed. Into a CLIP it goes as in diffusers. kwargs: adapter_name, lora_scale, metadata, ...
+    and where XL's first encoder was removed. kwargs: adapter_name, lora_scale, metadata, ...
     """
     start = (prefix or "text_encoder") + "."
     half = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
     is_ours = isinstance(text_encoder, AltCLIPTextModel | BridgedTextEncoder)
     if text_encoder is not None and not (is_ours and half):  # without a text half diffusers warns
         load_stock = StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder
-        state_dict, network_alphas = _with_alphas_in_weights(state_dict, network_alphas, start)
         load_stock(state_dict, network_alphas, text_encoder, prefix=prefix, **kwargs)
         return
     tower = "tower." if isinstance(text_encoder, BridgedTextEncoder) else ""
@@ -73,22 +72,24 @@ def load_lora_into_text_encoder(
         scale_lora_layers(text_encoder, weight=kwargs.get("lora_scale", 1.0))
 
 
-def _with_alphas_in_weights(
-    state_dict: dict[str, Tensor], alphas: dict[str, float] | None, start: str
-) -> tuple[dict[str, Tensor], dict[str, float] | None]:
-    """A kohya LoRA for CLIP whose layers differ in alpha, with alpha / rank multiplied into the weights.
+def with_alphas_in_weights(
+    state_dict: dict[str, Tensor], alphas: dict[str, float] | None, *others: Any
+) -> tuple[Any, ...]:
+    """What a pipeline's `lora_state_dict` gives, with alpha / rank in the weights where a kohya LoRA's layers differ in alpha.
 
-    diffusers looks for such alphas by names that its flat CLIP doesn't have, and takes the most common one for all.
+    diffusers looks such alphas up by names that its layers don't have, and takes the most common one for all.
     """
-    own = {key: alpha for key, alpha in (alphas or {}).items() if key.startswith(start)}
-    if len(set(own.values())) < 2:
-        return state_dict, alphas
+    if not alphas or len(set(alphas.values())) == 1:
+        return state_dict, alphas, *others
     scaled = dict(state_dict)
-    for key, alpha in own.items():
-        down = key.removesuffix(".alpha")
+    for key, alpha in alphas.items():
+        layer = key.removesuffix(".alpha")
+        down = layer if layer in state_dict else f"{layer}.lora.down.weight"
         up = down.replace(".down.", ".up.")
-        scaled[up] = scaled[up] * (alpha / scaled[down].shape[0])
-    return scaled, {key: alpha for key, alpha in (alphas or {}).items() if key not in own} or None
+        if down not in state_dict or up not in state_dict:
+            return state_dict, alphas, *others
+        scaled[up] = state_dict[up] * (alpha / state_dict[down].shape[0])
+    return scaled, None, *others
 
 
 def _check_peft() -> None:

@@ -181,6 +181,11 @@ class AltDiffusionMixin(DiffusionPipeline):
         types = super()._get_signature_types()
         return types | {"text_encoder": (*types["text_encoder"], AltCLIPTextModel, BridgedTextEncoder)}
 
+    @classmethod
+    def lora_state_dict(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in diffusers; a kohya LoRA whose layers differ in alpha is read layer by layer."""
+        return adapters.with_alphas_in_weights(*super().lora_state_dict(*args, **kwargs))
+
     load_lora_into_text_encoder = staticmethod(adapters.load_lora_into_text_encoder)
 
 

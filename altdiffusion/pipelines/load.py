@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,14 @@ def load_by_kind(
             pipeline = _load_xl_folder(_XL_CLASSES[index], path, str(name), **options)
         else:
             pipeline = build_pipeline(_XL_CLASSES[index], path, tokenizer=tokenizer, **options)
-    pipeline.load_lora_into_text_encoder = (
-        adapters.load_lora_into_text_encoder
-    )  # on this instance: its class stays stock
+    # On this instance: its class stays stock.
+    pipeline.load_lora_into_text_encoder = adapters.load_lora_into_text_encoder
+    pipeline.lora_state_dict = partial(_lora_state_dict, type(pipeline))
     return pipeline
+
+
+def _lora_state_dict(kind: Any, *args: Any, **kwargs: Any) -> Any:
+    return adapters.with_alphas_in_weights(*kind.lora_state_dict(*args, **kwargs))
 
 
 def tokenizer_folder(bridge: str | Path) -> Path:

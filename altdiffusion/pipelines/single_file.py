@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def _text_parts(
     prefix = single_files.CLIP_XL if kind == "xl" else single_files.CLIP_1
     settings = _text_config(config, "text_encoder", single_files.clip_config(state, prefix), tokenizer)
     names = convert_ldm_clip_checkpoint({key: state[key] for key in state if key.startswith(prefix)})
-    names = {key.removeprefix("text_model."): value for key, value in names.items()}
+    names = {key.removeprefix("text_model."): value for key, value in names.items() if not _UNREAD.search(key)}
     parts = {"text_encoder": _clip(CLIPTextModel, settings, names, what)}
     if kind == "xl":
         settings = _text_config(config, "text_encoder_2", single_files.open_clip_config(state, _OPEN_XL), tokenizer)
@@ -156,8 +157,11 @@ def _open_clip(model_class: Any, state: layouts.State, prefix: str, settings: CL
     return _clip(model_class, settings, names, what)
 
 
+# Of CLIP's other uses: merging tools and trainers leave some of it in.
+_UNREAD = re.compile(r"^(vision_model|visual_projection|text_projection|logit_scale)\b|position_ids$")
+
+
 def _clip(model_class: Any, settings: CLIPTextConfig, state: dict[str, torch.Tensor], what: str) -> Any:
-    state = {key: value for key, value in state.items() if not key.endswith("position_ids")}
     with torch.device("meta"):
         layouts.check_names(state, model_class(settings).state_dict(), what)
     dtype = next(iter(state.values())).dtype

@@ -1,12 +1,18 @@
 """What a single file is, read off the names and shapes in it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, infer_diffusers_model_type
+from helpers import layouts
+from helpers.ldm_names import single_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from altdiffusion import InputError
-from altdiffusion.checkpoints.layouts import ldm_unet_config
+from altdiffusion.checkpoints.layouts import check_names, ldm_unet_config
 from altdiffusion.checkpoints.single_files import (
     SingleFile,
     clip_config,
@@ -163,24 +169,52 @@ def test_a_layer_that_is_missing_is_named():
         clip_config(state, "cond_stage_model.transformer.")
 
 
-def test_the_published_xl_unet_is_read_off_its_shapes():
-    """Of stabilityai/stable-diffusion-xl-base-1.0: its unet/config.json."""
-    blocks = {0: (320, 0), 1: (320, 0), 2: (320, 0), 4: (640, 2), 5: (640, 2), 7: (1280, 10), 8: (1280, 10)}
-    shapes = {f"{UNET}input_blocks.0.0.weight": (320, 4, 3, 3), f"{UNET}out.2.weight": (4, 320, 3, 3)}
-    for block, (width, depth) in blocks.items():
-        if block:
-            shapes[f"{UNET}input_blocks.{block}.0.out_layers.3.weight"] = (width, 1)
-        shapes |= {f"{UNET}input_blocks.{block}.1.transformer_blocks.{i}.norm1.bias": (1,) for i in range(depth)}
-    shapes |= {f"{UNET}input_blocks.{block}.0.op.weight": (1,) for block in (3, 6)}
-    shapes[f"{UNET}middle_block.1.proj_in.weight"] = (1280, 1280)
-    shapes[f"{UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight"] = (1280, 2048)
-    shapes[f"{UNET}label_emb.0.0.weight"] = (1280, 2816)
-    config = ldm_unet_config({name: torch.zeros(shape, device="meta") for name, shape in shapes.items()}, 1280)
-    expected = {
-        "block_out_channels": [320, 640, 1280], "transformer_layers_per_block": [1, 2, 10], "cross_attention_dim": 2048,
-        "attention_head_dim": [5, 10, 20], "use_linear_projection": True, "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816, "layers_per_block": 2,
-        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    }  # fmt: skip
-    assert {name: config[name] for name in expected} == expected
+ATTENDED, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
+FOUR = {
+    "block_out_channels": [320, 640, 1280, 1280],
+    "down_block_types": [ATTENDED, ATTENDED, ATTENDED, PLAIN],
+    "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+}
+UNETS = {  # as in the published unet/config.json
+    "v1": FOUR | {"cross_attention_dim": 768, "attention_head_dim": 8},
+    "v2": FOUR | {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True},
+    "xl_base": {
+        "block_out_channels": [320, 640, 1280], "down_block_types": [PLAIN, ATTENDED, ATTENDED],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20], "use_linear_projection": True, "transformer_layers_per_block": [1, 2, 10],
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+    },
+}  # fmt: skip
+CLIPS = {
+    "v1": [(768, 12, "quick_gelu")],
+    "v2": [(1024, 23, "gelu")],
+    "xl_base": [(768, 12, "quick_gelu"), (1280, 32, "gelu")],
+}
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_at_full_size_every_tensor_has_its_place(name):
+    """On the meta device. name: what diffusers' own loader calls a file of these names and shapes."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**UNETS[name])
+        encoders = [
+            kind(CLIPTextConfig(vocab_size=49408, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
+                                num_attention_heads=width // 64, hidden_act=act, projection_dim=width))
+            for kind, (width, layers, act) in zip((CLIPTextModel, CLIPTextModelWithProjection), CLIPS[name], strict=False)
+        ]  # fmt: skip
+        parts = dict(zip(("text_encoder", "text_encoder_2"), encoders, strict=False))
+        parts |= {"unet": unet, "vae": layouts.small_vae()}
+        state = single_file(SimpleNamespace(components=parts, **parts))
+    assert infer_diffusers_model_type(state) == name
+    config = ldm_unet_config(state, 1280 if name == "xl_base" else 0)
+    assert {key: config[key] for key in UNETS[name]} == UNETS[name]
+    check_names(convert_ldm_unet_checkpoint(state, config), unet.state_dict(), "the UNet")
+    if name != "v1":
+        state, prefix = (without_last_layer(state), OPEN) if name == "v2" else (state, "conditioner.embedders.1.model.")
+        read = open_clip_config(state, prefix)
+        assert {key: getattr(encoders[-1].config, key) for key in read} == read
+    if name != "v2":
+        read = clip_config(
+            state, f"{'conditioner.embedders.0' if name == 'xl_base' else 'cond_stage_model'}.transformer."
+        )
+        assert {key: getattr(encoders[0].config, key) for key in read} == read

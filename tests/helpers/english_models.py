@@ -36,7 +36,7 @@ def english(kind: str, *, in_channels: int = 4) -> Any:
         "vae": vae,
         "text_encoder": clip(CLIPTextModel, 64, act, 3),
         "tokenizer": padded if kind == "sd2" else tokenizer,
-        "scheduler": diffusers.DDIMScheduler(),
+        "scheduler": diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
     }
     torch.manual_seed(5)
     sizes: dict[str, Any] = {

@@ -53,6 +53,17 @@ def test_a_file_generates_what_its_pipeline_does(made, files, kind):
     assert np.array_equal(images, draw(made[kind]))
 
 
+def test_what_merging_tools_leave_of_clip_is_not_read(made, tmp_path):
+    start = "cond_stage_model.transformer."
+    left = {
+        f"{start}{name}": torch.zeros(2) for name in ("text_projection.weight", "logit_scale", "vision_model.x.bias")
+    }
+    save_file(single_file(made["sd1"]) | left | {"model_ema.decay": torch.zeros(1)}, tmp_path / "x.safetensors")
+    loaded = load(tmp_path / "x.safetensors")
+    own = made["sd1"].text_encoder.state_dict()
+    assert all(torch.equal(value, own[key]) for key, value in loaded.text_encoder.state_dict().items())
+
+
 @pytest.mark.parametrize("names", [{"old_names": True}, {"unread_layer": False}])
 def test_other_names_of_the_same(made, tmp_path, names):
     kind = "sd1" if "old_names" in names else "sd2"
