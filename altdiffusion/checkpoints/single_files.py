@@ -40,7 +40,13 @@ CLIP_XL = "conditioner.embedders.0.transformer."
 OPEN_CLIP_XL = "conditioner.embedders.1.model."
 _CONDITIONER = "conditioner.embedders."
 _READ = (LDM_UNET, LDM_VAE, LDM_TEXT_ENCODER, _CONDITIONER)
-_MARKS = ("v_pred", "ztsnr", "edm_mean", "global_step")  # say something of a file, and are of no part
+_MARKS = (
+    "v_pred",
+    "ztsnr",
+    "edm_mean",
+    "edm_vpred.sigma_max",
+    "global_step",
+)  # say something of a file, and are of no part
 
 
 @dataclass(frozen=True)
@@ -74,13 +80,18 @@ def look(state: State, path: Path) -> SingleFile:
     }
     kind = next((kind for kind, prefix in kinds.items() if any(key.startswith(prefix) for key in state)), None)
     if kind is None:
-        if any(key.startswith(f"{_CONDITIONER}0.model.") for key in state):
+        if any(key.startswith(_LABELS) for key in state) and any(
+            key.startswith(f"{_CONDITIONER}0.model.") for key in state
+        ):
             raise InputError(
                 f"{path} is Stable Diffusion XL's refiner, which only finishes the base's images: take the base model"
             )
-        raise InputError(f"{path} has no text encoder that is known here: it seems to be {_seems_to_be(state)}")
-    if "edm_mean" in state:
-        raise InputError(f"{path} is a Playground v2.5, whose latents are scaled in a way of their own: not supported")
+        what = _seems_to_be({key: state[key] for key in state if key.startswith(LDM_UNET)})
+        raise InputError(f"{path} has no text encoder that is known here: what denoises seems to be {what}")
+    if "edm_mean" in state or "edm_vpred.sigma_max" in state:
+        raise InputError(
+            f"{path} is a Playground v2.5 or CosXL, whose noise is scaled in a way of its own: not supported"
+        )
     takes, makes = (
         state[present(state, LDM_UNET + "input_blocks.0.0.weight")].shape[1],
         rows(state, LDM_UNET + "out.2.weight"),
@@ -230,8 +241,7 @@ def prediction(found: SingleFile, state: State, metadata: Mapping[str, str], set
     zero_snr = "ztsnr" in state
     if match := re.search(r"^\s*parameterization:\s*[\"']?(\w+)", settings, re.MULTILINE):
         return Prediction("v_prediction" if match[1] in ("v", "v_prediction") else "epsilon", zero_snr)
-    said = metadata.get("modelspec.prediction_type", "")
-    if said:
+    if said := metadata.get("modelspec.prediction_type"):
         return Prediction("v_prediction" if said.startswith("v") else "epsilon", zero_snr)
     if "v_pred" in state:
         return Prediction("v_prediction", zero_snr)

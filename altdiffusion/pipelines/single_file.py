@@ -23,7 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from altdiffusion.checkpoints import hub, layouts, single_files, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.encoder import build_text_encoder
-from altdiffusion.text_encoder.tokenizer import choose_clip_tokenizer, choose_tokenizer
+from altdiffusion.text_encoder.tokenizer import choose_clip_tokenizer, choose_tokenizer, clip_folder
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,10 @@ def build_pipeline(
         raise InputError(f"{unknown[0]}= can't be used with a single file: convert it to a folder first")
     folder = None if config is None else hub.resolve(config, ["*.json", "*/*.json", "*/*.txt"])
     vae = {"vae": given["vae"]} if "vae" in given else {}
-    parts = load_single_file(path, dtype=dtype, config=folder, **ours, **vae)
+    hub_options: dict[str, Any] = {
+        name: kwargs[name] for name in ("cache_dir", "token", "local_files_only") if name in kwargs
+    }
+    parts = load_single_file(path, dtype=dtype, config=folder, hub_options=hub_options, **ours, **vae)
     pipeline = kind(**(parts | given))
     pipeline.register_to_config(_name_or_path=str(path))
     return pipeline
@@ -72,6 +75,7 @@ def load_single_file(
     fallback_tokenizer: Path | None = None,
     config: Path | None = None,
     vae: Any = ...,
+    hub_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The parts of a Stable Diffusion pipeline from a .safetensors or .ckpt file in latent diffusion's names.
 
@@ -79,7 +83,8 @@ def load_single_file(
     tokenizer: XLM-R's for AltDiffusion, see `load_text_encoder`; else CLIP's, see `choose_clip_tokenizer`, which takes
         `fallback_tokenizer`, too.
     config: a folder in diffusers' layout whose settings are taken, for a model of unusual sizes. Without one they are read
-        from the tensors' shapes, and what no shape tells is as published. vae: in place of the file's own, None for none yet.
+        from the tensors' shapes, and what no shape tells is as published. Its tokenizer comes before the fallback.
+    vae: in place of the file's own, None for none yet. hub_options: for the tokenizer.
     Such files have no safety checker. Raises InputError for a file of another kind, and for tensors that are missing or left
     over.
     """
@@ -87,9 +92,10 @@ def load_single_file(
     if vae is ... and not found.has_vae:
         raise InputError(f"{path} holds no VAE: name one with --vae (in Python vae=), which fits this kind of model")
     if found.kind == "altdiffusion":
-        tokenizer = choose_tokenizer(tokenizer, path)
+        tokenizer = choose_tokenizer(tokenizer, path, **(hub_options or {}))
     else:
-        tokenizer = choose_clip_tokenizer(tokenizer, fallback_tokenizer or config, path)
+        own = config if config is not None and clip_folder(config) is not None else fallback_tokenizer
+        tokenizer = choose_clip_tokenizer(tokenizer, own, path, **(hub_options or {}))
     state = tensor_files.read_tensors(
         path,
         allow_pickle=allow_pickle,
@@ -99,15 +105,9 @@ def load_single_file(
     logger.warning("%s has no safety checker: images are not filtered", path.name)
     parts = _text_parts(found.kind, state, path, config, tokenizer)
     parts |= {"tokenizer": tokenizer} if found.kind == "altdiffusion" else _tokenizers(parts, tokenizer, path)
+    parts["scheduler"] = _scheduler(found, state, path, config)
     parts["unet"] = _unet(found.kind, state, ema, config, path, parts)
     parts["vae"] = _vae(state, path, config, found.kind == "xl") if vae is ... else vae
-    parts["scheduler"] = _scheduler(found, state, path, config)
-    if (
-        getattr(parts["scheduler"].config, "prediction_type", "") == "v_prediction"
-        and found.kind == "sd2"
-        and not config
-    ):
-        parts["unet"].register_to_config(sample_size=_V_SIDE, upcast_attention=True)
     if found.kind == "xl":
         return parts
     return parts | {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
@@ -194,13 +194,14 @@ def _unet(
     encoders = [parts[name] for name in ("text_encoder", "text_encoder_2") if name in parts]
     width = sum(getattr(each.config, "project_dim", each.config.hidden_size) for each in encoders)
     pooled = encoders[1].config.projection_dim if kind == "xl" else 0
-    settings = (
-        layouts.ldm_unet_config(part, pooled)
-        if config is None
-        else tensor_files.read_json(config / "unet" / "config.json")
-    )
-    if kind == "xl" and config is None:
-        settings["sample_size"] = _XL_SIDE
+    if config is not None:
+        settings = tensor_files.read_json(config / "unet" / "config.json")
+    else:
+        settings = layouts.ldm_unet_config(part, pooled)
+        if kind == "xl":
+            settings["sample_size"] = _XL_SIDE
+        elif kind == "sd2" and parts["scheduler"].config.prediction_type == "v_prediction":
+            settings |= {"sample_size": _V_SIDE, "upcast_attention": True}
     if settings["cross_attention_dim"] != width:
         raise InputError(
             f"{path}: the UNet attends to states of width {settings['cross_attention_dim']}, the encoder's are {width}"

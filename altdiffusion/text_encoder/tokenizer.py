@@ -81,7 +81,7 @@ def choose_clip_tokenizer(given: Any, fallback: Path | None, path: Path, **hub_o
     if given is not None and not isinstance(given, str | Path):
         given.model_max_length = min(given.model_max_length, MAX_TOKENS)
         return given
-    if given is None and fallback is not None and _clip_folder(fallback) is not None:
+    if given is None and fallback is not None and clip_folder(fallback) is not None:
         root = fallback
     else:
         try:
@@ -93,7 +93,7 @@ def choose_clip_tokenizer(given: Any, fallback: Path | None, path: Path, **hub_o
                 f"{path} is a single file and carries no tokenizer. Name a folder with CLIP's (--tokenizer, tokenizer=), a "
                 f"bridge that has it in its folder 'tokenizer', or let {hub.CLIP} be taken from the hub ({error})"
             ) from None
-    folder = _clip_folder(root)
+    folder = clip_folder(root)
     if folder is None:
         raise InputError(f"no CLIP tokenizer in {root}: expected tokenizer.json, or vocab.json and merges.txt")
     return load_any_tokenizer(folder)
@@ -103,7 +103,7 @@ CLIP_TOKENIZER_FILES = [f"{folder}{name}" for folder in ("", "tokenizer/") for n
                         ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt")]  # fmt: skip
 
 
-def _clip_folder(root: Path) -> Path | None:
+def clip_folder(root: Path) -> Path | None:
     """Where CLIP's tokenizer lies: in a folder, or in its subfolder `tokenizer`."""
     for folder in (root / "tokenizer", root):
         if (folder / "tokenizer.json").is_file() or all(

@@ -79,7 +79,7 @@ def test_the_kind_is_read_off_the_names(state, found):
         (["input_blocks.0.0.weight"], "a UNet alone"),
         (
             [f"{UNET}input_blocks.0.0.weight", "first_stage_model.encoder.conv_in.weight"],
-            "no text encoder .*: it seems to be a VAE",
+            "has no text encoder that is known here: what denoises seems to be a UNet alone",
         ),
         (["model_ema.diffusion_modelinput_blocks00weight"], "moving averages"),
         (["roberta.embeddings.word_embeddings.weight"], "AltCLIP's text encoder: load it with load_text_encoder"),
@@ -87,10 +87,10 @@ def test_the_kind_is_read_off_the_names(state, found):
         (["something", "else"], "2 tensors named like else, something"),
         ([], "a file without tensors"),
         (
-            [f"{UNET}input_blocks.0.0.weight", "conditioner.embedders.0.model.ln_final.weight"],
+            [f"{UNET}input_blocks.0.0.weight", "conditioner.embedders.0.model.x", f"{UNET}label_emb.0.0.weight"],
             "XL's refiner, .*take the base",
         ),
-        ([*whole(*XL), "edm_mean"], "a Playground v2.5"),
+        ([*whole(*XL), "edm_mean"], r"a Playground v2\.5"),
     ],
 )
 def test_what_is_no_whole_model_says_what_it_seems_to_be_and_what_to_do(names, line):
