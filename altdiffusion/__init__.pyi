@@ -6,6 +6,7 @@ from .altclip.torchmetric import AltCLIPScore as AltCLIPScore
 from .errors import InputError as InputError
 from .generation.generate import generate as generate
 from .generation.generate import generate_all as generate_all
+from .generation.load import load_pipeline as load_pipeline
 from .pipelines.alt_diffusion import AltDiffusionImg2ImgPipeline as AltDiffusionImg2ImgPipeline
 from .pipelines.alt_diffusion import AltDiffusionInpaintPipeline as AltDiffusionInpaintPipeline
 from .pipelines.alt_diffusion import AltDiffusionPipeline as AltDiffusionPipeline

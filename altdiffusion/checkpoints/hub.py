@@ -24,6 +24,7 @@ HUB_OPTIONS = (
     "force_download",
 )  # keywords of ours that its client takes
 XLM_R = "FacebookAI/xlm-roberta-large"  # the tokenizer of every AltDiffusion, for files that come without one
+CLIP = "openai/clip-vit-large-patch14"  # the tokenizer of every Stable Diffusion 1.x, 2.x and XL, for the same
 _FILE_ENDINGS = {".safetensors", ".ckpt", ".bin", ".pt", ".pth"}
 
 

@@ -16,6 +16,10 @@ class TokensSettings(JsonSettings):
 
     prompt: str = setting(..., "as for generate", positional="PROMPT")
     model: str | None = setting(None, "whose tokenizer reads it (default: mini)", source="model", metavar="M")
+    tokenizer: str | None = setting(
+        None, "of a single file, which carries none: folder or id", source="model", metavar="T"
+    )
+    allow_pickle: bool = setting(False, "look into a .ckpt file, which can carry code, for the kind of its model")
     prompt_syntax: PromptSyntax = setting("webui", "as for generate", metavar="S")
     steps: int = setting(25, "of an image, for prompts that change over them", minimum=1, maximum=999, metavar="N")
 
@@ -30,9 +34,8 @@ def tokens(settings: TokensSettings) -> None:
     from altdiffusion.text_encoder.tokenizer import tokenizer_of
 
     hide_loading()
-    document = explain(
-        tokenizer_of(settings.model), settings.prompt, settings.prompt_syntax, settings.steps, limit=None
-    )
+    tokenizer = tokenizer_of(settings.model, settings.tokenizer, allow_pickle=settings.allow_pickle)
+    document = explain(tokenizer, settings.prompt, settings.prompt_syntax, settings.steps, limit=None)
     if settings.as_json:
         print_json(document)
         return
