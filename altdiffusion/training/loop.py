@@ -48,7 +48,7 @@ def start(settings: TrainingSettings) -> Accelerator:
     Raises InputError where the folder holds another run, and for data that isn't there, before any model is loaded.
     """
     for name in ("train_data", "validation_data"):
-        check_there(getattr(settings, name, []))
+        check_there(getattr(settings, name, []), download=True)
     check_trackers(settings)
     # accelerate keeps one state for the whole process, and a training before this one may have had other settings
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -12,10 +12,11 @@ from typing import Literal
 from altdiffusion.settings import setting
 from altdiffusion.training.settings import TrainingSettings, cache_folder, neutral
 
-_TEXTS = "files of texts: .tsv, .csv, .jsonl, .parquet, folders of Hugging Face datasets (patterns and {000..012} are expanded)"
+_HUB = "hub:OWNER/NAME/CONFIG:SPLIT (patterns and {000..012} are expanded)"
+_TEXTS = f"files of texts: .tsv, .csv, .jsonl, .parquet, folders of Hugging Face datasets, data sets of its hub: {_HUB}"
 _IMAGES = (
     "images with captions: webdataset .tar, folders with metadata.jsonl, .csv or .tsv, .jsonl, .csv, .tsv, .parquet, "
-    "folders of Hugging Face datasets (patterns and {000..012} are expanded)"
+    f"folders of Hugging Face datasets, data sets of its hub: {_HUB}"
 )
 _LANGUAGES = (
     "columns of the data that are read, with weights: en zh=2 (default: caption or text, else those named by languages)"
