@@ -78,7 +78,5 @@ def test_what_is_not_a_number_is_not_good_enough(value):
 
 def test_below_a_gate_the_training_ends_with_one_line_and_says_that_the_bridge_is_saved():
     gates.stop_below([], ["zh"], "out/model")
-    with pytest.raises(
-        TrainingStopped, match="^1 of 3 languages .* the bridge in out/model is saved: "
-    ):
+    with pytest.raises(TrainingStopped, match=r"^1 of 3 languages .* the bridge in out/model is saved: "):
         gates.stop_below(["ja: R@1 0"], ["zh", "ja", "ar"], "out/model")
