@@ -55,6 +55,12 @@ class TrainingSettings(Settings):
     trackers: list[Tracker] = neutral([], "who is told the metrics besides the log, by accelerate")
     data_workers: int = neutral(2, "threads that prepare batches ahead", minimum=1, maximum=64)
     max_skipped: float = neutral(0.01, "fraction of unusable records that is put up with", minimum=0, maximum=1)
+    plan: bool = neutral(
+        False, "measure a few steps, say how many hours and how much memory and disk it takes, and stop"
+    )
+    hour_price: float | None = neutral(
+        None, "what an hour of this machine costs, for --plan to say the money", minimum=0
+    )
     resume: bool = neutral(False, "go on from the newest good checkpoint in output_dir, if there is one")
 
     @classmethod
