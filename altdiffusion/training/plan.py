@@ -8,12 +8,11 @@ import platform
 import statistics
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import psutil
 import safetensors
@@ -27,7 +26,7 @@ from altdiffusion.training.settings import TrainingSettings
 from altdiffusion.training.stage_settings import run_stage
 from altdiffusion.training.stand_ins import stand_in, stand_in_folder
 
-STEPS = 4  # that are measured; the first isn't counted
+STEPS = 3  # that are measured; the first, in which all is warmed up, isn't counted
 CPU_SAMPLES = 4  # of a measured step, where there is no accelerator; more would take as long for each
 CAPTION = "a cat, a dog, a tree, a house, the sun"  # 22 tokens of AltCLIP's, 16 of CLIP's: as long as a prompt
 GB = 1e9
@@ -91,8 +90,8 @@ def make_plan(stage: str, settings: TrainingSettings) -> Plan:
         memory = run.memory
         if micro_batch < whole:
             few = micro_batch // 2
-            each = (run.saved - _measure(stage, ready, folder / "few", few, on_accelerator).saved) / (micro_batch - few)
-            memory += each * (whole - micro_batch)
+            fewer = _measure(stage, ready, folder / "few", few, on_accelerator, steps=1)
+            memory += (run.saved - fewer.saved) / (micro_batch - few) * (whole - micro_batch)
             notes.append(f"measured with {micro_batch} samples a step, from which those of {whole:,} follow")
     disk["checkpoints"] = run.checkpoint * (settings.checkpoints_total_limit + 1)  # one more while it is written
     disk["the trained model"] = run.model
@@ -160,11 +159,13 @@ def _fields(settings: TrainingSettings, source: str) -> list[str]:
     return [name for name, field in fields.items() if about_of(field).get("source") == source]
 
 
-def _measure(stage: str, settings: TrainingSettings, out: Path, batch_size: int, on_accelerator: bool) -> _Run:
+def _measure(
+    stage: str, settings: TrainingSettings, out: Path, batch_size: int, on_accelerator: bool, steps: int = STEPS
+) -> _Run:
     """Run a few steps of a stage."""
     changes: dict[str, Any] = {
-        "output_dir": out, "max_train_steps": STEPS, "batch_size": batch_size, "gradient_accumulation_steps": 1,
-        "checkpointing_steps": STEPS, "validation_steps": STEPS, "logging_steps": 1, "validation_data": [],
+        "output_dir": out, "max_train_steps": steps, "batch_size": batch_size, "gradient_accumulation_steps": 1,
+        "checkpointing_steps": steps, "validation_steps": steps, "logging_steps": 1, "validation_data": [],
         "validation_prompts": [], "trackers": [], "tensorboard": False, "resume": False, "plan": False,
         "hour_price": None, "caption_like": False, "minimum_retrieval": 0.0, "maximum_prediction_error": None,
     }  # fmt: skip
@@ -180,7 +181,9 @@ def _measure(stage: str, settings: TrainingSettings, out: Path, batch_size: int,
         ) from None
     lines = map(json.loads, (out / "log.jsonl").read_text(encoding="utf-8").splitlines())
     rates = [line["samples_per_second"] for line in lines if "samples_per_second" in line]
-    return _Run(statistics.median(rates[1:]), peak[0], saved[0], _size(out / "checkpoints"), _size(out / "model"))
+    return _Run(
+        statistics.median(rates[1:] or rates), peak[0], saved[0], _size(out / "checkpoints"), _size(out / "model")
+    )
 
 
 @contextmanager
@@ -207,36 +210,28 @@ def _peak_memory(on_accelerator: bool) -> Iterator[list[float]]:
         thread.join()
 
 
-class _Saved:
-    """A tensor that autograd keeps for the way back, counted in `bytes_kept` as long as it is kept, each storage once."""
-
-    bytes_kept, peak = 0, 0
-    kept: ClassVar[Counter[int]] = Counter()  # by address, how often
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor, storage = tensor, tensor.untyped_storage()
-        self._address, self._size = storage.data_ptr(), storage.nbytes()
-        _Saved.bytes_kept += 0 if _Saved.kept[self._address] else self._size
-        _Saved.kept[self._address] += 1
-        _Saved.peak = max(_Saved.peak, _Saved.bytes_kept)
-
-    def __del__(self) -> None:
-        _Saved.kept[self._address] -= 1
-        _Saved.bytes_kept -= 0 if _Saved.kept[self._address] else self._size
-
-
 @contextmanager
 def _saved_bytes(counting: bool) -> Iterator[list[int]]:
-    """What autograd keeps for the way back at most meanwhile: the one part of memory that grows with the batch."""
-    peak = [0]
-    if not counting:
-        yield peak
-        return
-    _Saved.bytes_kept, _Saved.peak = 0, 0
-    _Saved.kept.clear()
-    with torch.autograd.graph.saved_tensors_hooks(_Saved, lambda saved: saved.tensor):
-        yield peak
-    peak[0] = _Saved.peak
+    """What autograd keeps of the first forward pass for the way back, each storage once: the memory that grows with the batch.
+
+    What gradient checkpointing computes a second time isn't counted.
+    """
+    kept: dict[int, int] = {}  # address -> bytes; none is used twice before the way back begins
+    total, returning = [0], threading.Event()
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not returning.is_set():
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def unpack(tensor: Tensor) -> Tensor:
+        returning.set()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack) if counting else nullcontext():
+        yield total
+    total[0] = sum(kept.values())
 
 
 def _size(folder: Path) -> int:

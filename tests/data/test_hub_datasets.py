@@ -2,6 +2,7 @@
 
 import datasets
 import pytest
+from helpers.hub import local_hub
 from helpers.tables import skips
 
 from altdiffusion import InputError
@@ -14,30 +15,8 @@ PAIRS = [("a cat", "一只猫"), ("two dogs", "两只狗"), ("the moon", "月亮
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A function that publishes a data set: {config: {split: a datasets.Dataset}}."""
-    load_dataset, root = datasets.load_dataset, tmp_path / "hub"
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(
-        datasets,
-        "load_dataset",
-        lambda name, config=None, *, revision, **options: load_dataset(
-            str(root / name / (revision or "main")), config, **options
-        ),
-    )
-
-    def publish(name, configs, revision="main"):
-        folder, lines = root / name / revision, ["---", "configs:"]
-        for config, splits in configs.items():
-            lines += [f"- config_name: {config}", "  data_files:"]
-            for split, data in splits.items():
-                (folder / config).mkdir(parents=True, exist_ok=True)
-                data.to_parquet(folder / config / f"{split}.parquet")
-                lines += [f"  - split: {split}", f"    path: {config}/{split}.parquet"]
-        (folder / "README.md").write_text("\n".join([*lines, "---"]), encoding="utf-8")
-        hub_datasets.load.cache_clear()
-
-    yield publish
-    hub_datasets.load.cache_clear()
+    with local_hub(tmp_path, monkeypatch) as publish:
+        yield publish
 
 
 def flat(names=("en", "zh"), pairs=PAIRS):
