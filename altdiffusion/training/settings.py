@@ -76,9 +76,14 @@ class TrainingSettings(Settings):
     def differences(self, former: dict[str, Any], same: Collection[str] = ()) -> list[str]:
         """Where settings that a training's numbers depend on differ from a former one's, which are as JSON holds them.
 
-        same: settings that are known to mean the same as before, such as data under another path.
+        same: settings that are known to mean the same as before, such as data under another path. A setting that there wasn't
+            then had what is its default now.
         """
         now = self.model_dump(mode="json")
+        defaults = {
+            name: field.get_default(call_default_factory=True) for name, field in type(self).model_fields.items()
+        }
+        former = {**defaults, **former}
 
         def is_same(name: str, about: dict[str, Any]) -> bool:
             if about.get("cache"):  # without one the numbers are others, as features are kept in float16

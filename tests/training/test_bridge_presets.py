@@ -123,3 +123,12 @@ def test_licences_are_known_of_what_the_presets_name():
     for name in ("x.tsv", "hub:someone/else"):
         assert bridge_presets.licence_of_data(name) is None
     assert bridge_presets.licence_of_model("mini") is None
+
+
+def test_a_checkpoint_from_before_there_were_these_settings_goes_on(tmp_path):
+    settings = filled("sd15", ["ja"], train_data=["x.tsv"], caption_like="false")
+    former = settings.model_dump(mode="json")
+    for name in ("preset", "caption_like", "minimum_retrieval", "maximum_prediction_error", "plan", "hour_price"):
+        del former[name]
+    assert settings.differences(former) == []
+    assert settings.replace(caption_like=True).differences(former) == ["caption_like was False, is True"]
