@@ -1,10 +1,11 @@
 """Models of published sizes with made-up weights, for measuring: time and memory don't depend on the values.
 
-They are saved in the layouts of the models that they stand for, with mini's small tokenizers.
+They are saved in the layouts of the models that they stand for, with mini's tokenizers, CLIP's filled up to its own size.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import AltCLIPTextConfig, AltCLIPTextModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from altdiffusion.checkpoints import hub
+from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.text_encoder.tokenizer import load_any_tokenizer
 
 # XLM-R large, with AltCLIP's projection
@@ -25,6 +26,7 @@ TEXT_ENCODERS: dict[str, dict[str, Any]] = {
     }
     for name, width in (("BAAI/AltCLIP-m9", 768), ("BAAI/AltCLIP-m18", 1024))
 }  # fmt: skip
+CLIP_VOCABULARY = 49408
 _CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 _CLIP_H = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16}
 _CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
@@ -81,7 +83,7 @@ def build(part: str, config: dict[str, Any]) -> Any:
     tokenizer = load_any_tokenizer(hub.sd_mini_folder() / "tokenizer")
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model = CLIPTextModelWithProjection if "projection_dim" in config else CLIPTextModel
-    return _empty(lambda: model(CLIPTextConfig(vocab_size=49408, **config, **ids)))
+    return _empty(lambda: model(CLIPTextConfig(vocab_size=CLIP_VOCABULARY, **config, **ids)))
 
 
 def _save_altclip(config: dict[str, Any], folder: Path) -> int:
@@ -99,9 +101,18 @@ def _save_stable_diffusion(parts: dict[str, dict[str, Any]], folder: Path) -> in
     for part, config in parts.items():
         count += _save(build(part, config), folder / part)
         if part.startswith("text_encoder"):
-            shutil.copytree(hub.sd_mini_folder() / "tokenizer", folder / part.replace("text_encoder", "tokenizer"))
+            _save_clip_tokenizer(folder / part.replace("text_encoder", "tokenizer"))
     shutil.copytree(hub.sd_mini_folder() / "scheduler", folder / "scheduler")
     return count
+
+
+def _save_clip_tokenizer(folder: Path) -> None:
+    """sd-mini's, with words that never occur: a bridge at CLIP's entrance computes a number for each word there is."""
+    shutil.copytree(hub.sd_mini_folder() / "tokenizer", folder)
+    document = tensor_files.read_json(folder / "tokenizer.json")
+    words = document["model"]["vocab"]
+    words |= {f"<{index}>": index for index in range(len(words), CLIP_VOCABULARY)}
+    (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
 
 
 def _empty(make: Callable[[], Any]) -> Any:

@@ -40,6 +40,7 @@ def test_they_load_as_what_they_stand_for_and_compute_numbers(tmp_path, small_st
     clip, unet = ClipStates(root, torch.device("cpu"), torch.float32), load_unet(root, torch.float32)
     sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in (encoder, *clip.towers, unet)]
     assert counts == [sizes[0], sizes[1] + sizes[2]]
+    assert clip.tokenizer.vocab_size == clip.towers[0].config.vocab_size == 49408
     assert torch.isfinite(encoder(**tokenizer("a cat", return_tensors="pt"))[0]).all()
     states = clip.joined([clip.tokenizer("a cat").input_ids])
     assert torch.isfinite(unet(torch.randn(1, 4, 8, 8), 900, states).sample).all()
