@@ -9,14 +9,10 @@ from typing import Any
 from huggingface_hub import ModelCardData
 from transformers import CLIPTextModel
 
+from altdiffusion.checkpoints.hub import LANGUAGES
 from altdiffusion.files import write_text
 from altdiffusion.text_encoder.bridge import BridgedTextEncoder
 
-_M9 = "en zh es fr ru ja ko ar it"
-_M18 = f"{_M9} th hi uk tr vi pl nl pt de"
-# Of the last part of a model's name, or of its file's.
-LANGUAGES = {"AltDiffusion": "en zh", "AltDiffusion-m9": _M9, "AltDiffusion-m18": _M18}
-LANGUAGES |= {"AltCLIP": "en zh", "AltCLIP-m9": _M9, "AltCLIP-m18": _M18, "mini": _M9, "sd-mini": "en"}
 _UNKNOWN = (
     "those of the source: AltDiffusion en zh; -m9 also es fr ru ja ko ar it; -m18 also th hi uk tr vi pl nl pt de"
 )
