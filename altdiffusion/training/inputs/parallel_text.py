@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from altdiffusion.training.inputs.sampling import Mixture, Records, language_wei
 
 @dataclass(frozen=True)
 class Pair:
-    """One text in two languages. record: its index over all tables, -1 for the empty text."""
+    """One text in two languages. record: its index over all tables."""
 
     record: int
     language: str
@@ -33,8 +32,8 @@ class ParallelText:
     """A sample's index -> Pair; see `Mixture` for the order.
 
     languages: as `language_weights` takes them; the teacher's language is one of them by default, as the student must
-    not forget it. empty: the fraction of samples whose text is "" on both sides. caption_like: whether only records are
-    read whose text in the teacher's language, English, reads like a caption.
+    not forget it. caption_like: whether only records are read whose text in the teacher's language, English, reads like a
+    caption.
     Raises InputError where a table has no column `teacher_language`, or nothing to go with it, or nothing like a caption.
     """
 
@@ -47,7 +46,6 @@ class ParallelText:
         teacher_tokenizer: Any,
         seed: int,
         max_skipped: float,
-        empty: float = 0.0,
         caption_like: bool = False,
     ) -> None:
         skipped = SkipLog(max_skipped)
@@ -66,22 +64,17 @@ class ParallelText:
         self.teacher_language = teacher_language
         self._mixture = Mixture(self.records, self.languages, seed)
         self._tokenizer, self._teacher_tokenizer = tokenizer, teacher_tokenizer
-        self._seed, self._empty = seed, empty
 
     def __len__(self) -> int:
         return len(self.records)
 
     def texts(self, indices: Sequence[int]) -> list[tuple[int, str, str, str]]:
-        """(record, language, text, the teacher's text) of some samples; the record is -1 for the empty text."""
-        rows = []
-        for index in indices:
-            sample = self._mixture[index]
-            record = self.records[sample.record]
-            if self._empty > 0 and random.Random(f"{self._seed} {index}").random() < self._empty:
-                rows.append((-1, sample.language, "", ""))
-            else:
-                rows.append((sample.record, sample.language, record[sample.language], record[self.teacher_language]))
-        return rows
+        """(record, language, text, the teacher's text) of some samples."""
+        samples = [(sample, self.records[sample.record]) for sample in map(self._mixture.__getitem__, indices)]
+        return [
+            (sample.record, sample.language, record[sample.language], record[self.teacher_language])
+            for sample, record in samples
+        ]
 
     def read(self, indices: Sequence[int]) -> list[Pair]:
         """The pairs of some samples, tokenized together."""
