@@ -32,11 +32,6 @@ def read_by_own_clip(
     """
     names = [name for name in ("text_encoder", "text_encoder_2") if getattr(pipe, name, None) is not None]
     encoders = [getattr(pipe, name) for name in names]
-    if bridge.config.input_width != tower.config.project_dim:
-        raise InputError(
-            f"this bridge reads text states of width {bridge.config.input_width}, this AltCLIP gives "
-            f"{tower.config.project_dim}: take the bridge that was trained for it (1024 belongs to m18, 768 to the others)"
-        )
     distance = max(clip_distances(bridge, encoders))
     if distance > _SAME:
         logger.warning(

@@ -33,12 +33,15 @@ class Stretch:
     literal: bool
 
 
-def stretches(text: str, route: Route = "auto", literal_words: Collection[str] = ()) -> list[Stretch]:
-    """A prompt's stretches, in order and without gaps, literal ones and others by turns.
+def stretches(
+    text: str, route: Route = "auto", literal_words: Collection[str] = (), cuts: Collection[int] = ()
+) -> list[Stretch]:
+    """A prompt's stretches, in order and without gaps, literal ones and others by turns, but for `cuts`.
 
     route: "auto" leaves clauses literal that aren't surely in another language than English; "all" leaves nothing literal
         but what stands in backquotes and literal_words; "none" leaves all as it is, backquotes too.
     literal_words: names of textual inversions and triggers of LoRAs, in any case.
+    cuts: offsets that no stretch for the bridge reaches over, as where a weight changes. Signs and spaces at one are literal.
     Full-width commas and the like become ASCII's in literal stretches beside others.
     Raises InputError for another route and for a backquote that isn't closed; \\` and `` are a backquote that is text.
     """
@@ -50,22 +53,25 @@ def stretches(text: str, route: Route = "auto", literal_words: Collection[str] =
     quoted = [(start, end) for start, end, is_quoted in signs if is_quoted]
     masked = _masked(text, [(start, end) for start, end, _ in signs])
     named = _found(masked, literal_words)
-    cuts = _clauses(masked)
+    clauses = _clauses(masked)
     if route == "auto":
         without_names = _masked(masked, named)
-        read = readings([without_names[start:end] for start, end in cuts])
+        read = readings([without_names[start:end] for start, end in clauses])
         bridged = [reading == "other" for reading in read]
     else:
-        bridged = [True] * len(cuts)
+        bridged = [True] * len(clauses)
     kinds = bytearray(len(text))  # by character: 1 goes through the bridge
-    for (start, end), through in zip(cuts, bridged, strict=True):
+    for (start, end), through in zip(clauses, bridged, strict=True):
         if through or (start and kinds[start - 1] and _is_separator(masked[start:end])):
             kinds[start:end] = b"\1" * (end - start)
     for start, end in [*quoted, *named]:
         kinds[start:end] = bytes(end - start)
-    _give_separators(masked, kinds)
+    _give_separators(masked, kinds, frozenset(cuts))
     read_as = _read_as(text, signs, kinds)
-    return [Stretch(start, end, "".join(read_as[start:end]), not kinds[start]) for start, end in _runs(kinds)]
+    return [
+        Stretch(start, end, "".join(read_as[start:end]), not kinds[start])
+        for start, end in _runs(kinds, frozenset(cuts))
+    ]
 
 
 # what stands for a quoted part or a name while clauses are sought: no letter, no space, no clause's end
@@ -166,13 +172,13 @@ def _is_separator(text: str) -> bool:
     return all(character.isspace() or character in CLAUSE_ENDS for character in text)
 
 
-def _give_separators(text: str, kinds: bytearray) -> None:
-    """Signs and spaces between a stretch for the bridge and a literal one become literal."""
+def _give_separators(text: str, kinds: bytearray, cuts: frozenset[int]) -> None:
+    """Signs and spaces between a stretch for the bridge and a literal one, or at a cut, become literal."""
     for at in range(1, len(text)):
-        if kinds[at] and not kinds[at - 1] and _is_separator(text[at]):
+        if kinds[at] and (not kinds[at - 1] or at in cuts) and _is_separator(text[at]):
             kinds[at] = 0
     for at in range(len(text) - 2, -1, -1):
-        if kinds[at] and not kinds[at + 1] and _is_separator(text[at]):
+        if kinds[at] and (not kinds[at + 1] or at + 1 in cuts) and _is_separator(text[at]):
             kinds[at] = 0
 
 
@@ -190,9 +196,10 @@ def _read_as(text: str, signs: Collection[tuple[int, int, bool]], kinds: bytearr
     return characters
 
 
-def _runs(kinds: bytearray) -> Iterator[tuple[int, int]]:
-    """(start, end) of each run of equal numbers."""
+def _runs(kinds: bytearray, cuts: frozenset[int]) -> Iterator[tuple[int, int]]:
+    """(start, end) of each run of equal numbers, those of ones cut."""
     end = 0
-    for _, run in groupby(kinds):
+    for through, run in groupby(kinds):
         start, end = end, end + sum(1 for _ in run)
-        yield start, end
+        inside = sorted(cut for cut in cuts if start < cut < end) if through else []
+        yield from zip([start, *inside], [*inside, end], strict=True)

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 from transformers.utils import ModelOutput
 
-from altdiffusion.checkpoints import hub, tensor_files
+from altdiffusion.checkpoints import bridge_folder, hub, tensor_files
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.forward_override import is_captured
 from altdiffusion.text_encoder.bridge_layers import DecoderLayer, ExactModel
@@ -41,7 +41,7 @@ class BridgeConfig(PreTrainedConfig):
     Raises InputError unless hidden_size is a multiple of num_attention_heads.
     """
 
-    model_type = "altdiffusion_bridge"
+    model_type = bridge_folder.EXIT
 
     def __init__(
         self,
@@ -237,8 +237,8 @@ def load_bridge(source: str | Path | AnyBridge, dtype: torch.dtype | str | None 
     read, weights_dtype = read_options("load_bridge", options, named=["dtype"]), read_dtype(dtype, options)
     if isinstance(source, AnyBridge):
         return copy.deepcopy(source).to(weights_dtype or source.dtype)
-    mini = hub.mini_folder() / "bridge"
-    folder = mini if source == hub.MINI else read.find(source, ["config.json", "model.safetensors"])
+    embedded = bridge_folder.local_bridge(hub.MINI)
+    folder = embedded if source == hub.MINI else read.find(source, ["config.json", "model.safetensors"])
     if not (folder / "config.json").is_file():
         raise InputError(f"no bridge in {folder}: expected a folder with config.json and model.safetensors")
     kind = tensor_files.read_json(folder / "config.json").get("model_type")
