@@ -14,7 +14,11 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from altdiffusion import Bridge, swap_text_encoder
+from altdiffusion.checkpoints import hub
 from altdiffusion.text_encoder.bridge import BridgeConfig
+from altdiffusion.text_encoder.entrance_bridge import EntranceBridge, EntranceBridgeConfig
+from altdiffusion.text_encoder.soft_tokens import token_table
+from altdiffusion.text_encoder.tokenizer import load_any_tokenizer
 from helpers import layouts
 
 SMALL = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "np"}
@@ -62,6 +66,78 @@ def stock(kind: str = "sd1") -> Any:
 def bridged(published: Callable[..., Path], kind: str = "sd1") -> Any:
     """The same with AltCLIP's small tower and a bridge in the place of its CLIPs."""
     return swap_text_encoder(stock(kind), published("m9"), bridge=small_bridge(kind))
+
+
+def readable(kind: str = "sd1") -> Any:
+    """A small Stable Diffusion, "sd1" or "xl", whose CLIPs read: with SD-mini's tokenizer."""
+    tokenizer = load_any_tokenizer(hub.sd_mini_folder() / "tokenizer")
+    clip = {"vocab_size": len(tokenizer), "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    clip |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    torch.manual_seed(6)
+    parts = {
+        "vae": layouts.small_vae(),
+        "text_encoder": _scaled(CLIPTextModel(CLIPTextConfig(hidden_size=32, **clip))),
+        "tokenizer": tokenizer,
+        "scheduler": diffusers.DDIMScheduler(),
+    }
+    if kind == "xl":
+        second = CLIPTextConfig(hidden_size=48, projection_dim=24, **clip)
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=8, block_out_channels=(32, 64), layers_per_block=1, attention_head_dim=8,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=80, addition_embed_type="text_time", addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=24 + 6 * 8,
+        )  # fmt: skip
+        parts |= {
+            "text_encoder_2": _scaled(CLIPTextModelWithProjection(second)),
+            "tokenizer_2": load_any_tokenizer(hub.sd_mini_folder() / "tokenizer"),
+        }
+        pipe: Any = StableDiffusionXLPipeline(**parts, unet=unet, add_watermarker=False)
+    else:
+        pipe = StableDiffusionPipeline(
+            **parts,
+            unet=layouts.small_unet(32),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def small_entrance_bridge(pipe: Any, input_width: int = 32, **settings: Any) -> EntranceBridge:
+    """A bridge with random weights to the CLIPs of a pipeline. input_width: of AltCLIP's small tower; mini's has 192.
+
+    It gives 3 soft tokens for a text. settings: of EntranceBridgeConfig.
+    """
+    encoders = [getattr(pipe, name) for name in ("text_encoder", "text_encoder_2") if getattr(pipe, name, None)]
+    tables = [token_table(encoder, len(pipe.tokenizer)).float() for encoder in encoders]
+    torch.manual_seed(5)
+    widths = [table.shape[1] for table in tables]
+    config = EntranceBridgeConfig(input_width, widths, len(tables[0]), **({"max_soft_tokens": 6} | SIZES | settings))
+    bridge = EntranceBridge(config).eval()
+    for name, parameter in bridge.named_parameters():
+        if name.startswith("rests."):  # trained ones are not 0
+            nn.init.normal_(parameter, std=0.2)
+    bridge.length_head[-1].bias.data[2] = 9
+    for own, table in zip(bridge.token_embeddings, tables, strict=True):
+        own.data.copy_(table)
+    return bridge
+
+
+def save_entrance_bridge(folder: Path, pipe: Any, input_width: int = 32, **settings: Any) -> Path:
+    """The same in a folder as `train bridge` writes it."""
+    small_entrance_bridge(pipe, input_width, **settings).save_pretrained(folder)
+    pipe.tokenizer.save_pretrained(folder / "tokenizer")
+    return folder
+
+
+def _scaled(encoder: Any) -> Any:
+    """A text encoder with larger weights, so that texts differ: the usual 0.02 gives next to the same for everything."""
+    for parameter in encoder.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.2)
+    return encoder.eval()
 
 
 def encoder_of(pipe: DiffusionPipeline) -> Any:
