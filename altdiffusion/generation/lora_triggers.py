@@ -37,9 +37,8 @@ def trigger_words(file: Path) -> list[str]:
 
 def keep_triggers(pipe: Any, name: str, files: Iterable[Path]) -> None:
     """Keep the trigger words of a LoRA's files from a pipeline's bridge, if one stands at its CLIP's entrance, and say so."""
-    prompts = getattr(getattr(pipe, "tokenizer", None), "soft_prompts", None)
-    words = [] if prompts is None else [word for file in files for word in trigger_words(file)]
-    if words:
+    prompts: Any = getattr(getattr(pipe, "tokenizer", None), "soft_prompts", None)
+    if prompts is not None and (words := [word for file in files for word in trigger_words(file)]):
         prompts.literal_words.update(words)
         logger.warning("LoRA %s: its trigger words stay as they are in prompts: %s", name, ", ".join(words))
 

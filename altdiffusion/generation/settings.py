@@ -17,8 +17,8 @@ from pydantic import BeforeValidator
 from altdiffusion.checkpoints import hub
 from altdiffusion.checkpoints.bridge_folder import stands_at_exit
 from altdiffusion.errors import InputError
-from altdiffusion.prompt_syntax import PromptSyntax, check, lora_names
-from altdiffusion.prompt_syntax.route import Route
+from altdiffusion.prompt_syntax import PromptSyntax, check, lora_names, plain_text
+from altdiffusion.prompt_syntax.route import Route, stretches
 from altdiffusion.settings import Settings, about_of, setting
 
 DEFAULT_STEPS = 25
@@ -169,7 +169,7 @@ class ImageSettings(Settings):
         problems = [
             f"{_words(name)} needs {_words(part)}: name one, or leave {_words(name)} out"
             for name, part in parts.items()
-            if getattr(self, name) is not None and getattr(self, part) is None
+            if getattr(self, name) not in (None, []) and getattr(self, part) is None
         ]
         if self.bridge is not None and stands_at_exit(self.bridge):
             if (self.clip_skip or 1) > 1:
@@ -182,6 +182,19 @@ class ImageSettings(Settings):
                 for name in ("route", "literal")
                 if getattr(self, name) is not None
             ]
+        elif self.bridge is not None:
+            problems += self._route_problems
+        return problems
+
+    @property
+    def _route_problems(self) -> list[str]:
+        """Backquotes that are open in the prompts."""
+        problems = []
+        for prompt in (self.prompt, self.negative_prompt):
+            try:
+                stretches(plain_text(prompt, self.prompt_syntax), self.route or "auto")
+            except InputError as error:
+                problems.append(str(error))
         return problems
 
     @property
