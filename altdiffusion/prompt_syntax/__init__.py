@@ -7,14 +7,17 @@ Escapes such as `\\(` stay in the prompt until the last stage. docs/prompts.md h
 from altdiffusion.prompt_syntax.choices import choose, expand_choices
 from altdiffusion.prompt_syntax.editing import ScheduledPrompt, schedule
 from altdiffusion.prompt_syntax.loras import LoraTag, take_loras
+from altdiffusion.prompt_syntax.route import Route, Stretch, stretches
 from altdiffusion.prompt_syntax.stages import PromptSyntax, check, choices_of, lora_names, lora_tags, plain_text
 from altdiffusion.prompt_syntax.weights import Span, WeightedPrompt, parse_weights
 
 __all__ = [
     "LoraTag",
     "PromptSyntax",
+    "Route",
     "ScheduledPrompt",
     "Span",
+    "Stretch",
     "WeightedPrompt",
     "check",
     "choices_of",
@@ -25,5 +28,6 @@ __all__ = [
     "parse_weights",
     "plain_text",
     "schedule",
+    "stretches",
     "take_loras",
 ]

@@ -19,7 +19,8 @@ from altdiffusion.files import packaged_toml
 
 Reading = Literal["english", "other", "none"]
 
-_WORD = re.compile(r"(?<!\w)[^\W\d_]+(?!\w)")  # no part of blue_eyes, 8k or 1girl
+# no part of blue_eyes, 8k, 1girl, nor the e of ukiyo-e
+_WORD = re.compile(r"(?<!\w)[^\W\d_]{2,}(?!\w)|(?<![\w-])[^\W\d_](?![\w-])")
 _ONE_LETTER_WORDS = ("CJK", "HANGUL", "IDEOGRAPHIC")
 _LIKE_LATIN = (
     "COMBINING",
@@ -40,17 +41,17 @@ def readings(clauses: Sequence[str]) -> list[Reading]:
     A prompt is mostly in one language: where a clause is surely Spanish, the others need less to be taken for it.
     """
     words = _words()
-    evidence = [words.evidence(unicodedata.normalize("NFC", clause)) for clause in clauses]
-    counts = Counter(language for each in evidence for language in each.sure)
+    evidence = {clause: words.evidence(unicodedata.normalize("NFC", clause)) for clause in dict.fromkeys(clauses)}
+    counts = Counter(language for clause in clauses for language in evidence[clause].sure)
     most = max(counts.values(), default=0)
     of_prompt = {language for language, count in counts.items() if count == most}
-    found: list[Reading] = []
-    for clause, each in zip(clauses, evidence, strict=True):
+    found: dict[str, Reading] = {}
+    for clause, each in evidence.items():
         if each.sure or not of_prompt.isdisjoint(each.possible) or in_other_letters(clause):
-            found.append("other")
+            found[clause] = "other"
         else:
-            found.append("english" if any(map(str.isalpha, clause)) else "none")
-    return found
+            found[clause] = "english" if any(map(str.isalpha, clause)) else "none"
+    return [found[clause] for clause in clauses]
 
 
 def in_other_letters(text: str) -> bool:
@@ -94,26 +95,28 @@ class _Words:
     weights: dict[str, dict[str, int]]  # of a word by language: 2 if sure, 1 for a hint, 0 if shared
 
     def evidence(self, clause: str) -> _Evidence:
-        """Of a clause in NFC. Each word counts once."""
-        written = dict.fromkeys(_WORD.findall(clause))
-        words = {word.lower() for word in written}
-        if not any(word in self.weights for word in words):
+        """Of a clause in NFC."""
+        if not any(word.lower() in self.weights for word in _WORD.findall(clause)):
             return _Evidence()
-        written = dict.fromkeys(_WORD.findall(self.no_evidence.sub(" ", clause)))
+        written = _WORD.findall(self.no_evidence.sub(" ", clause))
         words = {word.lower() for word in written}
-        known: dict[str, list[int]] = {}
+        against = len(words & self.english)
+        found: dict[str, list[int]] = {}
         for word in words:
             for language, weight in self.weights.get(word, {}).items():
-                known.setdefault(language, []).append(weight)
-        against = len(words & self.english)
-        possible = [language for language, weights in known.items() if len(weights) > against]
-        if self._is_name(list(written)):
-            return _Evidence(possible=possible)
+                found.setdefault(language, []).append(weight)
+        found = {language: weights for language, weights in found.items() if len(weights) > against}
+        shares = {language: len(weights) / len(words) for language, weights in found.items()}
         sure = [
             language
-            for language in possible
-            if sum(known[language]) > 1 and len(list(filter(None, known[language]))) > against
+            for language, weights in found.items()
+            if sum(weights) > 1 and sum(map(bool, weights)) > against and shares[language] > 0.3
         ]
+        possible = [language for language, share in shares.items() if language in sure or share >= 0.5]
+        if self._is_name(written):
+            return _Evidence(
+                possible=[language for language in possible if language == "de"]
+            )  # its nouns have capitals
         return _Evidence(sure, possible)
 
     def _is_name(self, words: Sequence[str]) -> bool:

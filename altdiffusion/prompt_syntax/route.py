@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
+from itertools import pairwise
 from typing import Literal, get_args
 
 from altdiffusion.errors import InputError
@@ -60,22 +60,24 @@ def stretches(
         bridged = [reading == "other" for reading in read]
     else:
         bridged = [True] * len(clauses)
-    kinds = bytearray(len(text))  # by character: 1 goes through the bridge
+    kinds = bytearray(len(text))  # by character: 1 goes through the bridge, and so does 2, behind a cut
     for (start, end), through in zip(clauses, bridged, strict=True):
-        if through or (start and kinds[start - 1] and _is_separator(masked[start:end])):
+        if through:
             kinds[start:end] = b"\1" * (end - start)
     for start, end in [*quoted, *named]:
         kinds[start:end] = bytes(end - start)
-    _give_separators(masked, kinds, frozenset(cuts))
+    for cut in set(cuts):
+        kinds[cut:] = kinds[cut:].translate(_BEHIND_CUT)
+    _leave_signs(masked, kinds)
     read_as = _read_as(text, signs, kinds)
-    return [
-        Stretch(start, end, "".join(read_as[start:end]), not kinds[start])
-        for start, end in _runs(kinds, frozenset(cuts))
-    ]
+    return [Stretch(start, end, "".join(read_as[start:end]), not kinds[start]) for start, end in _runs(kinds)]
 
 
 # what stands for a quoted part or a name while clauses are sought: no letter, no space, no clause's end
 _MASK = "\ufffc"
+_LINE_BREAKS = "\n\r\u2028\u2029"
+_SIGNS_AND_SPACES = re.compile(rf"[{re.escape(''.join(sorted(CLAUSE_ENDS)))}\s]+")
+_BEHIND_CUT = bytes.maketrans(b"\1\2", b"\2\1")
 _BACKQUOTES = re.compile(r"\\`|``|`")
 _ASCII_SIGNS = {
     **dict.fromkeys("，、､،၊፣", ","),
@@ -99,11 +101,14 @@ def _backquotes(text: str) -> Iterator[tuple[int, int, bool]]:
             yield opened, found.end(), True
             opened = None
     if opened is not None:
-        remedy = "expected `words` that CLIP shall read as they are; write \\` for a backquote that is text"
+        # not \\`: where weights are read too, that stage takes the backslash away
+        remedy = "expected `words` that CLIP shall read as they are; write `` for a backquote that is text"
         raise malformed(text, opened, "this backquote isn't closed", remedy)
 
 
 def _masked(text: str, parts: Collection[tuple[int, int]]) -> str:
+    if not parts:
+        return text
     characters = list(text)
     for start, end in parts:
         characters[start:end] = _MASK * (end - start)
@@ -129,12 +134,8 @@ def _found(text: str, words: Collection[str]) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=64)
 def _any_of(words: frozenset[str]) -> re.Pattern[str] | None:
-    longest_first = sorted(filter(str.strip, words), key=len, reverse=True)
-    return (
-        re.compile("|".join(re.escape(word.strip()) for word in longest_first), re.IGNORECASE)
-        if longest_first
-        else None
-    )
+    names = sorted(filter(None, map(str.strip, words)), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, names)), re.IGNORECASE) if names else None
 
 
 def _is_boundary(text: str, at: int) -> bool:
@@ -143,43 +144,33 @@ def _is_boundary(text: str, at: int) -> bool:
 
 
 def _clauses(text: str) -> list[tuple[int, int]]:
-    """(start, end) of each clause, with the signs and spaces behind it. A colon ends none: 照片：猫 is read in one."""
-    cuts = []
-    start, at = 0, 1
-    while at <= len(text):
-        if _is_cut(text, at):
-            while at < len(text) and (text[at].isspace() or _is_cut(text, at + 1)):
-                at += 1
-            cuts.append((start, at))
-            start = at
-        at += 1
-    return cuts if start == len(text) else [*cuts, (start, len(text))]
+    """(start, end) of each clause, with the signs and spaces behind it."""
+    ends = [
+        run.end() for run in _SIGNS_AND_SPACES.finditer(text) if any(_is_end(text, at) for at in range(*run.span()))
+    ]
+    return list(pairwise(dict.fromkeys([0, *ends, len(text)])))
 
 
-def _is_cut(text: str, at: int) -> bool:
-    last = text[at - 1]
-    if last in "\n\r\u2028\u2029":
+def _is_end(text: str, at: int) -> bool:
+    """Whether the sign at an index ends a clause; none does in 照片：猫, 1.5, artstation.com and J. R. R. Tolkien."""
+    sign, behind = text[at], text[at + 1 : at + 2]
+    if sign in _LINE_BREAKS:
         return True
-    if last in ":：" or not ends_clause(text, at):
+    if sign in ":：" or not ends_clause(text, at + 1) or (sign in ".;!?" and behind.isalnum()):
         return False
-    if last in ".;!?" and text[at : at + 1].isalnum():  # artstation.com
-        return False
-    is_initial = last == "." and text[at - 2 : at - 1].isupper() and not text[max(0, at - 3) : at - 2].isalnum()
-    return not is_initial  # J. R. R. Tolkien
+    return not (sign == "." and text[at - 1 : at].isupper() and not text[max(0, at - 2) : at - 1].isalnum())
 
 
-def _is_separator(text: str) -> bool:
-    return all(character.isspace() or character in CLAUSE_ENDS for character in text)
-
-
-def _give_separators(text: str, kinds: bytearray, cuts: frozenset[int]) -> None:
-    """Signs and spaces between a stretch for the bridge and a literal one, or at a cut, become literal."""
-    for at in range(1, len(text)):
-        if kinds[at] and (not kinds[at - 1] or at in cuts) and _is_separator(text[at]):
-            kinds[at] = 0
-    for at in range(len(text) - 2, -1, -1):
-        if kinds[at] and (not kinds[at + 1] or at + 1 in cuts) and _is_separator(text[at]):
-            kinds[at] = 0
+def _leave_signs(text: str, kinds: bytearray) -> None:
+    """Signs and spaces between a stretch for the bridge and another one become literal, and what is nothing but signs."""
+    ahead, behind = range(1, len(text)), range(len(text) - 2, -1, -1)
+    for positions, step in ((ahead, -1), (behind, 1)):
+        for at in positions:
+            if kinds[at] and kinds[at] != kinds[at + step] and (text[at].isspace() or text[at] in CLAUSE_ENDS):
+                kinds[at] = 0
+    for start, end in list(_runs(kinds)):
+        if kinds[start] and not any(character.isalnum() or not character.isascii() for character in text[start:end]):
+            kinds[start:end] = bytes(end - start)
 
 
 def _read_as(text: str, signs: Collection[tuple[int, int, bool]], kinds: bytearray) -> list[str]:
@@ -196,10 +187,6 @@ def _read_as(text: str, signs: Collection[tuple[int, int, bool]], kinds: bytearr
     return characters
 
 
-def _runs(kinds: bytearray, cuts: frozenset[int]) -> Iterator[tuple[int, int]]:
-    """(start, end) of each run of equal numbers, those of ones cut."""
-    end = 0
-    for through, run in groupby(kinds):
-        start, end = end, end + sum(1 for _ in run)
-        inside = sorted(cut for cut in cuts if start < cut < end) if through else []
-        yield from zip([start, *inside], [*inside, end], strict=True)
+def _runs(kinds: bytearray) -> Iterator[tuple[int, int]]:
+    """(start, end) of each run of equal numbers."""
+    return (run.span() for run in re.finditer(rb"\x00+|\x01+|\x02+", kinds))

@@ -15,6 +15,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from helpers import layouts, pipeline_zoo
+from helpers.bridges import small_entrance_bridge
 from helpers.pipeline_zoo import CANNOT, OTHER, PROMPT, WORKS
 from torch import Tensor
 from transformers import CLIPTextModel
@@ -24,6 +25,7 @@ from altdiffusion.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of deprecated classes, and of settings that don't matter here
 ROOT = Path(__file__).parents[2]
+BLIP = ["BlipDiffusionPipeline", "BlipDiffusionControlNetPipeline"]
 CLASSES = {cls.__name__: cls for cls in pipeline_zoo.pipeline_classes()}
 
 
@@ -128,7 +130,7 @@ def test_prompt_reaches_the_picture(name, model):
         assert not np.allclose(picture, draw(pipe, arguments), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["BlipDiffusionPipeline", "BlipDiffusionControlNetPipeline"])
+@pytest.mark.parametrize("name", BLIP)
 def test_blip_diffusion_cannot(name, model):
     stock = pipeline_zoo.build(CLASSES[name])
     with pytest.raises(AttributeError, match="'Blip2QFormerModel' object has no attribute 'invert_attention_mask'"):
@@ -180,3 +182,34 @@ def test_the_documentation_has_this_table():
     section = re.search(r"<!-- pipelines:start -->\n(.*?)\n<!-- pipelines:end -->", page, re.DOTALL)
     assert section, "docs/pipelines.md has no section between <!-- pipelines:start --> and <!-- pipelines:end -->"
     assert section[1].strip() == pipeline_zoo.table(), "run helpers/pipeline_zoo.py and paste what it prints"
+
+
+# --- a bridge at CLIP's entrance: the pipeline keeps its own encoder and tokenizer -------------------------------------
+
+
+def in_words(pipe: DiffusionPipeline) -> dict[str, Any]:
+    """What to call it with. clip_skip: transformers 5.23 lacks the `text_model` where diffusers looks for the last norm."""
+    arguments = pipeline_zoo.arguments(pipe)
+    return arguments | ({"clip_skip": None} if "clip_skip" in inspect.signature(pipe.__call__).parameters else {})
+
+
+def in_english(arguments: dict[str, Any]) -> dict[str, Any]:
+    english = {PROMPT: "a cat, a dark elf princess", OTHER: "a dark elf princess"}
+    return {name: english.get(value, value) if isinstance(value, str) else value for name, value in arguments.items()}
+
+
+@pytest.mark.parametrize("name", sorted(set(CLASSES) - {"UniDiffuserPipeline", *BLIP}))
+def test_soft_tokens_reach_the_image_and_english_stays_as_it_was(name, model):
+    plain = pipeline_zoo.build(CLASSES[name])
+    english = in_english(in_words(plain))
+    expected = draw(plain, english)
+    bridge = small_entrance_bridge(plain, pipeline_zoo.WIDTH)
+    pipe = swap_text_encoder(plain, model[0], bridge=bridge)
+    assert isinstance(pipe.text_encoder, CLIPTextModel)
+    assert np.array_equal(expected, draw(pipe, english))
+    if "prompt" in (arguments := in_words(pipe)):
+        with watching(pipe.text_encoder, "input_ids") as read:
+            image = draw(pipe, arguments)
+        assert any((given < 0).any() for given in read)
+        assert np.isfinite(image).all()
+        assert not np.allclose(image, expected, rtol=0, atol=1e-6)

@@ -101,11 +101,13 @@ def _clauses(text: str, english: str, rng: random.Random) -> list[_Stretch]:
 
 
 def _cut(parts: list[Part]) -> list[Part]:
-    """The parts that have a token, up to 75 tokens in all; the last one is cut to fit."""
+    """The parts up to 75 tokens in all, without empty ones; the whole row is the bridge's where nothing else is left of it."""
     kept, room = [], MAX_ROW
     for part in parts:
         english = part.english[:room]
         if english:
             kept.append(Part(english, part.ids))
         room -= len(english)
-    return kept
+    if any(part.ids is not None for part in kept):
+        return kept
+    return [Part(part.english[:MAX_ROW], part.ids) for part in parts if part.ids is not None][:1]

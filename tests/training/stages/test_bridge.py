@@ -73,7 +73,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(sd1: Path, texts: Path, tmp_path: Path) -> dict[str, Any]:
     return {
         "text_encoder": "mini", "model": str(sd1), "train_data": [str(texts)], "output_dir": tmp_path / "out",
-        "batch_size": 8, "max_train_steps": 4, "logging_steps": 1, "learning_rate": 1e-2, "device": "cpu", **SIZES,
+        "at": "exit", "batch_size": 8, "max_train_steps": 4, "logging_steps": 1, "learning_rate": 1e-2, "device": "cpu", **SIZES,
     }  # fmt: skip
 
 

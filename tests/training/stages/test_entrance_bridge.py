@@ -1,0 +1,203 @@
+"""`train bridge`: AltCLIP's states of a text in any language become soft tokens, which CLIP reads as the English text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from helpers import layouts
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from altdiffusion import swap_text_encoder
+from altdiffusion.errors import InputError
+from altdiffusion.text_encoder.bridge import load_bridge
+from altdiffusion.training.inputs.clip_states import ClipStates
+from altdiffusion.training.stage_settings import BridgeSettings
+from altdiffusion.training.stages.bridge import train_bridge
+
+PAIRS = [
+    ("a cat", "一只猫"),
+    ("a dog", "一只狗"),
+    ("a red apple", "红苹果"),
+    ("a big tree", "一棵大树"),
+    ("the sun", "太阳"),
+]
+SIZES = {"hidden_size": 16, "num_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+def clip_tower(tokenizer: Any, width: int, projection: int | None = None) -> Any:
+    torch.manual_seed(width)
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        projection_dim=projection or width, pad_token_id=tokenizer.pad_token_id, **ids,
+    )  # fmt: skip
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    trained = CLIPTokenizer().train_new_from_iterator([[english for english, _ in PAIRS]], vocab_size=300)
+    trained.model_max_length = 77
+    return trained
+
+
+@pytest.fixture(scope="module")
+def sd1(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A Stable Diffusion whose CLIP gives states of width 16."""
+    folder = tmp_path_factory.mktemp("sd1")
+    diffusers.StableDiffusionPipeline(
+        vae=layouts.small_vae(),
+        text_encoder=clip_tower(tokenizer, 16),
+        tokenizer=tokenizer,
+        unet=layouts.small_unet(16),
+        scheduler=diffusers.DDIMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "pairs.tsv"
+    path.write_text("en\tzh\n" + "".join(f"{en}\t{zh}\n" for en, zh in PAIRS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def settings(sd1: Path, texts: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "text_encoder": "mini", "model": str(sd1), "train_data": [str(texts)], "output_dir": tmp_path / "out",
+        "batch_size": 8, "max_train_steps": 4, "logging_steps": 1, "learning_rate": 1e-2, "device": "cpu", **SIZES,
+    }  # fmt: skip
+
+
+def losses(folder: Path) -> list[float]:
+    lines = map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_the_target_is_what_the_pipeline_gives_its_unet(sd1, tokenizer):
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(sd1)
+    expected = pipe.encode_prompt("a red apple", "cpu", 1, False)[0]
+    given = ClipStates(sd1, torch.device("cpu"), torch.float32).joined([tokenizer("a red apple")["input_ids"]])
+    torch.testing.assert_close(given, expected)
+
+
+def test_the_target_of_xl_is_what_its_pipeline_gives_its_unet(tmp_path, tokenizer):
+    torch.manual_seed(0)
+    pipe = diffusers.StableDiffusionXLPipeline(
+        vae=layouts.small_vae(), text_encoder=clip_tower(tokenizer, 8), text_encoder_2=clip_tower(tokenizer, 24, 12),
+        tokenizer=tokenizer, tokenizer_2=tokenizer, unet=None, scheduler=diffusers.DDIMScheduler(), add_watermarker=False,
+    )  # fmt: skip
+    for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        getattr(pipe, name).save_pretrained(tmp_path / name)
+    states, _, pooled, _ = pipe.encode_prompt("a big tree", device="cpu", do_classifier_free_guidance=False)
+    clip = ClipStates(tmp_path, torch.device("cpu"), torch.float32)
+    given = clip.joined([tokenizer("a big tree")["input_ids"]])
+    assert (clip.width, clip.pooled_width) == (32, 12)
+    torch.testing.assert_close(given[:, :77], states)
+    torch.testing.assert_close(given[:, 77, :12], pooled)
+
+
+def log(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [line for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if kind in line]
+
+
+def test_it_learns_and_its_bridge_swaps_into_the_pipeline(settings, sd1):
+    train_bridge(BridgeSettings(**settings | {"max_train_steps": 80}))
+    steps = log(settings["output_dir"], "loss")
+    for name in ("mse", "words", "length"):
+        assert steps[-1][name] < 0.6 * steps[0][name]
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(sd1)
+    wanted = pipe.encode_prompt("a cat", "cpu", 1, False)[0]
+    plain = (pipe.encode_prompt("一只猫", "cpu", 1, False)[0] - wanted).square().mean()
+    pipe = swap_text_encoder(pipe, "mini", bridge=settings["output_dir"] / "model")
+    given = pipe.encode_prompt("一只猫", "cpu", 1, False)[0]
+    assert (given - wanted).square().mean() < 0.5 * plain
+    assert torch.equal(pipe.encode_prompt("a cat", "cpu", 1, False)[0], wanted)
+
+
+def test_the_folder_has_the_bridge_and_clips_tokenizer(settings, sd1):
+    train_bridge(BridgeSettings(**settings))
+    saved = load_bridge(settings["output_dir"] / "model")
+    assert (saved.config.input_width, saved.config.embedding_widths) == (192, [16])
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(sd1)
+    assert torch.equal(saved.token_embeddings[0], pipe.text_encoder.get_input_embeddings().weight)
+    tokenizer = CLIPTokenizer.from_pretrained(settings["output_dir"] / "model" / "tokenizer")
+    assert tokenizer("a red apple").input_ids == pipe.tokenizer("a red apple").input_ids
+
+
+def test_xl_learns_both_encoders_and_the_pooled_vector(tmp_path, tokenizer, settings):
+    torch.manual_seed(0)
+    pipe = diffusers.StableDiffusionXLPipeline(
+        vae=layouts.small_vae(), text_encoder=clip_tower(tokenizer, 8), text_encoder_2=clip_tower(tokenizer, 24, 12),
+        tokenizer=tokenizer, tokenizer_2=tokenizer, unet=None, scheduler=diffusers.DDIMScheduler(), add_watermarker=False,
+    )  # fmt: skip
+    for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        getattr(pipe, name).save_pretrained(tmp_path / "xl" / name)
+    train_bridge(BridgeSettings(**settings | {"model": str(tmp_path / "xl"), "max_train_steps": 60}))
+    steps = log(settings["output_dir"], "loss")
+    for name in ("mse", "pooled"):
+        assert steps[-1][name] < 0.6 * steps[0][name]
+    assert load_bridge(settings["output_dir"] / "model").config.embedding_widths == [8, 24]
+
+
+@pytest.mark.parametrize("literal", [0.0, 1.0])
+def test_the_losses_add_up_with_and_without_literal_parts(settings, literal):
+    train_bridge(
+        BridgeSettings(
+            **settings
+            | {
+                "literal": literal,
+                "cross_attention_weight": 1.0,
+                "prediction_weight": 2.0,
+                "gradient_checkpointing": True,
+            }
+        )
+    )
+    for step in log(settings["output_dir"], "loss"):
+        assert step["prediction"] > 0
+        parts = step["mse"] + step["cross_attention"] + 2 * step["prediction"]
+        assert step["loss"] == pytest.approx(parts + 0.3 * step["words"] + 0.05 * step["length"], rel=1e-4)
+
+
+def test_states_behind_the_text_that_are_left_out_change_nothing_before_them(settings, tmp_path):
+    first = {"max_train_steps": 1, "padding_weight": 0.0, "literal": 0.0}
+    runs = [settings | first | {"padding_positions": count, "output_dir": tmp_path / str(count)} for count in (0, 20)]
+    for run in runs:
+        train_bridge(BridgeSettings(**run))
+    short, long = (log(run["output_dir"], "loss")[0] for run in runs)
+    assert short["words"] == pytest.approx(long["words"])
+
+
+def test_it_goes_on_from_a_trained_bridge(settings, tmp_path):
+    train_bridge(BridgeSettings(**settings | {"max_train_steps": 60}))
+    on = {"bridge": str(settings["output_dir"]), "output_dir": tmp_path / "on", "max_train_steps": 1}
+    kept = {name: value for name, value in settings.items() if name not in SIZES}
+    train_bridge(BridgeSettings(**kept | on))
+    assert losses(tmp_path / "on")[0] < 0.6 * losses(settings["output_dir"])[0]
+
+
+def test_a_model_without_clip_is_refused(settings):
+    with pytest.raises(InputError, match="a bridge leads to CLIP's"):
+        train_bridge(BridgeSettings(**settings | {"model": "mini"}))
+
+
+@pytest.mark.parametrize("wrong", [{"empty": 0.1}, {"student_cache": Path("a")}, {"at": "exit", "literal": 0.1}])
+def test_settings_of_the_other_kind_are_refused(settings, wrong):
+    with pytest.raises(InputError, match=r"means something with --at (exit|entrance) only"):
+        BridgeSettings(**settings | wrong)
+
+
+def test_validation_tells_each_languages_error(settings, texts):
+    train_bridge(BridgeSettings(**settings | {"validation_data": [str(texts)], "max_train_steps": 1}))
+    metrics = log(settings["output_dir"], "validation")[0]["validation"]
+    assert set(metrics) == {f"{language} {what}" for language in ("en", "zh") for what in ("mse", "R@1", "length")}
+    assert all(0 <= metrics[f"zh {what}"] <= 1 for what in ("R@1", "length"))
