@@ -11,6 +11,7 @@ from torch import Tensor
 
 from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax.route import Route
+from altdiffusion.text_encoder.bridge import check_altclip
 from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
 from altdiffusion.text_encoder.soft_prompts import SoftPrompts
 from altdiffusion.text_encoder.soft_tokenizer import soft_tokenizer
@@ -32,6 +33,7 @@ def read_by_own_clip(
     """
     names = [name for name in ("text_encoder", "text_encoder_2") if getattr(pipe, name, None) is not None]
     encoders = [getattr(pipe, name) for name in names]
+    check_altclip(bridge, tower)
     distance = max(clip_distances(bridge, encoders))
     if distance > _SAME:
         logger.warning(

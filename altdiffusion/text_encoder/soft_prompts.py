@@ -42,12 +42,7 @@ class SoftPrompts:
 
     def __init__(self, tower: Any, tokenizer: Any, bridge: EntranceBridge, encoders: Sequence[Any]) -> None:
         """tokenizer: AltCLIP's. encoders: the pipeline's CLIPs, in the order of the bridge's embedding widths; none where
-        the bridge's own token embeddings shall do. Raises InputError for an AltCLIP of another width than the bridge's."""
-        if bridge.config.input_width != tower.config.project_dim:
-            raise InputError(
-                f"this bridge reads text states of width {bridge.config.input_width}, this AltCLIP gives "
-                f"{tower.config.project_dim}: take the bridge that was trained for it (1024 belongs to m18, 768 to the others)"
-            )
+        the bridge's own token embeddings shall do."""
         self.tower, self.tokenizer, self.bridge = tower, tokenizer, bridge
         self.route: Route = "auto"
         self.literal_words: set[str] = set()

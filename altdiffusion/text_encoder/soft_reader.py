@@ -7,7 +7,7 @@ from typing import Any
 
 from altdiffusion.checkpoints import bridge_folder, hub
 from altdiffusion.errors import InputError
-from altdiffusion.text_encoder.bridge import load_bridge
+from altdiffusion.text_encoder.bridge import check_altclip, load_bridge
 from altdiffusion.text_encoder.encoder import load_text_encoder
 from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
 from altdiffusion.text_encoder.soft_prompts import SoftPrompts
@@ -37,4 +37,5 @@ def load_soft_tokenizer(bridge: str | Path, model: str | Path | None = None, tok
             f"{type(tokenizer).__name__} with {len(tokenizer)}: take a model with that CLIP, or none"
         )
     tower, altclip_tokenizer = load_text_encoder(model)
+    check_altclip(loaded, tower)
     return soft_tokenizer(tokenizer, SoftPrompts(tower, altclip_tokenizer, loaded.eval(), []))

@@ -65,12 +65,9 @@ _PIECES = _ENVIRONMENT.from_string("""
   {%- endfor -%}
   </p></section>
   {%- endfor -%}
-  {%- for text, tokens in understood -%}
+  {%- for text, tokens, rest in understood -%}
   <p class="understood"><bdi>{{ text }}</bdi> →
-  {%- for words, rest in tokens -%}
-  <span class="piece" title="{{ rest }}"><bdi>{{ words }}</bdi></span>
-  {%- endfor -%}
-  </p>
+  {%- for words in tokens %} <span class="piece"><bdi>{{ words }}</bdi></span>{% endfor %} <small>{{ rest }}</small></p>
   {%- endfor -%}
   {%- for note in notes -%}<p>{{ note }}</p>{%- endfor -%}
 {% endfor %}
@@ -210,16 +207,16 @@ def _in_english(stretch: dict[str, Any]) -> str:
     return f"{stretch['text'].strip()} → {words}"
 
 
-def _doubts(stretch: dict[str, Any], language: str) -> tuple[str, list[tuple[str, str]]]:
-    """The text, and for each of its soft tokens the words that it may mean, and how much of it is none."""
-
-    def shown(token: dict[str, Any]) -> tuple[str, str]:
-        words = [
+def _doubts(stretch: dict[str, Any], language: str) -> tuple[str, list[str], str]:
+    """The text, for each of its soft tokens the words that it may mean, and how much of them all is no word."""
+    tokens = [
+        say("or", language).join(
             say("word_share", language, word=word, share=round(100 * share)) for word, share in likely_words(token)
-        ]
-        return say("or", language).join(words), say("free_rest", language, share=round(100 * token["rest"]))
-
-    return stretch["text"].strip(), [shown(token) for token in stretch["tokens"]]
+        )
+        for token in stretch["tokens"]
+    ]
+    rest = sum(token["rest"] for token in stretch["tokens"]) / len(tokens)
+    return stretch["text"].strip(), tokens, say("free_rest", language, share=round(100 * rest))
 
 
 def _unknown(read: dict[str, Any]) -> list[str]:
