@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from altdiffusion.cli.flags import command
-from altdiffusion.cli.options import JsonSettings
+from altdiffusion.checkpoints.bridge_folder import no_soft_tokens, stands_at_exit
+from altdiffusion.cli.flags import command, subset_of
 from altdiffusion.cli.terminal import hide_loading, print_json
+from altdiffusion.generation.settings import ImageSettings
 from altdiffusion.prompt_syntax import PromptSyntax
-from altdiffusion.settings import setting
+from altdiffusion.settings import as_flag, setting
+
+BridgeFlags: Any = subset_of(ImageSettings, ("text_encoder", "bridge", "route", "literal"), group="Bridge")
 
 
-class TokensSettings(JsonSettings):
+class TokensSettings(BridgeFlags):
     """A prompt, and what reads it."""
 
+    group: ClassVar[str] = "Options"
+
     prompt: str = setting(..., "as for generate", positional="PROMPT")
-    model: str | None = setting(None, "whose tokenizer reads it (default: mini)", source="model", metavar="M")
+    model: str | None = setting(
+        None, "whose tokenizer reads it (default: mini; with --bridge the bridge's own)", source="model", metavar="M"
+    )
     tokenizer: str | None = setting(
         None, "of a single file, which carries none: folder or id", source="model", metavar="T"
     )
     allow_pickle: bool = setting(False, "look into a .ckpt file, which can carry code, for the kind of its model")
     prompt_syntax: PromptSyntax = setting("webui", "as for generate", metavar="S")
     steps: int = setting(25, "of an image, for prompts that change over them", minimum=1, maximum=999, metavar="N")
+    as_json: bool = setting(False, "print one JSON document on standard output", flag="json")
+
+    def problems(self) -> list[str]:
+        if self.bridge is not None:
+            return [no_soft_tokens(self.bridge)] if stands_at_exit(self.bridge) else []
+        said = [as_flag(name) for name in ("text_encoder", "route", "literal") if getattr(self, name) is not None]
+        return [f"{flag} needs --bridge: name one, or leave {flag} out" for flag in said]
 
 
 @command(TokensSettings)
 def tokens(settings: TokensSettings) -> None:
     """The pieces that a prompt is read in, with their weights, 75 to a chunk; and what the model has never seen.
 
+    With --bridge, the English that a bridge understood, too: for each soft token its likeliest words.
+
     altdiffusion tokens "(黑暗精灵公主:1.2)，月光 BREAK a castle"
+    altdiffusion tokens "一只猫, oil painting" --bridge my-bridge
     """
     from altdiffusion.prompts.explain import explain
-    from altdiffusion.text_encoder.tokenizer import tokenizer_of
 
     hide_loading()
-    tokenizer = tokenizer_of(settings.model, settings.tokenizer, allow_pickle=settings.allow_pickle)
-    document = explain(tokenizer, settings.prompt, settings.prompt_syntax, settings.steps, limit=None)
+    document = explain(_tokenizer(settings), settings.prompt, settings.prompt_syntax, settings.steps, limit=None)
     if settings.as_json:
         print_json(document)
         return
@@ -48,7 +63,37 @@ def tokens(settings: TokensSettings) -> None:
             if len(prompt["parts"]) > 1:
                 print(f"steps {part['from_step']} to {part['until_step']}: {part['prompt'].strip()}")
             _print_chunks(part["chunks"], document["chunk_tokens"])
+            _print_understood(part.get("understood", []))
             _print_excess([piece for chunk in part["chunks"] for piece in chunk], document["max_tokens"])
+
+
+def _tokenizer(settings: TokensSettings) -> Any:
+    from altdiffusion.text_encoder.tokenizer import tokenizer_of
+
+    def of(model: str | None) -> Any:
+        return tokenizer_of(model, settings.tokenizer, allow_pickle=settings.allow_pickle)
+
+    if settings.bridge is None:
+        return of(settings.model)
+    from altdiffusion.text_encoder.soft_reader import load_soft_tokenizer
+    from altdiffusion.text_encoder.soft_tokenizer import routed
+
+    own = None if settings.model is None else of(settings.model)
+    tokenizer = load_soft_tokenizer(settings.bridge, settings.text_encoder, own)
+    return routed(tokenizer, settings.route, settings.literal or ())
+
+
+def _print_understood(stretches: list[dict[str, Any]]) -> None:
+    """一只猫 → a 91 % · cat 97 %, with the free rest of each: a line for each stretch."""
+    from altdiffusion.prompts.explain import likely_words
+
+    for stretch in stretches:
+        tokens = [
+            " or ".join(f"{word} {share:.0%}".replace("%", " %") for word, share in likely_words(token))
+            + f" (free rest {token['rest']:.0%})".replace("%", " %")
+            for token in stretch["tokens"]
+        ]
+        print(f"  {stretch['text'].strip()} → {' · '.join(tokens)}")
 
 
 def _print_chunks(chunks: list[list[dict[str, Any]]], size: int) -> None:

@@ -251,6 +251,8 @@ def _draw(
         weighting=common.weighting,
         long_prompts=common.long_prompts,
         clip_skip=None if common.clip_skip in (None, 1) else common.clip_skip - 1,
+        route=common.route,
+        literal=common.literal or (),
     )
     shrinks = common.mask is None and common.control_image is None and common.ip_image is None
     batch = _Batch(len(requests), generators, on_step, prompts, shrinks=shrinks)

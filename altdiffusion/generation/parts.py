@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.files import local_path
+from altdiffusion.generation.lora_triggers import keep_triggers
 from altdiffusion.generation.loras import NamedLora
 from altdiffusion.generation.settings import ImageSettings
 from altdiffusion.pipelines.single_file import XL_SCALING, load_vae_file
@@ -37,11 +38,13 @@ def check_peft() -> None:
 def load_loras(pipe: DiffusionPipeline, loras: Sequence[NamedLora], allow_pickle: bool = False) -> None:
     """Put LoRAs beside a pipeline's weights, in kohya's or diffusers' format; those with a weight act.
 
-    Raises InputError for one that is damaged, or was made for another kind of model.
+    Where a bridge reads prompts, their trigger words are kept from it, and named in a line; those of a LoRA that is fetched
+    from the hub aren't known. Raises InputError for one that is damaged, or was made for another kind of model.
     """
     for lora in loras:
         with _as_input_error(f"{lora.source} can't be loaded as a LoRA"):
-            _load_lora(pipe, lora, allow_pickle)
+            files = _load_lora(pipe, lora, allow_pickle)
+        keep_triggers(pipe, lora.name, files)
         if adapter_name(lora.name) not in loaded_adapters(pipe):
             raise InputError(
                 f"{lora.source} has nothing for this model: expected a LoRA for its UNet, or for its text encoder"
@@ -64,17 +67,20 @@ def _as_input_error(problem: str) -> Iterator[None]:
         raise InputError(f"{problem}: {first_line(error)}") from None
 
 
-def _load_lora(pipe: Any, lora: NamedLora, allow_pickle: bool) -> None:
+def _load_lora(pipe: Any, lora: NamedLora, allow_pickle: bool) -> list[Path]:
+    """Its files that are here."""
     options = {"adapter_name": adapter_name(lora.name), "use_safetensors": None if allow_pickle else True}
     path = local_path(lora.source)
     if path.exists() or constants.HF_HUB_OFFLINE:  # offline diffusers wants a file's name, so look into the cache
         patterns = ["*.safetensors", *(["*.bin"] if allow_pickle else [])]
         path = hub.resolve(lora.source, patterns)
-        for file in [path] if path.is_file() else sorted(path.glob("*.safetensors")):
+        files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+        for file in files:
             _check_lora_fits(file, lora.source, pipe)
         pipe.load_lora_weights(str(path), **options)
-    else:
-        hub.on_hub(lora.source, lambda name: pipe.load_lora_weights(name, **options))
+        return files
+    hub.on_hub(lora.source, lambda name: pipe.load_lora_weights(name, **options))
+    return []
 
 
 def _check_lora_fits(file: Path, source: str, pipe: Any) -> None:

@@ -35,6 +35,9 @@ def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
         needed = _about(name)["needs"]
         if values[name] is not None and values[needed] is None:
             leave_out(name, f"there is no {needed.replace('_', ' ')}")
+    for name in ("route", "literal"):
+        if values[name] is not None and values["bridge"] is None:
+            leave_out(name, "there is no bridge")
     for name, flag in (("model", "--model"), ("vae", "--vae")):
         if values[name] is not None and not _may_be_model(values[name]):
             leave_out(name, f"no {name} of that name is here: name its file, folder or id on the hub with {flag}")

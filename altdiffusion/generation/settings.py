@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from altdiffusion.checkpoints import hub
+from altdiffusion.checkpoints.bridge_folder import stands_at_exit
 from altdiffusion.errors import InputError
-from altdiffusion.prompt_syntax import PromptSyntax, check, lora_names
+from altdiffusion.prompt_syntax import PromptSyntax, check, lora_names, plain_text
+from altdiffusion.prompt_syntax.route import Route, stretches
 from altdiffusion.settings import Settings, about_of, setting
 
 DEFAULT_STEPS = 25
@@ -124,6 +126,10 @@ class ImageSettings(Settings):
         metavar="M", source="model", infotext="Text encoder", loading=True)
     bridge: str | None = setting(None, "from AltCLIP to a model trained with CLIP: folder, id on the hub, mini",
         metavar="B", source="model", infotext="Bridge", loading=True)
+    route: Route | None = setting(None, "what of a prompt goes through the bridge: auto, all or none (default: auto, what isn't "
+        "English)", metavar="R", infotext="Route", web=True)
+    literal: list[str] | None = setting(None, "keep a word or phrase from the bridge, as `backquotes` do; may be repeated",
+        metavar="WORD", infotext="Literal words", repeat=True)
     dtype: Literal["float32", "float16", "bfloat16"] | None = setting(None, "(default: float16 on a GPU, else float32)",
         metavar="T", infotext="Precision", loading=True)
     allow_pickle: bool | None = setting(None, "read .bin and .ckpt files, which can carry code",
@@ -154,8 +160,6 @@ class ImageSettings(Settings):
             problems.append(
                 f"strength {self.strength_or_default} of {self.steps_or_default} steps leaves no step: raise either"
             )
-        if self.bridge is not None and (self.clip_skip or 1) > 1:
-            problems.append(f"clip skip {self.clip_skip}: a bridge has learnt one layer of CLIP's, leave either out")
         if self.hires is not None:
             problems += self._hires_problems
         if (self.width is None) != (self.height is None):
@@ -164,12 +168,38 @@ class ImageSettings(Settings):
 
     @property
     def loading_problems(self) -> list[str]:
-        """What is missing where a model is to be loaded; one that is loaded already may have it."""
-        return [
-            f"{_words(image)} needs {part}: name one, or leave {_words(image)} out"
-            for image, part in (("control_image", "controlnet"), ("ip_image", "ip_adapter"))
-            if getattr(self, image) is not None and getattr(self, part) is None
+        """What is missing where a model is to be loaded, or doesn't fit; one that is loaded already may have it."""
+        parts = {"control_image": "controlnet", "ip_image": "ip_adapter", "route": "bridge", "literal": "bridge"}
+        problems = [
+            f"{_words(name)} needs {_words(part)}: name one, or leave {_words(name)} out"
+            for name, part in parts.items()
+            if getattr(self, name) not in (None, []) and getattr(self, part) is None
         ]
+        if self.bridge is not None and stands_at_exit(self.bridge):
+            if (self.clip_skip or 1) > 1:
+                problems.append(
+                    f"clip skip {self.clip_skip}: a bridge has learnt one layer of CLIP's where it stands "
+                    f"at its exit, as {self.bridge} does: leave either out"
+                )
+            problems += [
+                f"{name}: the bridge {self.bridge} stands at CLIP's exit and reads whole prompts, leave {name} out"
+                for name in ("route", "literal")
+                if getattr(self, name) is not None
+            ]
+        elif self.bridge is not None:
+            problems += self._route_problems
+        return problems
+
+    @property
+    def _route_problems(self) -> list[str]:
+        """Backquotes that are open in the prompts."""
+        problems = []
+        for prompt in (self.prompt, self.negative_prompt):
+            try:
+                stretches(plain_text(prompt, self.prompt_syntax), self.route or "auto")
+            except InputError as error:
+                problems.append(str(error))
+        return problems
 
     @property
     def _hires_problems(self) -> list[str]:

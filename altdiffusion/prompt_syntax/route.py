@@ -33,12 +33,15 @@ class Stretch:
     literal: bool
 
 
-def stretches(text: str, route: Route = "auto", literal_words: Collection[str] = ()) -> list[Stretch]:
-    """A prompt's stretches, in order and without gaps, literal ones and others by turns.
+def stretches(
+    text: str, route: Route = "auto", literal_words: Collection[str] = (), cuts: Collection[int] = ()
+) -> list[Stretch]:
+    """A prompt's stretches, in order and without gaps, literal ones and others by turns, but for `cuts`.
 
     route: "auto" leaves clauses literal that aren't surely in another language than English; "all" leaves nothing literal
         but what stands in backquotes and literal_words; "none" leaves all as it is, backquotes too.
     literal_words: names of textual inversions and triggers of LoRAs, in any case.
+    cuts: offsets that no stretch for the bridge reaches over, as where a weight changes. Signs and spaces at one are literal.
     Full-width commas and the like become ASCII's in literal stretches beside others.
     Raises InputError for another route and for a backquote that isn't closed; \\` and `` are a backquote that is text.
     """
@@ -49,19 +52,21 @@ def stretches(text: str, route: Route = "auto", literal_words: Collection[str] =
     quoted = [(start, end) for start, end, is_quoted in signs if is_quoted]
     masked = _masked(text, [(start, end) for start, end, _ in signs])
     named = _found(masked, literal_words)
-    cuts = _clauses(masked)
+    clauses = _clauses(masked)
     if route == "auto":
         without_names = _masked(masked, named)
-        read = readings([without_names[start:end] for start, end in cuts])
+        read = readings([without_names[start:end] for start, end in clauses])
         bridged = [reading == "other" for reading in read]
     else:
-        bridged = [True] * len(cuts)
-    kinds = bytearray(len(text))  # by character: 1 goes through the bridge
-    for (start, end), through in zip(cuts, bridged, strict=True):
+        bridged = [True] * len(clauses)
+    kinds = bytearray(len(text))  # by character: 1 goes through the bridge, and so does 2, behind a cut
+    for (start, end), through in zip(clauses, bridged, strict=True):
         if through:
             kinds[start:end] = b"\1" * (end - start)
     for start, end in [*quoted, *named]:
         kinds[start:end] = bytes(end - start)
+    for cut in set(cuts):
+        kinds[cut:] = kinds[cut:].translate(_BEHIND_CUT)
     _leave_signs(masked, kinds)
     read_as = _read_as(text, signs, kinds)
     return [Stretch(start, end, "".join(read_as[start:end]), not kinds[start]) for start, end in _runs(kinds)]
@@ -77,6 +82,7 @@ def check_route(route: str) -> None:
 _MASK = "\ufffc"
 _LINE_BREAKS = "\n\r\u2028\u2029"
 _SIGNS_AND_SPACES = re.compile(rf"[{re.escape(''.join(sorted(CLAUSE_ENDS)))}\s]+")
+_BEHIND_CUT = bytes.maketrans(b"\1\2", b"\2\1")
 _BACKQUOTES = re.compile(r"\\`|``|`")
 _ASCII_SIGNS = {
     **dict.fromkeys("，、､،၊፣", ","),
@@ -161,11 +167,11 @@ def _is_end(text: str, at: int) -> bool:
 
 
 def _leave_signs(text: str, kinds: bytearray) -> None:
-    """Signs and spaces between a stretch for the bridge and a literal one become literal, and what is nothing but signs."""
+    """Signs and spaces between a stretch for the bridge and another one become literal, and what is nothing but signs."""
     ahead, behind = range(1, len(text)), range(len(text) - 2, -1, -1)
     for positions, step in ((ahead, -1), (behind, 1)):
         for at in positions:
-            if kinds[at] and not kinds[at + step] and (text[at].isspace() or text[at] in CLAUSE_ENDS):
+            if kinds[at] and kinds[at] != kinds[at + step] and (text[at].isspace() or text[at] in CLAUSE_ENDS):
                 kinds[at] = 0
     for start, end in list(_runs(kinds)):
         if kinds[start] and not any(character.isalnum() or not character.isascii() for character in text[start:end]):
@@ -188,4 +194,4 @@ def _read_as(text: str, signs: Collection[tuple[int, int, bool]], kinds: bytearr
 
 def _runs(kinds: bytearray) -> Iterator[tuple[int, int]]:
     """(start, end) of each run of equal numbers."""
-    return (run.span() for run in re.finditer(rb"\x00+|\x01+", kinds))
+    return (run.span() for run in re.finditer(rb"\x00+|\x01+|\x02+", kinds))

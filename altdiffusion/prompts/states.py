@@ -10,7 +10,7 @@ Stable Diffusion 1.x, 2.x and XL with their own CLIPs.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -31,9 +31,11 @@ from altdiffusion.prompt_syntax import (
     schedule,
     take_loras,
 )
+from altdiffusion.prompt_syntax.route import Route
 from altdiffusion.prompts.tokens import MAX_PROMPT_TOKENS, Token, in_chunks, prompt_tokens
 from altdiffusion.prompts.weighting import Row, Weighting, beside, weighted
 from altdiffusion.text_encoder.bridge import BridgedTextEncoder
+from altdiffusion.text_encoder.soft_tokenizer import routed
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad
 
 LongPrompts = Literal["chunks", "whole"]
@@ -119,6 +121,8 @@ def encode_prompts(
     weighting: Weighting | None = None,
     long_prompts: LongPrompts = "chunks",
     clip_skip: int | None = None,
+    route: Route | None = None,
+    literal: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Prompts as people write them (docs/prompts.md), as keyword arguments of `pipe`: prompt_embeds and the like.
 
@@ -131,6 +135,7 @@ def encode_prompts(
     long_prompts: "chunks" encodes 75 tokens at a time and puts the states one after the other; "whole" encodes all at
         once, which XLM-R can up to 510 tokens, and no CLIP and no bridge.
     clip_skip: as in diffusers, and of negative prompts too.
+    route, literal: as in `swap_text_encoder`, for these prompts alone; literal words come beside the pipeline's own.
     Raises InputError for what is malformed or too long, and for what one set of states can't say: prompt editing
     ([from:to:0.5], which a pipeline's `prompt_syntax=` reads), LoRAs (`take_loras`) and choices (`expand_choices`).
     """
@@ -141,6 +146,7 @@ def encode_prompts(
             if take_loras(prompt, prompt_syntax == "lenient")[1]:
                 raise InputError(f"{prompt!r} names a LoRA: load it into the pipeline, and take it out by take_loras()")
     options: dict[str, Any] = {"weighting": weighting, "long_prompts": long_prompts, "clip_skip": clip_skip}
+    options |= {"route": route, "literal": literal}
     scheduled = encode_schedule(
         pipe, prompts, negative_prompts or "", steps=1000, prompt_syntax=prompt_syntax, **options
     )
@@ -165,6 +171,8 @@ def encode_schedule(
     long_prompts: LongPrompts = "chunks",
     clip_skip: int | None = None,
     lora_scale: float | None = None,
+    route: Route | None = None,
+    literal: Collection[str] = (),
 ) -> ScheduledStates:
     """The states of prompts and negative prompts for each of `steps` steps, all encoded in one pass, equal chunks once.
 
@@ -182,7 +190,7 @@ def encode_schedule(
         if value is not None and value not in get_args(known):
             raise InputError(f"{name}={value!r}: expected {', '.join(get_args(known))}")
     encoders = _encoders_of(pipe)
-    tokenizer = encoders[0][1]
+    tokenizer = routed(encoders[0][1], route, literal)
     weighting = _weighting_for(_class_of(encoders[0][0]), weighting)
     schedules = [schedule_of(prompt, steps, prompt_syntax) for prompt in [*prompts, *negatives]]
     starts = sorted({0, *(part.until for parts in schedules for part in parts if part.until < steps)})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax import Span, WeightedPrompt
 from altdiffusion.prompt_syntax.clauses import ends_clause
+from altdiffusion.text_encoder.soft_tokenizer import SoftTokenizerMixin
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, tokenized
 
 CHUNK = MAX_TOKENS - 2  # begin and end stand around it
@@ -32,8 +34,12 @@ def prompt_tokens(tokenizer: Any, prompt: WeightedPrompt, limit: int | None = MA
 
     The text is tokenized whole, so that brackets never change where a word is cut. A token that reaches over several
     spans has the mean weight of its characters. A textual inversion of several vectors counts as so many tokens.
+    Soft tokens never reach over several spans, nor over a BREAK: what stands between is read by the bridge alone.
     """
-    ids, offsets = tokenized(tokenizer, prompt.text)
+    if isinstance(tokenizer, SoftTokenizerMixin):
+        ids, offsets = tokenizer.tokenized(prompt.text, _cuts(prompt))
+    else:
+        ids, offsets = tokenized(tokenizer, prompt.text)
     pieces = tokenizer.convert_ids_to_tokens(ids)
     added = tokenizer.added_tokens_encoder
     tokens = []
@@ -48,6 +54,11 @@ def prompt_tokens(tokenizer: Any, prompt: WeightedPrompt, limit: int | None = MA
             f"the prompt that begins {prompt.text[:20]!r} has {len(tokens)} tokens: expected at most {limit}"
         )
     return tokens
+
+
+def _cuts(prompt: WeightedPrompt) -> list[int]:
+    changes = [after.start for before, after in pairwise(prompt.spans) if before.weight != after.weight]
+    return [*changes, *prompt.breaks]
 
 
 def in_chunks(tokens: Sequence[Token], prompt: WeightedPrompt) -> list[list[Token]]:

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 from transformers.utils import ModelOutput
 
-from altdiffusion.checkpoints import hub, tensor_files
+from altdiffusion.checkpoints import bridge_folder, hub, tensor_files
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.forward_override import is_captured
 from altdiffusion.text_encoder.bridge_layers import DecoderLayer, ExactModel
@@ -41,7 +41,7 @@ class BridgeConfig(PreTrainedConfig):
     Raises InputError unless hidden_size is a multiple of num_attention_heads.
     """
 
-    model_type = "altdiffusion_bridge"
+    model_type = bridge_folder.EXIT
 
     def __init__(
         self,
@@ -159,12 +159,7 @@ class BridgedTextEncoder(ExactModel):
     @classmethod
     def of(cls, tower: AltCLIPTextModel, bridge: Bridge) -> BridgedTextEncoder:
         """Put the two together without copying them. Raises InputError where the widths don't fit."""
-        if bridge.config.input_width != tower.config.project_dim:
-            raise InputError(
-                f"this bridge reads text states of width {bridge.config.input_width}, this AltCLIP gives "
-                f"{tower.config.project_dim}: take the bridge that was trained for it (1024 belongs to m18, "
-                "768 to the others)"
-            )
+        check_altclip(bridge, tower)
         attention = tower.config._attn_implementation
         config = BridgedTextEncoderConfig(tower.config, bridge.config, dtype=tower.dtype)
         tower.config.name_or_path = bridge.config.name_or_path = ""  # else config.json says where they were loaded from
@@ -237,8 +232,8 @@ def load_bridge(source: str | Path | AnyBridge, dtype: torch.dtype | str | None 
     read, weights_dtype = read_options("load_bridge", options, named=["dtype"]), read_dtype(dtype, options)
     if isinstance(source, AnyBridge):
         return copy.deepcopy(source).to(weights_dtype or source.dtype)
-    mini = hub.mini_folder() / "bridge"
-    folder = mini if source == hub.MINI else read.find(source, ["config.json", "model.safetensors"])
+    embedded = bridge_folder.local_bridge(hub.MINI)
+    folder = embedded if source == hub.MINI else read.find(source, ["config.json", "model.safetensors"])
     if not (folder / "config.json").is_file():
         raise InputError(f"no bridge in {folder}: expected a folder with config.json and model.safetensors")
     kind = tensor_files.read_json(folder / "config.json").get("model_type")
@@ -249,6 +244,15 @@ def load_bridge(source: str | Path | AnyBridge, dtype: torch.dtype | str | None 
         return classes[kind].from_pretrained(folder, dtype=weights_dtype or "auto")
     except (OSError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
         raise InputError(f"the bridge in {folder} can't be read: {first_line(error)}") from error
+
+
+def check_altclip(bridge: AnyBridge, tower: Any) -> None:
+    """Raise InputError unless a bridge reads states of the width that this text tower of AltCLIP gives."""
+    if bridge.config.input_width != tower.config.project_dim:
+        raise InputError(
+            f"this bridge reads text states of width {bridge.config.input_width}, this AltCLIP gives "
+            f"{tower.config.project_dim}: take the bridge that was trained for it (1024 belongs to m18, 768 to the others)"
+        )
 
 
 def check_bridge(bridge: Bridge, unet: Any, aesthetics: bool = False) -> None:

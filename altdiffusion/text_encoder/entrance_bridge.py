@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
+from altdiffusion.checkpoints import bridge_folder
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.bridge_layers import Attention, DecoderLayer, ExactModel
 
@@ -32,7 +33,7 @@ class EntranceBridgeConfig(PreTrainedConfig):
     Raises InputError unless hidden_size is a multiple of num_attention_heads.
     """
 
-    model_type = "altdiffusion_entrance_bridge"
+    model_type = bridge_folder.ENTRANCE
 
     def __init__(
         self,

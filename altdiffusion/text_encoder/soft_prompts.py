@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,8 @@ class SoftPrompts:
     """
 
     def __init__(self, tower: Any, tokenizer: Any, bridge: EntranceBridge, encoders: Sequence[Any]) -> None:
-        """tokenizer: AltCLIP's. encoders: the pipeline's CLIPs, in the order of the bridge's embedding widths."""
+        """tokenizer: AltCLIP's. encoders: the pipeline's CLIPs, in the order of the bridge's embedding widths; none where
+        the bridge's own token embeddings shall do."""
         self.tower, self.tokenizer, self.bridge = tower, tokenizer, bridge
         self.route: Route = "auto"
         self.literal_words: set[str] = set()
@@ -73,20 +74,23 @@ class SoftPrompts:
                     del self._embeddings[token]
             return found
 
-    def likeliest(self, token: int) -> int | None:
-        """The entry of CLIP's vocabulary that a soft token is nearest to, None for one that was dropped."""
+    def text_of(self, token: int) -> tuple[SoftText, int] | None:
+        """What a soft token is of, and its place there; None for one that was dropped."""
         with self._lock:
             for soft in reversed(self._texts.values()):
                 if soft.ids[-1] <= token <= soft.ids[0]:
-                    return soft.words[soft.ids[0] - token][0][0]
+                    return soft, soft.ids[0] - token
         return None
 
-    def stretches(self, text: str, added_tokens: Sequence[str]) -> list[Stretch]:
+    def stretches(
+        self, text: str, literal: Collection[str], route: Route | None = None, cuts: Collection[int] = ()
+    ) -> list[Stretch]:
         """A prompt's literal and other parts, the latter cut so that AltCLIP can read each.
 
-        added_tokens: of the pipeline's tokenizer, such as textual inversions': they stay literal.
+        literal: more words that stay literal, such as the tokens that textual inversions have added to the pipeline's
+            tokenizer. route: None: this object's own. cuts: see `stretches` of prompt_syntax/route.py.
         """
-        parts = stretches(text, self.route, {*self.literal_words, *added_tokens})
+        parts = stretches(text, route or self.route, {*self.literal_words, *literal}, cuts)
         return [piece for part in parts for piece in ([part] if part.literal else self._fitting(part))]
 
     def embeddings(self, index: int, ids: Tensor) -> Tensor:
@@ -102,7 +106,7 @@ class SoftPrompts:
     @torch.no_grad()
     def _compute(self, texts: Sequence[str]) -> None:
         size = self.bridge.config.vocab_size
-        tables = [token_table(encoder, size) for encoder in self._encoders]
+        tables = [token_table(encoder, size) for encoder in self._encoders] or list(self.bridge.token_embeddings)
         # an offloaded pipeline's parts come and go: then the tower stays where it is
         offloaded = any(hasattr(part, "_hf_hook") for encoder in self._encoders for part in encoder.modules())
         device = torch.device("cpu") if offloaded else tables[0].device

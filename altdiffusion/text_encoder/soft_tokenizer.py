@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 from transformers import BatchEncoding
 
 from altdiffusion.errors import InputError
+from altdiffusion.prompt_syntax.route import Route, Stretch
 from altdiffusion.text_encoder.soft_prompts import SoftPrompts, SoftText
 
 # What a call may ask for where a prompt has soft tokens; anything else is refused.
@@ -17,11 +18,36 @@ _KNOWN = frozenset(
      "return_offsets_mapping", "pad_to_multiple_of", "padding_side", "verbose", "return_length", "return_token_type_ids"]
 )  # fmt: skip
 
+_OWN = ("soft_prompts", "route", "literal")  # attributes of a tokenizer with soft tokens
+
+
+class Word(NamedTuple):
+    """An entry of CLIP's vocabulary, and its share of a soft token's mixture, 0 to 1."""
+
+    word: str
+    share: float
+
+
+class UnderstoodToken(NamedTuple):
+    """A soft token: its likeliest words, and how much of it is none of the vocabulary's, 0 to 1."""
+
+    words: list[Word]
+    rest: float
+
+
+class UnderstoodText(NamedTuple):
+    """What a bridge understood of a text. first: the place of its first token."""
+
+    first: int
+    tokens: list[UnderstoodToken]
+
 
 class SoftTokenizerMixin:
     """Over a CLIP tokenizer's class, see `soft_tokenizer`. Texts without soft tokens are tokenized by that class alone."""
 
     soft_prompts: SoftPrompts
+    route: Route | None  # None: that of soft_prompts
+    literal: tuple[str, ...]  # beside those of soft_prompts
 
     def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As the tokenizer's own; ids below zero are soft tokens.
@@ -82,7 +108,7 @@ class SoftTokenizerMixin:
     def _decode(self, token_ids: Any, **kwargs: Any) -> str:
         """Soft tokens as the English that they are nearest to."""
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
-        words = [self.soft_prompts.likeliest(token) if token < 0 else token for token in ids]
+        words = [self._likeliest(token) if token < 0 else token for token in ids]
         text: str = super()._decode([token for token in words if token is not None], **kwargs)  # type: ignore[misc]
         return text
 
@@ -91,22 +117,60 @@ class SoftTokenizerMixin:
         if token >= 0:
             literal: str = convert(token)
             return literal
-        likeliest = self.soft_prompts.likeliest(token)
+        likeliest = self._likeliest(token)
         return "〈?〉" if likeliest is None else f"〈{convert(likeliest).removesuffix('</w>')}〉"
+
+    def tokenized(self, text: str, cuts: Collection[int]) -> tuple[list[int], list[tuple[int, int]]]:
+        """(token ids, where each begins and ends in the text), uncut, without begin and end tokens.
+
+        cuts: offsets that no soft token reaches over, see `stretches`.
+        """
+        tokens = self._tokens_of([self._stretches(text, cuts)])[0]
+        return [token for token, _ in tokens], [place for _, place in tokens]
+
+    def understood(self, ids: Sequence[int]) -> list[UnderstoodText]:
+        """What the soft tokens among these are of, in order: a text once for each time that its tokens stand there."""
+        texts: list[UnderstoodText] = []
+        for at, token in enumerate(ids):
+            found = self.soft_prompts.text_of(token) if token < 0 else None
+            if found is None:
+                continue
+            soft, place = found
+            if place == 0 or at == 0 or ids[at - 1] != token + 1:
+                texts.append(UnderstoodText(at, []))
+            words = [Word(self._written(word), share) for word, share in soft.words[place]]
+            texts[-1].tokens.append(UnderstoodToken(words, soft.rests[place]))
+        return texts
+
+    def _written(self, entry: int) -> str:
+        """An entry of the vocabulary as it reads: with a hyphen behind one that ends no word."""
+        piece: str = super().convert_ids_to_tokens(entry)  # type: ignore[misc]
+        text: str = self.convert_tokens_to_string([piece.removesuffix("</w>")])  # type: ignore[attr-defined]
+        return text.strip() + "-" * (not piece.endswith(("</w>", "|>")))
+
+    def _likeliest(self, token: int) -> int | None:
+        """The entry of CLIP's vocabulary that a soft token is nearest to, None for one that was dropped."""
+        found = self.soft_prompts.text_of(token)
+        return None if found is None else found[0].words[found[1]][0][0]
+
+    def _stretches(self, text: str, cuts: Collection[int] = ()) -> list[Stretch]:
+        special = set(self.all_special_tokens)  # type: ignore[attr-defined]
+        added = [name for name in self.added_tokens_encoder if name not in special]  # type: ignore[attr-defined]
+        return self.soft_prompts.stretches(text, [*added, *self.literal], self.route, cuts)
 
     def _read(self, texts: Sequence[str]) -> list[list[tuple[int, tuple[int, int]]]]:
         """(token id, its characters) of each text, without begin and end; nothing where no text has soft tokens."""
-        added = list(self.added_tokens_encoder)  # type: ignore[attr-defined]
-        special = set(self.all_special_tokens)  # type: ignore[attr-defined]
-        names = [name for name in added if name not in special]
-        parts = [self.soft_prompts.stretches(text, names) for text in texts]
+        parts = [self._stretches(text) for text in texts]
         if all(part.literal and part.text == text for text, some in zip(texts, parts, strict=True) for part in some):
             return []
+        return self._tokens_of(parts)
+
+    def _tokens_of(self, parts: Sequence[Sequence[Stretch]]) -> list[list[tuple[int, tuple[int, int]]]]:
         wanted = [part.text for some in parts for part in some if not part.literal]
         soft = dict(zip(wanted, self.soft_prompts.read(wanted), strict=True))
         return [[token for part in some for token in self._tokens(part, soft)] for some in parts]
 
-    def _tokens(self, part: Any, soft: dict[str, SoftText]) -> list[tuple[int, tuple[int, int]]]:
+    def _tokens(self, part: Stretch, soft: dict[str, SoftText]) -> list[tuple[int, tuple[int, int]]]:
         if not part.literal:
             return [(token, (part.start, part.end)) for token in soft[part.text].ids]
         with self.soft_prompts.tokenizer_lock:
@@ -120,19 +184,37 @@ class SoftTokenizerMixin:
         ]
 
     def __reduce__(self) -> Any:
-        return soft_tokenizer, (_plain(self), self.soft_prompts)
+        return soft_tokenizer, (_plain(self), self.soft_prompts, self.route, self.literal)
 
 
-def soft_tokenizer(tokenizer: Any, soft_prompts: SoftPrompts) -> Any:
+def soft_tokenizer(
+    tokenizer: Any, soft_prompts: SoftPrompts, route: Route | None = None, literal: Collection[str] = ()
+) -> Any:
     """A tokenizer of the same class and vocabulary that gives soft tokens for what is not English.
 
     It is saved as the plain one. The vocabulary is shared: tokens added to the one are the other's, too.
+    route: in place of soft_prompts' own. literal: words beside its own.
     """
     plain = _plain(tokenizer)
     base: Any = type(plain)
     plain.__class__ = _soft_class(base)
-    plain.soft_prompts = soft_prompts
+    plain.soft_prompts, plain.route, plain.literal = soft_prompts, route, tuple(literal)
     return plain
+
+
+def routed(tokenizer: Any, route: Route | None, literal: Collection[str] = ()) -> Any:
+    """A pipeline's tokenizer as one prompt wants it; the pipeline keeps its own.
+
+    Raises InputError for a route or literal words where no bridge stands at CLIP's entrance.
+    """
+    if route is None and not literal:
+        return tokenizer
+    if not isinstance(tokenizer, SoftTokenizerMixin):
+        said = " and ".join(["route"] * (route is not None) + ["literal"] * bool(literal))
+        raise InputError(
+            f"{said}: this model has no bridge at CLIP's entrance, which alone takes a route: leave it out"
+        )
+    return soft_tokenizer(tokenizer, tokenizer.soft_prompts, route, literal)
 
 
 def _plain(tokenizer: Any) -> Any:
@@ -140,7 +222,7 @@ def _plain(tokenizer: Any) -> Any:
     own: Any = type(tokenizer)
     base = own.__bases__[1] if issubclass(own, SoftTokenizerMixin) else own
     plain = base.__new__(base)
-    plain.__dict__ = {name: value for name, value in vars(tokenizer).items() if name != "soft_prompts"}
+    plain.__dict__ = {name: value for name, value in vars(tokenizer).items() if name not in _OWN}
     return plain
 
 

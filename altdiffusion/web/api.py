@@ -45,10 +45,13 @@ def add_endpoints(service: DemoService) -> None:
         prompt_syntax: str = "webui",
         steps: int = DEFAULT_STEPS,
         styles: list[str] | None = None,
+        route: str = "",
     ) -> dict[str, Any]:
-        """What a model reads of a prompt, as `altdiffusion tokens --json` has it: pieces, their weights, chunks of 75; of
-        a prompt with choices {a|b} the first four. Nothing is generated, and no model is loaded."""
+        """What a model reads of a prompt, as `altdiffusion tokens --json` has it: pieces, their weights, chunks of 75, and
+        the English that a bridge understood; of a prompt with choices {a|b} the first four. Nothing is generated, and no
+        model is loaded but one with a bridge. route: auto, all or none, as in /draw."""
         said = {"prompt": prompt, "model": model, "prompt_syntax": prompt_syntax, "steps": steps, "styles": styles}
+        said["route"] = route
         return await service.tokens(said)
 
     async def draw(**said: Any) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from altdiffusion.prompts.explain import likely_words
 from altdiffusion.web.draw_queue import Generating, Loading, Waiting
 from altdiffusion.web.service import Scoring
 from altdiffusion.web.translations import say
@@ -55,7 +56,7 @@ _TOKEN_LINE = _ENVIRONMENT.from_string("""
 
 _PIECES = _ENVIRONMENT.from_string("""
 <div class="pieces">
-{% for heading, chunks, notes in groups %}
+{% for heading, chunks, understood, notes in groups %}
 {% if heading %}<h4 dir="auto">{{ heading }}</h4>{% endif %}
   {%- for title, pieces in chunks -%}
   <section aria-label="{{ title }}"><h5>{{ title }}</h5><p dir="auto">
@@ -63,6 +64,10 @@ _PIECES = _ENVIRONMENT.from_string("""
   <span class="piece{% if not known %} unknown{% endif %}">{{ text }}{% if weight %}<sub>{{ weight }}</sub>{% endif %}</span>
   {%- endfor -%}
   </p></section>
+  {%- endfor -%}
+  {%- for text, tokens, rest in understood -%}
+  <p class="understood"><bdi>{{ text }}</bdi> →
+  {%- for words in tokens %} <span class="piece"><bdi>{{ words }}</bdi></span>{% endfor %} <small>{{ rest }}</small></p>
   {%- endfor -%}
   {%- for note in notes -%}<p>{{ note }}</p>{%- endfor -%}
 {% endfor %}
@@ -134,12 +139,17 @@ def token_problem(sentence: str) -> str:
 
 
 def token_counter(read: dict[str, Any], negative: dict[str, Any], language: str) -> str:
-    """How full the chunk is that a prompt ends in, and what the vocabulary lacks. read, negative: of `prompts.explain`."""
+    """How full the chunk is that a prompt ends in, what a bridge understood, and what the vocabulary lacks.
+
+    read, negative: of `prompts.explain`.
+    """
     sentences = []
     if count := _count(read, language):
         sentences.append(count)
     if count := _count(negative, language):
         sentences.append(say("negative_tokens", language, count=count))
+    if texts := "; ".join(_in_english(stretch) for stretch in _stretches(read)):
+        sentences.append(say("understood", language, texts=texts))
     if unknown := dict.fromkeys([*_unknown(read), *_unknown(negative)]):
         sentences.append(say("unknown_tokens", language, texts=" ".join(unknown)))
     return token_line(" · ".join(sentences))
@@ -147,7 +157,7 @@ def token_counter(read: dict[str, Any], negative: dict[str, Any], language: str)
 
 def token_pieces(read: dict[str, Any], language: str) -> str:
     """The pieces of a prompt with their weights, a paragraph for each chunk."""
-    groups: list[tuple[str, list[Any], list[str]]] = []
+    groups: list[tuple[str, list[Any], list[Any], list[str]]] = []
     for prompt in read["prompts"]:
         for part in prompt["parts"]:
             heading = prompt["prompt"] if len(read["prompts"]) > 1 else ""
@@ -158,9 +168,10 @@ def token_pieces(read: dict[str, Any], language: str) -> str:
                 (_filled_chunk(number, chunk, read["chunk_tokens"], language), [_shown(piece) for piece in chunk])
                 for number, chunk in enumerate(part["chunks"], 1)
             ]
-            groups.append((heading, chunks, []))
+            understood = [_doubts(stretch, language) for stretch in part.get("understood", [])]
+            groups.append((heading, chunks, understood, []))
         loras = [say("lora_weight", language, name=lora["name"], weight=lora["weight"]) for lora in prompt["loras"]]
-        groups[-1][2].extend(loras)
+        groups[-1][3].extend(loras)
     return _PIECES.render(groups=groups)
 
 
@@ -183,6 +194,29 @@ def _shown(piece: dict[str, Any]) -> tuple[str, str, bool]:
     """Text, weight ("" for 1) and whether the vocabulary has it."""
     weight = "" if piece["weight"] == 1 else f"{piece['weight']:g}"
     return piece["piece"] if piece["known"] else piece["text"], weight, piece["known"]
+
+
+def _stretches(read: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a bridge read, each text once."""
+    parts = (part for prompt in read["prompts"] for part in prompt["parts"])
+    return list({stretch["text"]: stretch for part in parts for stretch in part.get("understood", [])}.values())
+
+
+def _in_english(stretch: dict[str, Any]) -> str:
+    words = " ".join(token["words"][0]["word"] for token in stretch["tokens"]).replace("- ", "")
+    return f"{stretch['text'].strip()} → {words}"
+
+
+def _doubts(stretch: dict[str, Any], language: str) -> tuple[str, list[str], str]:
+    """The text, for each of its soft tokens the words that it may mean, and how much of them all is no word."""
+    tokens = [
+        say("or", language).join(
+            say("word_share", language, word=word, share=round(100 * share)) for word, share in likely_words(token)
+        )
+        for token in stretch["tokens"]
+    ]
+    rest = sum(token["rest"] for token in stretch["tokens"]) / len(tokens)
+    return stretch["text"].strip(), tokens, say("free_rest", language, share=round(100 * rest))
 
 
 def _unknown(read: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from altdiffusion.altclip import best_of
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.checkpoints import hub
+from altdiffusion.checkpoints.bridge_folder import stands_at_exit
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
 from altdiffusion.generation.load import load_pipeline
@@ -76,8 +77,18 @@ class Models:
                 self._pipelines[label] = pipe
             return self._pipelines[label]
 
+    def takes_route(self, label: str) -> bool:
+        """Whether a model has a bridge at its CLIP's entrance."""
+        bridge = self._parts[label].get("bridge")
+        return bridge is not None and not stands_at_exit(bridge)
+
     def tokenizer(self, label: str) -> Any:
-        """A model's tokenizer, without loading the model. Raises Refused where it can't be read; the log has the reason, once."""
+        """A model's tokenizer, for which no model is loaded but one with a bridge, as that reads prompts, too.
+
+        Raises Refused where it can't be read; the log has the reason, once.
+        """
+        if self.takes_route(label):
+            return self.pipeline(label).tokenizer
         with self._tokenizer_lock:
             if label not in self._tokenizers:
                 try:

@@ -24,9 +24,11 @@ from altdiffusion.generation import infotext
 from altdiffusion.generation.result import GeneratedImage, free_path, save_image
 from altdiffusion.generation.settings import DEFAULT_STEPS, ImageSettings
 from altdiffusion.generation.styles import Style
-from altdiffusion.prompt_syntax import lora_names, plain_text
+from altdiffusion.prompt_syntax import PromptSyntax, lora_names, plain_text
+from altdiffusion.prompt_syntax.route import Route
 from altdiffusion.prompts.explain import explain
 from altdiffusion.prompts.loras import check_loaded
+from altdiffusion.text_encoder.soft_tokenizer import routed
 from altdiffusion.web import request as checks
 from altdiffusion.web import uploads
 from altdiffusion.web.draw_queue import DrawQueue, Generated, Generating, Job, Loading, Waiting
@@ -174,22 +176,30 @@ class DemoService:
         return await self._scoring.run(work)
 
     async def tokens(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        """What a model reads of a prompt, as `prompts.explain` has it, of the first choices {a|b}. No model is loaded for it.
+        """What a model reads of a prompt, as `prompts.explain` has it, of the first choices {a|b}. No model is loaded for it
+        but one with a bridge.
 
-        said: as in `read_request`, of which prompt, model, prompt_syntax, steps, strength and styles count; the prompt may be
-        empty. Raises Refused.
+        said: as in `read_request`, of which prompt, model, prompt_syntax, route, steps, strength and styles count; the prompt
+        may be empty. Raises Refused.
         """
         return await self._counting.run(lambda: self._tokens(said))
 
     def _tokens(self, said: Mapping[str, Any]) -> dict[str, Any]:
         said = self.with_styles(said)
-        syntax: Any = checks.check_setting("prompt_syntax", said.get("prompt_syntax"), self.limits) or "webui"
-        steps = checks.check_setting("steps", said.get("steps"), self.limits) or DEFAULT_STEPS
-        strength = checks.check_setting("strength", said.get("strength"), self.limits) or 1
+        names = ("prompt_syntax", "route", "steps", "strength")
+        syntax, route, steps, strength = (checks.check_setting(name, said.get(name), self.limits) for name in names)
+        steps_run = max(1, int((steps or DEFAULT_STEPS) * (strength or 1)))
         prompt = checks.clean_text(said.get("prompt") or "", self.limits)
-        tokenizer = self.models.tokenizer(self.models.label(said.get("model")))
+        return self._explained(self.models.label(said.get("model")), prompt, syntax or "webui", route, steps_run)
+
+    def _explained(
+        self, label: str, prompt: str, syntax: PromptSyntax, route: Route | None, steps: int
+    ) -> dict[str, Any]:
+        if route is not None and not self.models.takes_route(label):
+            raise Refused("no_route")
+        tokenizer = self.models.tokenizer(label)
         try:
-            return explain(tokenizer, prompt, syntax, max(1, int(steps * strength)), max_choices=CHOICES_EXPLAINED)
+            return explain(routed(tokenizer, route), prompt, syntax, steps, max_choices=CHOICES_EXPLAINED)
         except InputError as error:
             raise Refused("bad_prompt", problem=error) from None
 
@@ -248,9 +258,12 @@ class DemoService:
             native, ratio = self.models.native_side(label), checks.SHAPES[request.shape]
             width, height = (max(8, round(native * side / 8) * 8) for side in (ratio**0.5, ratio**-0.5))
             request = _with_settings(request, width=width, height=height)
-        pipe = self.models.pipeline(label)
+        pipe, settings = self.models.pipeline(label), request.settings
+        if settings.route is not None or self.models.takes_route(label):  # which finds what is malformed in its own way
+            for prompt in (settings.prompt, settings.negative_prompt):
+                self._explained(label, prompt, settings.prompt_syntax, settings.route, settings.steps_run)
         try:
-            check_loaded(pipe, lora_names([request.settings.prompt], request.settings.prompt_syntax))
+            check_loaded(pipe, lora_names([settings.prompt], settings.prompt_syntax))
         except InputError as error:
             raise Refused("bad_prompt", problem=str(error)) from None
         return replace(request, request=request.request.resolved(pipe))

@@ -72,6 +72,8 @@ def controls(service: DemoService, *, sizes: bool = False, change: bool = False,
     defaults = ImageSettings(prompt="-", init_image="-", mask="-", strength=DEFAULT_STRENGTH)
     defaults = defaults.resolved(service.models.labels[0])
     left_out = {"prompt", "negative_prompt", "width", "height", *(() if change else settings_with("needs"))}
+    if not any(map(service.models.takes_route, service.models.labels)):
+        left_out.add("route")
     names = [name for name in WEB_SETTINGS if name not in left_out]
     with gr.Accordion(I18N("settings"), open=False):
         parts["styles"] = gr.Dropdown(
@@ -115,7 +117,8 @@ def _component(name: str, default: Any, limits: Limits) -> Any:
     choices = OFFERED_SCHEDULERS if name == "scheduler" else choices_of(field)
     if choices:
         own = [] if field.default else [(I18N("scheduler_own"), "")]
-        return gr.Dropdown([*own, *((choice, choice) for choice in choices)], value=default or "", label=label)
+        named = [(I18N(key) if (key := f"{name}_{choice}") in TEXTS else choice, choice) for choice in choices]
+        return gr.Dropdown([*own, *named], value=default or "", label=label)
     if type_of(field) is str:
         return gr.Textbox(label=label, max_length=limits.text)
     if type_of(field) is bool:

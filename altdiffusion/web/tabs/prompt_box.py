@@ -29,7 +29,7 @@ class PromptBox:
 
     def count_tokens(self, service: DemoService, model: gr.Dropdown, language: gr.Radio, settings: Controls) -> None:
         """Count them again whenever what is written changes, or what reads it; of quick changes the last is counted."""
-        names = ("styles", "prompt_syntax", "steps", "strength")
+        names = ("styles", "prompt_syntax", "route", "steps", "strength")
         reads = {name: settings.parts[name] for name in names if name in settings.parts}
 
         async def count(language: str, model: str, prompt: str, negative: str, *values: Any) -> tuple[str, str]:
