@@ -11,6 +11,7 @@ from torch import Tensor
 
 from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax.route import Route
+from altdiffusion.text_encoder.bridge import check_altclip
 from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
 from altdiffusion.text_encoder.soft_prompts import SoftPrompts
 from altdiffusion.text_encoder.soft_tokenizer import soft_tokenizer
@@ -32,11 +33,7 @@ def read_by_own_clip(
     """
     names = [name for name in ("text_encoder", "text_encoder_2") if getattr(pipe, name, None) is not None]
     encoders = [getattr(pipe, name) for name in names]
-    if bridge.config.input_width != tower.config.project_dim:
-        raise InputError(
-            f"this bridge reads text states of width {bridge.config.input_width}, this AltCLIP gives "
-            f"{tower.config.project_dim}: take the bridge that was trained for it (1024 belongs to m18, 768 to the others)"
-        )
+    check_altclip(bridge, tower)
     distance = max(clip_distances(bridge, encoders))
     if distance > _SAME:
         logger.warning(

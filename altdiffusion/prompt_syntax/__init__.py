@@ -7,7 +7,15 @@ Escapes such as `\\(` stay in the prompt until the last stage. docs/prompts.md h
 from altdiffusion.prompt_syntax.choices import choose, expand_choices
 from altdiffusion.prompt_syntax.editing import ScheduledPrompt, schedule
 from altdiffusion.prompt_syntax.loras import LoraTag, take_loras
-from altdiffusion.prompt_syntax.stages import PromptSyntax, check, choices_of, lora_names, lora_tags, plain_text
+from altdiffusion.prompt_syntax.stages import (
+    PromptSyntax,
+    check,
+    choices_of,
+    lora_names,
+    lora_tags,
+    only_words,
+    plain_text,
+)
 from altdiffusion.prompt_syntax.weights import Span, WeightedPrompt, parse_weights
 
 __all__ = [
@@ -22,6 +30,7 @@ __all__ = [
     "expand_choices",
     "lora_names",
     "lora_tags",
+    "only_words",
     "parse_weights",
     "plain_text",
     "schedule",

@@ -159,12 +159,7 @@ class BridgedTextEncoder(ExactModel):
     @classmethod
     def of(cls, tower: AltCLIPTextModel, bridge: Bridge) -> BridgedTextEncoder:
         """Put the two together without copying them. Raises InputError where the widths don't fit."""
-        if bridge.config.input_width != tower.config.project_dim:
-            raise InputError(
-                f"this bridge reads text states of width {bridge.config.input_width}, this AltCLIP gives "
-                f"{tower.config.project_dim}: take the bridge that was trained for it (1024 belongs to m18, "
-                "768 to the others)"
-            )
+        check_altclip(bridge, tower)
         attention = tower.config._attn_implementation
         config = BridgedTextEncoderConfig(tower.config, bridge.config, dtype=tower.dtype)
         tower.config.name_or_path = bridge.config.name_or_path = ""  # else config.json says where they were loaded from
@@ -249,6 +244,15 @@ def load_bridge(source: str | Path | AnyBridge, dtype: torch.dtype | str | None 
         return classes[kind].from_pretrained(folder, dtype=weights_dtype or "auto")
     except (OSError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
         raise InputError(f"the bridge in {folder} can't be read: {first_line(error)}") from error
+
+
+def check_altclip(bridge: AnyBridge, tower: Any) -> None:
+    """Raise InputError unless a bridge reads states of the width that this text tower of AltCLIP gives."""
+    if bridge.config.input_width != tower.config.project_dim:
+        raise InputError(
+            f"this bridge reads text states of width {bridge.config.input_width}, this AltCLIP gives "
+            f"{tower.config.project_dim}: take the bridge that was trained for it (1024 belongs to m18, 768 to the others)"
+        )
 
 
 def check_bridge(bridge: Bridge, unet: Any, aesthetics: bool = False) -> None:
