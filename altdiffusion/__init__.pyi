@@ -12,6 +12,7 @@ from .pipelines.alt_diffusion import AltDiffusionInpaintPipeline as AltDiffusion
 from .pipelines.alt_diffusion import AltDiffusionPipeline as AltDiffusionPipeline
 from .pipelines.convert import convert as convert
 from .pipelines.swap import swap_text_encoder as swap_text_encoder
+from .prompts.inversion import invert_prompt as invert_prompt
 from .prompts.states import encode_prompts as encode_prompts
 from .speed.attention import choose_attention as choose_attention
 from .speed.low_memory import save_memory as save_memory
