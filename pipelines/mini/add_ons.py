@@ -88,7 +88,7 @@ class AddOns:
             for colour in colours
             for _ in range(8)
         ]
-        vector = learn_word(pipe, PLACEHOLDER, "a", samples, self.steps["inversion"])
+        vector = learn_word(pipe, PLACEHOLDER, "bug", samples, self.steps["inversion"])
         with new_folder(self.out / "inversion/model") as folder:
             save_file({PLACEHOLDER: vector}, folder / "rune.safetensors")
 
@@ -175,7 +175,7 @@ def learn_word(pipe: Any, word: str, initial: str, samples: Samples, steps: int)
     only = torch.zeros(len(vectors), 1)
     only[index] = 1
     vectors.register_hook(lambda gradient: gradient * only)  # those of the captions' other words stay
-    fit_text(pipe, samples, [vectors], steps, batch_size=8, learning_rate=3e-3)
+    fit_text(pipe, samples, [vectors], steps, batch_size=8, learning_rate=1.5e-3)
     return vectors.detach()[index : index + 1].clone()
 
 
