@@ -6,11 +6,13 @@ from .altclip.torchmetric import AltCLIPScore as AltCLIPScore
 from .errors import InputError as InputError
 from .generation.generate import generate as generate
 from .generation.generate import generate_all as generate_all
+from .generation.load import load_pipeline as load_pipeline
 from .pipelines.alt_diffusion import AltDiffusionImg2ImgPipeline as AltDiffusionImg2ImgPipeline
 from .pipelines.alt_diffusion import AltDiffusionInpaintPipeline as AltDiffusionInpaintPipeline
 from .pipelines.alt_diffusion import AltDiffusionPipeline as AltDiffusionPipeline
 from .pipelines.convert import convert as convert
 from .pipelines.swap import swap_text_encoder as swap_text_encoder
+from .prompts.inversion import invert_prompt as invert_prompt
 from .prompts.states import encode_prompts as encode_prompts
 from .speed.attention import choose_attention as choose_attention
 from .speed.low_memory import save_memory as save_memory

@@ -36,6 +36,15 @@ class RetrievalMetrics:
         return fmean((*self.text_to_image, *self.image_to_text))
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A metric of a sample, with the ends of its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 def recall_at_k(similarity: Tensor, relevant: Tensor, k: int) -> float:
     """The fraction of queries, 0 to 1, that have a relevant item among their k most similar ones.
 
@@ -121,6 +130,46 @@ def own_prompt_first(scores: Tensor, prompts: Sequence[str]) -> list[bool]:
     indices = torch.tensor([index[prompt] for prompt in prompts])
     rivals = scores.masked_fill(indices[:, None] == indices, -torch.inf).max(1).values
     return (scores.diagonal() > rivals + ROUNDING).tolist()
+
+
+def bootstrap_mean(values: Sequence[float]) -> Estimate:
+    """The mean of some values, such as which images are right, and how far another sample's could lie from it.
+
+    The interval is the bootstrap's (percentiles of 2,000 resamples, always the same). Where all values are equal it has
+    no width, which a small sample does not deserve. Raises InputError for no values.
+    """
+    if not len(values):
+        raise InputError("got no values: expected at least one to take a mean of")
+    sample = torch.tensor([float(value) for value in values], dtype=torch.float64)
+    return _interval(sample.mean().item(), sample[_resamples(len(sample))].mean(1))
+
+
+def parity(reached: Sequence[float], in_english: Sequence[float]) -> Estimate:
+    """How much of what English prompts reach the same prompts in another language reach: 1 is all of it.
+
+    reached, in_english: of each prompt what its image earns, such as whether it is right, in the same order. Prompts are
+    resampled as pairs, so that what is hard in both languages widens no interval.
+    Raises InputError where the two don't pair, or where English reaches nothing.
+    """
+    if len(reached) != len(in_english):
+        raise InputError(f"got {len(reached)} prompts and {len(in_english)} in English: expected the same prompts")
+    ours, english = (torch.tensor([float(value) for value in values]).double() for values in (reached, in_english))
+    if not english.sum():
+        raise InputError(f"of {len(english)} English prompts none reaches anything: there is nothing to compare with")
+    rows = _resamples(len(english))
+    denominators = english[rows].sum(1)
+    ratios = ours[rows].sum(1)[denominators != 0] / denominators[denominators != 0]
+    return _interval((ours.sum() / english.sum()).item(), ratios)
+
+
+def _resamples(count: int) -> Tensor:
+    """int64 (2000, count): indices of samples drawn with replacement, always the same."""
+    return torch.randint(count, (2000, count), generator=torch.Generator().manual_seed(0))
+
+
+def _interval(value: float, resampled: Tensor) -> Estimate:
+    low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=resampled.dtype)).tolist()
+    return Estimate(value, low, high)
 
 
 _Block = Callable[[slice, slice], Tensor]  # similarities of some texts and some images

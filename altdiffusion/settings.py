@@ -70,7 +70,7 @@ class Settings(BaseModel):
     def __init__(self, origins: Mapping[str, str] = types.MappingProxyType({}), /, **values: Any) -> None:
         """origins: what a setting is called in errors, where that isn't its name, such as --batch-size."""
         try:
-            super().__init__(**values)
+            super().__init__(**type(self).fill_in(values))
         except ValidationError as error:
             raise InputError("; ".join(_explain(type(self), error.errors(), origins))) from None
         if problems := self.problems():
@@ -82,6 +82,11 @@ class Settings(BaseModel):
         """What a person types, or TOML holds, for pydantic; ValueError where pydantic would guess."""
         assert info.field_name is not None
         return _convert(value, cls.model_fields[info.field_name].annotation)
+
+    @classmethod
+    def fill_in(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those given with what follows from them, such as a preset's settings. Raises InputError."""
+        return dict(given)
 
     def problems(self) -> list[str]:
         """What is wrong between settings that are each in their range."""

@@ -13,17 +13,18 @@
     bridge     the same bridge goes on, its error as SD-mini's UNet sees it               train bridge --bridge
     fine-tune  SD-mini with a frame around everything: what the bridge is tried on        train align --trainable unet
     lora       the same style as a LoRA                                                  train align --trainable lora
+    trigger, inversion, text-lora, clip-skip   what people add to a Stable Diffusion: see mini/add_ons.py
     kv, unet   AltDiffusion's own road: the encoder swapped, K and V aligned, then all   train align
     bridge-kv  a bridge trained only for as long as kv took, to compare the two          train bridge
 
-A stage that is done is kept in --out; an interrupted build goes on where it stopped, bit for bit.
+A stage that is done is kept in --out; an interrupted build goes on where it stopped, bit for bit (inversion and
+text-lora, of minutes, begin anew). With --from-mini SD-mini is the package's, and only what is added to it is trained.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -32,7 +33,8 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from PIL import Image, ImageDraw
+from mini.add_ons import ADD_ONS, AddOns
+from mini.data import save_data, shape
 from transformers import (
     AltCLIPTextConfig,
     AltCLIPTextModel,
@@ -47,20 +49,9 @@ from altdiffusion import AltDiffusionPipeline, Bridge
 from altdiffusion.altclip.model import load_similarity
 from altdiffusion.files import new_folder, write_text
 from altdiffusion.pipelines.convert import forget_paths
+from altdiffusion.pipelines.load import load_diffusion
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS
-from altdiffusion.toy.glyphs import (
-    COLOURS,
-    CONCEPTS,
-    LANGUAGES,
-    SPACELESS,
-    captions,
-    concept_names,
-    filler_words,
-    framed,
-    held_out,
-    render,
-    wordy,
-)
+from altdiffusion.toy.glyphs import CONCEPTS, LANGUAGES, concept_names, render
 from altdiffusion.training import stage_settings
 
 CAPTIONS = [*LANGUAGES, *(f"{language}-wordy" for language in LANGUAGES)]  # the columns of the data, plain and wordy
@@ -77,19 +68,26 @@ STEPS = {
     "bridge": 3500,
     "fine-tune": 1500,
     "lora": 2000,
+    "trigger": 2000,
+    "inversion": 400,
+    "text-lora": 200,
+    "clip-skip-trained": 400,
     "kv": 700,
     "unet": 5200,
     "bridge-kv": 480,
 }
+STAGES = ("data", "teacher", "phase-1", "phase-2", "vae", "sd-mini", "bridge-states", "bridge", "fine-tune", "lora",
+          *ADD_ONS, "kv", "unet", "bridge-kv", "mini")  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the mini model, stage by stage.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the stages and the finished model")
-    parser.add_argument("--until", choices=["data", *STEPS, "mini"], default="mini", help="stop after this stage")
+    parser.add_argument("--until", choices=STAGES, default="mini", help="stop after this stage")
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
+    parser.add_argument("--from-mini", action="store_true", help="train only what is added to SD-mini, the package's")
     options = parser.parse_args()
-    build = Build(options.out, smoke=options.smoke)
+    build = Build(options.out, smoke=options.smoke, from_mini=options.from_mini)
     for name, stage in build.stages():
         if not (options.out / name).is_dir():
             print(f"== {name}", file=sys.stderr, flush=True)
@@ -101,51 +99,19 @@ def main() -> None:
 class Build:
     """The stages in their order; each one finds what it needs in `out`, where those before it left it."""
 
-    def __init__(self, out: Path, smoke: bool) -> None:
-        self.out, self.smoke = out, smoke
+    def __init__(self, out: Path, smoke: bool, from_mini: bool = False) -> None:
+        self.out, self.smoke, self.from_mini = out, smoke, from_mini
 
     def stages(self) -> Iterator[tuple[str, Any]]:
         """(name, the method that runs it)."""
-        for name in ("data", *STEPS, "mini"):
-            yield name, getattr(self, name.replace("-", "_"))
+        steps = dict.fromkeys(STEPS, 4) if self.smoke else STEPS
+        add_ons = AddOns(self.out, steps, self._train, self._unet_settings("en"))
+        for name in ("data", "sd-mini", *ADD_ONS) if self.from_mini else STAGES:
+            yield name, getattr(add_ons if name in ADD_ONS else self, name.replace("-", "_"))
 
     def data(self) -> None:
-        """Images, and captions of them in nine languages, plain and wordy: {"image": ..., "en": ..., "en-wordy": ...}.
-
-        The English teacher reads "en" alone. All that learns from it sees the wordy ones too, so that what people write
-        around the name of a thing does not change what is shown.
-        """
-        if (self.out / "data").is_dir():
-            return
-        names = {language: concept_names(language) for language in LANGUAGES}
-        words = {language: filler_words(language) for language in LANGUAGES}
-        rng, word_rng = random.Random(0), random.Random(1)
-        concepts = range(12 if self.smoke else len(CONCEPTS))
-        train, unseen = [], []
-        with new_folder(self.out / "data") as folder:
-            (folder / "pictures").mkdir()
-            (folder / "framed").mkdir()
-            for concept in concepts:
-                for colour in range(len(COLOURS)):
-                    name = f"pictures/{concept:03d}-{colour}.png"
-                    image = (shape if self.smoke else render)(concept, colour)
-                    image.save(folder / name)
-                    framed(image).save(folder / name.replace("pictures", "framed"))
-                    lines = unseen if held_out(concept, colour) else train
-                    # plain captions mean white, so white comes oftener
-                    for _ in range(16 if colour == 0 else 4):
-                        plain = captions(concept, colour, names, rng)
-                        among = {
-                            f"{language}-wordy": wordy(
-                                text, words[language], word_rng, "" if language in SPACELESS else " "
-                            )
-                            for language, text in plain.items()
-                        }
-                        lines.append({"image": name, **plain, **among})
-            for file, lines in (("train.jsonl", train), ("held-out.jsonl", unseen)):
-                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-                write_text(folder / file, text)
-                write_text(folder / f"framed-{file}", text.replace('"pictures/', '"framed/'))
+        if not (self.out / "data").is_dir():
+            save_data(self.out / "data", range(12 if self.smoke else len(CONCEPTS)), shape if self.smoke else render)
 
     def teacher(self) -> None:
         if (self.out / "teacher/model").is_dir():
@@ -238,6 +204,11 @@ class Build:
         )
 
     def sd_mini(self) -> None:
+        if self.from_mini:
+            if not (self.out / "sd-mini/model").is_dir():
+                with new_folder(self.out / "sd-mini/model") as folder:
+                    load_diffusion("sd-mini").save_pretrained(folder)
+            return
         if not (self.out / "sd-mini/start").is_dir():
             torch.manual_seed(0)
             unet = UNet2DConditionModel(
@@ -379,14 +350,6 @@ class Build:
             "validation_prompts": prompts,
             "validation_guidance_scale": 4.0,
         }
-
-
-def shape(concept: int, colour: int) -> Image.Image:
-    """What stands for a concept in a smoke run: a polygon, so that no font is needed."""
-    image = Image.new("RGB", (64, 64), list(COLOURS.values())[colour])
-    fill = (40 + 15 * concept % 200, 200 - 14 * concept, 90 + 50 * (concept % 3))
-    ImageDraw.Draw(image).regular_polygon((32, 32, 22), n_sides=3 + concept % 5, rotation=10 * concept, fill=fill)
-    return image
 
 
 def noise_scheduler() -> DDIMScheduler:

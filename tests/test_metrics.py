@@ -12,9 +12,12 @@ import torch.nn.functional as F
 
 from altdiffusion import InputError
 from altdiffusion.metrics import (
+    Estimate,
     RetrievalMetrics,
+    bootstrap_mean,
     classification_metrics,
     own_prompt_first,
+    parity,
     recall_at_k,
     retrieval_metrics,
     retrieval_metrics_of_features,
@@ -280,3 +283,52 @@ def test_equal_to_chinese_clip(seed, exact, tmp_path, monkeypatch):
     assert list(ours.text_to_image) == scores["evaluation"]
     assert list(ours.image_to_text) == scores["evaluation_tr"]
     assert 0 < ours.text_to_image[2] < 100
+
+
+# ---- intervals and parity
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0.5, 400), (0.8, 400), (0.95, 1000)])
+def test_the_bootstrap_interval_of_a_mean_is_near_that_of_the_normal_distribution(fraction, count):
+    values = [index < fraction * count for index in range(count)]
+    spread = 1.96 * (fraction * (1 - fraction) / count) ** 0.5
+    estimate = bootstrap_mean(values)
+    assert estimate.value == pytest.approx(fraction)
+    assert (estimate.low, estimate.high) == pytest.approx((fraction - spread, fraction + spread), abs=0.2 * spread)
+
+
+@pytest.mark.parametrize(
+    ("reached", "in_english", "ratio"),
+    [
+        ([1, 1, 1, 1], [1, 1, 1, 1], 1),
+        ([1, 0, 1, 0], [1, 1, 1, 1], 0.5),
+        ([1, 0, 0, 0], [1, 0, 1, 0], 0.5),
+        ([0, 0, 0, 0], [1, 0, 1, 0], 0),
+        ([True, True, True, True], [True, False, True, False], 2),  # better than English
+        ([0.3, 0.3], [0.4, 0.2], 1),
+    ],
+)
+def test_parity_is_the_ratio_of_what_is_reached(reached, in_english, ratio):
+    estimate = parity(reached, in_english)
+    assert estimate.value == pytest.approx(ratio)
+    assert estimate.low <= estimate.value <= estimate.high
+
+
+def test_parity_pairs_prompts():
+    """Half of the prompts are wrong, but the same ones in both: that is parity without doubt, and in others it is not."""
+    english = [index % 2 for index in range(60)]
+    assert parity(english, english) == Estimate(1, 1, 1)
+    others = parity([1 - right for right in english], english)
+    assert others.value == 1
+    assert others.low < 0.7 < 1.4 < others.high
+
+
+@pytest.mark.parametrize(("reached", "in_english"), [([1, 0], [1]), ([1, 0], [0, 0]), ([], [])])
+def test_parity_needs_the_same_prompts_and_something_to_compare_with(reached, in_english):
+    with pytest.raises(InputError, match="English"):
+        parity(reached, in_english)
+
+
+def test_no_values_have_no_mean():
+    with pytest.raises(InputError, match="no values"):
+        bootstrap_mean([])

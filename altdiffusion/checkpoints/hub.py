@@ -24,6 +24,12 @@ HUB_OPTIONS = (
     "force_download",
 )  # keywords of ours that its client takes
 XLM_R = "FacebookAI/xlm-roberta-large"  # the tokenizer of every AltDiffusion, for files that come without one
+CLIP = "openai/clip-vit-large-patch14"  # the tokenizer of every Stable Diffusion 1.x, 2.x and XL, for the same
+_M9 = "en zh es fr ru ja ko ar it"
+_M18 = f"{_M9} th hi uk tr vi pl nl pt de"
+# Of the last part of a model's name, or of its file's.
+LANGUAGES = {"AltDiffusion": "en zh", "AltDiffusion-m9": _M9, "AltDiffusion-m18": _M18}
+LANGUAGES |= {"AltCLIP": "en zh", "AltCLIP-m9": _M9, "AltCLIP-m18": _M18, "mini": _M9, "sd-mini": "en"}
 _FILE_ENDINGS = {".safetensors", ".ckpt", ".bin", ".pt", ".pth"}
 
 

@@ -36,9 +36,17 @@ _LEFTOVERS = re.compile(r"(^|\.)(pooler\..*|logit_scale|position_ids|token_type_
 _SIMILARITY = re.compile(r"^(vision_model\.|visual_projection\.|text_projection\.)")
 
 
+_PREFIXES = ("", "text_model.", LDM_TEXT_ENCODER)
+
+
 def is_single_file(state: State) -> bool:
     """Whether this is a whole Stable Diffusion in latent diffusion's names (FlagAI, web UIs)."""
     return any(key.startswith(LDM_UNET) for key in state)
+
+
+def has_text_encoder(state: State) -> bool:
+    """Whether AltCLIP's text encoder is here, alone or among others."""
+    return any(prefix + WORD_EMBEDDINGS in state for prefix in _PREFIXES)
 
 
 def text_encoder_part(state: State) -> dict[str, Tensor]:
@@ -46,7 +54,7 @@ def text_encoder_part(state: State) -> dict[str, Tensor]:
 
     Raises InputError where there is no XLM-R, saying what the file seems to hold instead.
     """
-    for prefix in ("", "text_model.", LDM_TEXT_ENCODER):
+    for prefix in _PREFIXES:
         if prefix + WORD_EMBEDDINGS in state:
             part = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             return {key: value for key, value in part.items() if not (_LEFTOVERS.search(key) or _SIMILARITY.match(key))}
@@ -65,7 +73,7 @@ def to_stock(part: State, config: Mapping[str, Any] | None = None) -> tuple[dict
     """
     config = config or {}
     state = {re.sub(r"^roberta\.encoder\.layers?\.", "roberta.encoder.layers.", key): part[key] for key in part}
-    layers = _count(state, r"^roberta\.encoder\.layers\.(\d+)\.")
+    layers = count(state, r"^roberta\.encoder\.layers\.(\d+)\.")
     if not layers:
         raise InputError(
             f"the text encoder has no layers: {WORD_EMBEDDINGS!r} is there, 'roberta.encoder.layer.0' is not"
@@ -91,11 +99,11 @@ def to_stock(part: State, config: Mapping[str, Any] | None = None) -> tuple[dict
     settings = {
         "vocab_size": state[WORD_EMBEDDINGS].shape[0],
         "hidden_size": width,
-        "intermediate_size": _rows(state, "roberta.encoder.layers.0.intermediate.dense.weight"),
+        "intermediate_size": rows(state, "roberta.encoder.layers.0.intermediate.dense.weight"),
         "num_hidden_layers": layers,
         "num_attention_heads": config.get("num_attention_heads", max(1, width // 64)),
-        "max_position_embeddings": _rows(state, "roberta.embeddings.position_embeddings.weight"),
-        "type_vocab_size": _rows(state, "roberta.embeddings.token_type_embeddings.weight"),
+        "max_position_embeddings": rows(state, "roberta.embeddings.position_embeddings.weight"),
+        "type_vocab_size": rows(state, "roberta.embeddings.token_type_embeddings.weight"),
         "project_dim": state["transformation.weight"].shape[0],
         "hidden_act": config.get("hidden_act", "gelu"),
         "layer_norm_eps": config.get("layer_norm_eps", 1e-5),
@@ -163,64 +171,82 @@ def ema_part(state: State) -> dict[str, Tensor]:
     return ema
 
 
-def ldm_unet_config(state: State) -> dict[str, Any]:
-    """Settings of `diffusers.UNet2DConditionModel` for a UNet in latent diffusion's names, read from its shapes."""
+def ldm_unet_config(state: State, pooled_width: int = 0) -> dict[str, Any]:
+    """Settings of `diffusers.UNet2DConditionModel` for a UNet in latent diffusion's names, read from its shapes.
+
+    pooled_width: of the text's vector that XL's UNets take beside six numbers.
+    """
     channels: list[int] = [0]
-    attention, resnets = [False], [0]
-    for block in range(1, _count(state, rf"^{re.escape(LDM_UNET)}input_blocks\.(\d+)\.")):
+    depths, resnets = [0], [0]
+    for block in range(1, count(state, rf"^{re.escape(LDM_UNET)}input_blocks\.(\d+)\.")):
         name = f"{LDM_UNET}input_blocks.{block}."
         if name + "0.op.weight" in state:
-            channels, attention, resnets = [*channels, 0], [*attention, False], [*resnets, 0]
+            channels, depths, resnets = [*channels, 0], [*depths, 0], [*resnets, 0]
             continue
-        channels[-1] = _rows(state, name + "0.out_layers.3.weight")
-        attention[-1] = any(key.startswith(name + "1.transformer_blocks") for key in state)
+        channels[-1] = rows(state, name + "0.out_layers.3.weight")
+        depths[-1] = count(state, rf"^{re.escape(name)}1\.transformer_blocks\.(\d+)\.")
         resnets[-1] += 1
     middle = f"{LDM_UNET}middle_block.1."
-    linear = state[_present(state, middle + "proj_in.weight")].dim() == 2
-    return {
+    linear = state[present(state, middle + "proj_in.weight")].dim() == 2
+    config = {
         "sample_size": 64,
-        "in_channels": state[_present(state, LDM_UNET + "input_blocks.0.0.weight")].shape[1],
-        "out_channels": _rows(state, LDM_UNET + "out.2.weight"),
+        "in_channels": state[present(state, LDM_UNET + "input_blocks.0.0.weight")].shape[1],
+        "out_channels": rows(state, LDM_UNET + "out.2.weight"),
         "block_out_channels": channels,
         "layers_per_block": resnets[0],
-        "down_block_types": ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in attention],
-        "up_block_types": ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attention)],
-        "cross_attention_dim": state[_present(state, middle + "transformer_blocks.0.attn2.to_k.weight")].shape[1],
+        "down_block_types": ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in depths],
+        "up_block_types": ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(depths)],
+        "cross_attention_dim": state[present(state, middle + "transformer_blocks.0.attn2.to_k.weight")].shape[1],
         "use_linear_projection": linear,
         # Stable Diffusion 1 has 8 heads; 2 has heads of 64 channels. diffusers calls their number "head_dim".
         "attention_head_dim": [width // 64 for width in channels] if linear else 8,
     }
+    if max(depths) > 1:
+        config["transformer_layers_per_block"] = [max(1, depth) for depth in depths]
+    label = LDM_UNET + "label_emb.0.0.weight"
+    if pooled_width:
+        takes = state[present(state, label)].shape[1]
+        if takes <= pooled_width or (takes - pooled_width) % 6:
+            raise InputError(f"{label} takes {takes} numbers: expected {pooled_width} of the text and six embeddings")
+        config |= {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": (takes - pooled_width) // 6,
+            "projection_class_embeddings_input_dim": takes,
+        }
+    return config
 
 
 def ldm_vae_config(state: State) -> dict[str, Any]:
     """Settings of `diffusers.AutoencoderKL` for a VAE in latent diffusion's names, read from its shapes."""
-    levels = _count(state, rf"^{re.escape(LDM_VAE)}encoder\.down\.(\d+)\.")
-    blocks = _count(state, rf"^{re.escape(LDM_VAE)}encoder\.down\.0\.block\.(\d+)\.")
-    widths = [_rows(state, f"{LDM_VAE}encoder.down.{level}.block.0.conv2.weight") for level in range(levels)]
+    levels = count(state, rf"^{re.escape(LDM_VAE)}encoder\.down\.(\d+)\.")
+    blocks = count(state, rf"^{re.escape(LDM_VAE)}encoder\.down\.0\.block\.(\d+)\.")
+    widths = [rows(state, f"{LDM_VAE}encoder.down.{level}.block.0.conv2.weight") for level in range(levels)]
     return {
         "sample_size": 512,
-        "in_channels": state[_present(state, LDM_VAE + "encoder.conv_in.weight")].shape[1],
-        "out_channels": _rows(state, LDM_VAE + "decoder.conv_out.weight"),
+        "in_channels": state[present(state, LDM_VAE + "encoder.conv_in.weight")].shape[1],
+        "out_channels": rows(state, LDM_VAE + "decoder.conv_out.weight"),
         "block_out_channels": widths,
         "layers_per_block": blocks,
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "latent_channels": _rows(state, LDM_VAE + "post_quant_conv.weight"),
+        "latent_channels": rows(state, LDM_VAE + "post_quant_conv.weight"),
         "scaling_factor": 0.18215,
     }
 
 
-def _present(state: State, key: str) -> str:
+def present(state: State, key: str) -> str:
+    """The name of a tensor that must be there. Raises InputError."""
     if key not in state:
         raise InputError(f"incomplete checkpoint: missing {key}")
     return key
 
 
-def _rows(state: State, key: str) -> int:
-    return state[_present(state, key)].shape[0]
+def rows(state: State, key: str) -> int:
+    """The length of a tensor that must be there. Raises InputError."""
+    return state[present(state, key)].shape[0]
 
 
-def _count(state: State, pattern: str) -> int:
+def count(state: State, pattern: str) -> int:
     """One more than the highest number that the pattern's group takes in the keys."""
     return 1 + max((int(match[1]) for key in state if (match := re.match(pattern, key))), default=-1)
 

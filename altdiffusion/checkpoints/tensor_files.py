@@ -16,6 +16,7 @@ from typing import Any
 
 import safetensors
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -83,6 +84,14 @@ def read_tensors(
     return kept
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the header of a safetensors file says beside its tensors; {} of any other file."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
 def _target_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype if tensor.is_floating_point() else tensor.dtype
 
@@ -123,13 +132,15 @@ def _map(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
 
 
 def _flatten(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of what a pickle held, by name, see `read_tensors`."""
+    """The tensors of what a pickle held, by name, see `read_tensors`; and beside a state dict, the step of its training."""
     if not isinstance(loaded, Mapping):
         raise InputError(f"{path} holds a {type(loaded).__name__}, expected a state dict")
     nested, ema = loaded.get("state_dict", loaded), loaded.get("state_dict_ema") or {}
     if not isinstance(nested, Mapping) or not isinstance(ema, Mapping):
         raise InputError(f"{path}: 'state_dict' is a {type(nested).__name__}, expected tensors by name")
     state = {str(key): value for key, value in nested.items() if isinstance(value, Tensor)}
+    if nested is not loaded and isinstance(step := loaded.get("global_step"), int):
+        state["global_step"] = torch.tensor(step)
     for key, value in ema.items():
         if str(key).startswith("model.diffusion_model."):
             state["model_ema." + key.removeprefix("model.").replace(".", "")] = value

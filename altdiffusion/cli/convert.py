@@ -20,14 +20,21 @@ class ConvertSettings(JsonSettings):
     tokenizer: str | None = setting(
         None, "for single files, which carry none: folder or id on the hub", source="model", metavar="T"
     )
+    settings_from: str | None = setting(
+        None,
+        "of a single file of unusual sizes: folder or id that has the settings of its model",
+        source="model",
+        metavar="M",
+    )
     dtype: Dtype | None = setting(None, "arithmetic of the weights (default: as stored)")
 
 
 @command(ConvertSettings)
 def convert(settings: ConvertSettings) -> None:
-    """Any AltDiffusion or AltCLIP layout to one that plain diffusers loads.
+    """Any AltDiffusion or AltCLIP layout, or a community's single file, to a folder that plain diffusers loads.
 
     altdiffusion convert BAAI/AltDiffusion-m9 altdiffusion-m9 --allow-pickle
+    altdiffusion convert dreamshaper.safetensors dreamshaper
     """
     say("loading ...")
     from altdiffusion.devices import DTYPES
@@ -40,6 +47,7 @@ def convert(settings: ConvertSettings) -> None:
         allow_pickle=settings.allow_pickle,
         ema=settings.ema,
         tokenizer=settings.tokenizer,
+        config=settings.settings_from,
         dtype=None if settings.dtype is None else DTYPES[settings.dtype],
     )
     if settings.as_json:

@@ -211,7 +211,7 @@ def generation(settings: GenerationSettings) -> None:
     altdiffusion evaluate generation prompts.tsv --out results --model BAAI/AltDiffusion-m9 --languages en zh
     """
     say("loading ...")
-    from altdiffusion.evaluation.text_to_image import evaluate_generation
+    from altdiffusion.evaluation.text_to_image import evaluate_generation, read_parity
 
     hide_loading()
     options = {name: value for name, value in settings if name not in ("model", "prompts", "out", "as_json")}
@@ -224,8 +224,12 @@ def generation(settings: GenerationSettings) -> None:
             distance = "" if result.frechet is None else f", Fréchet distance {result.frechet:.3f}"
             about = f"similarity {result.similarity:.4f}, R-precision {precision} of {result.prompts}{distance}"
             print(f"{result.language}: {about}; {result.sheet}", flush=True)
+    parity = read_parity(settings.out)
     if settings.as_json:
-        print_json({"results": results})
+        print_json({"results": results, "parity": {language: asdict(value) for language, value in parity.items()}})
+    for language, value in parity.items() if not settings.as_json else ():
+        interval = f"[{100 * value.low:.0f}, {100 * value.high:.0f}]"
+        print(f"{language}: {100 * value.value:.0f} % {interval} of English's R-precision")
 
 
 @command(MiniSettings)
@@ -237,19 +241,25 @@ def mini(settings: MiniSettings) -> None:
     if importlib.util.find_spec("emoji") is None:
         raise InputError('evaluate mini needs the library emoji: pip install "altdiffusion[train]"')
     from altdiffusion.toy.glyphs import LANGUAGES
-    from altdiffusion.toy.report import as_json, evaluate_mini
+    from altdiffusion.toy.judged import Metric
+    from altdiffusion.toy.report import as_json, evaluate_mini, parity_table
 
     hide_loading()
     results = []
     languages = settings.languages or LANGUAGES
     for result in evaluate_mini(settings.build, languages, settings.every, settings.steps, settings.approximate):
         results.append(result)
-        if not settings.as_json:
+        if not settings.as_json and isinstance(result, Metric):
             is_missed = result.target is not None and result.value < result.target
             target = "" if result.target is None else f"(target {result.target:g}{', MISSED' if is_missed else ''})"
-            print(f"{result.what:58} {result.language:2} {result.value:6.1f} % {target}".rstrip(), flush=True)
+            interval = "" if result.low is None else f"[{result.low:.0f}, {result.high:.0f}]"
+            about = f"{result.what:58} {result.language:2} {result.value:6.1f} % {interval:9} {target}"
+            print(about.rstrip(), flush=True)
     if settings.as_json:
         print_json(as_json(results))
+    elif table := parity_table(results):
+        print()
+        print_table(table)
 
 
 for subcommand in (retrieval, classification, generation, mini):

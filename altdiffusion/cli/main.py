@@ -36,6 +36,7 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("generate", "altdiffusion.cli.generate:generate", "Images", "images from prompts"),
     Command("score", "altdiffusion.cli.score:score", "Images", "how well images fit prompts"),
+    Command("invert", "altdiffusion.cli.invert:invert", "Images", "prompts as textual inversions, for every tool"),
     Command("tokens", "altdiffusion.cli.tokens:tokens", "Images", "what a model reads of a prompt"),
     Command("info", "altdiffusion.cli.info:info", "Images", "the settings inside an image; or versions and devices"),
     Command("demo", "altdiffusion.cli.demo:demo", "Images", "the page in the browser"),

@@ -23,6 +23,10 @@ class TokensSettings(BridgeFlags):
     model: str | None = setting(
         None, "whose tokenizer reads it (default: mini; with --bridge the bridge's own)", source="model", metavar="M"
     )
+    tokenizer: str | None = setting(
+        None, "of a single file, which carries none: folder or id", source="model", metavar="T"
+    )
+    allow_pickle: bool = setting(False, "look into a .ckpt file, which can carry code, for the kind of its model")
     prompt_syntax: PromptSyntax = setting("webui", "as for generate", metavar="S")
     steps: int = setting(25, "of an image, for prompts that change over them", minimum=1, maximum=999, metavar="N")
     as_json: bool = setting(False, "print one JSON document on standard output", flag="json")
@@ -66,12 +70,15 @@ def tokens(settings: TokensSettings) -> None:
 def _tokenizer(settings: TokensSettings) -> Any:
     from altdiffusion.text_encoder.tokenizer import tokenizer_of
 
+    def of(model: str | None) -> Any:
+        return tokenizer_of(model, settings.tokenizer, allow_pickle=settings.allow_pickle)
+
     if settings.bridge is None:
-        return tokenizer_of(settings.model)
+        return of(settings.model)
     from altdiffusion.text_encoder.soft_reader import load_soft_tokenizer
     from altdiffusion.text_encoder.soft_tokenizer import routed
 
-    own = None if settings.model is None else tokenizer_of(settings.model)
+    own = None if settings.model is None else of(settings.model)
     tokenizer = load_soft_tokenizer(settings.bridge, settings.text_encoder, own)
     return routed(tokenizer, settings.route, settings.literal or ())
 

@@ -12,6 +12,7 @@ from cyclopts import App
 
 from altdiffusion.cli.flags import Call, command
 from altdiffusion.cli.terminal import hide_loading, print_line, say
+from altdiffusion.errors import InputError
 from altdiffusion.training import stage_settings
 from altdiffusion.training.settings import TrainingSettings
 
@@ -28,8 +29,14 @@ def stage_command(name: str) -> Callable[..., Call]:
     """The command of a stage: a flag for each of its settings."""
 
     def run(settings: TrainingSettings) -> None:
+        if settings.hour_price is not None and not settings.plan:
+            raise InputError("--hour-price is what --plan reckons with: give both, or neither")
         say("loading ...")
         hide_loading()
+        if settings.plan:
+            from altdiffusion.training.plan import make_plan
+
+            return print_line(str(make_plan(name, settings)))
         from altdiffusion.training.checkpoint import has_checkpoint
 
         try:

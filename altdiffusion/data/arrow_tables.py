@@ -1,4 +1,4 @@
-"""Parquet files and folders of Hugging Face's `datasets`, read by that library: Arrow tables, memory-mapped."""
+"""Parquet files, folders of Hugging Face's `datasets` and data sets of its hub, read by that library: memory-mapped Arrow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from altdiffusion.data import hub_datasets
 from altdiffusion.data.columns import IMAGE_COLUMNS, choose_columns, image_column
 from altdiffusion.data.table import BadRecord, Skip, Table, texts
 from altdiffusion.errors import InputError, first_line
@@ -16,7 +17,8 @@ _TEXT_TYPES = ("string", "large_string", "string_view")
 
 
 class ArrowTable(Table):
-    """A row a record; rows are numbered from 0, as the library does.
+    """A row a record; rows are numbered from 0, as the library does. A struct of texts, `translation: {en, zh}`, is read as
+    columns of its own, en and zh.
 
     Raises InputError: the library isn't installed, nothing that it can read, none of the columns asked for, no images.
     A parquet file is copied into the library's cache first (HF_DATASETS_CACHE), in a form that can be memory-mapped.
@@ -25,16 +27,19 @@ class ArrowTable(Table):
     def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
         self.path = path
         data = _load(path)
-        strings = [name for name, feature in data.features.items() if getattr(feature, "dtype", None) in _TEXT_TYPES]
+        strings = [name for name, feature in data.features.items() if _is_text(feature)]
+        nested = {name: _nested_texts(feature) for name, feature in data.features.items()}
+        self._inside = {text: name for name, names in nested.items() for text in names if text not in data.features}
         text = [name for name in strings if name.lower() not in IMAGE_COLUMNS]
-        self.present = tuple(data.column_names)
-        self.columns = choose_columns(path, asked, data.column_names, text)
+        self.present = (*(name for name in data.column_names if not nested[name]), *self._inside)
+        self.columns = choose_columns(path, asked, self.present, [*text, *self._inside])
         self.image_column = _find_image_column(data.features, strings) if images else None
         if images and self.image_column is None:
             raise InputError(f"{path} has no images: expected a column image, got {', '.join(data.column_names)}")
         self._holds_paths = self.image_column in strings
         self._whole = data
-        columns = dict.fromkeys([*self.columns, *filter(None, [self.image_column])])
+        whole_columns = [self._inside.get(column, column) for column in self.columns]
+        columns = dict.fromkeys([*whole_columns, *filter(None, [self.image_column])])
         self._data = data.select_columns(list(columns)).with_format("arrow")  # slices of the map: nothing is copied
         self._check(self._rows(), lambda row: self._record(*row), skip)
 
@@ -44,6 +49,14 @@ class ArrowTable(Table):
         values = [value for batch in batches for value in batch.column(0).to_pylist()]
         names = getattr(self._whole.features[column], "names", None) or []
         return [values[self._position(index)] for index in range(len(self))], list(names)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The good records, a batch of rows at a time, which is faster than one by one."""
+        for batch, place, row in self._rows():
+            try:
+                yield self._record(batch, place, row)
+            except BadRecord:
+                continue
 
     def _rows(self) -> Iterator[tuple[Any, int, int]]:
         """(a batch of rows, a row's place in it, its place in the table)."""
@@ -62,13 +75,20 @@ class ArrowTable(Table):
     def _record(self, batch: Any, place: int, row: int) -> dict[str, Any]:
         """The record at `place` of a batch of rows, which is `row` of the whole table."""
         try:
-            raw = {column: batch.column(column)[place].as_py() for column in self.columns}
+            raw = {column: self._cell(batch, place, column) for column in self.columns}
         except UnicodeDecodeError:
             raise BadRecord("not UTF-8") from None
         record: dict[str, Any] = texts(raw, self.columns)
         if self.image_column:
             record["image"] = self._image(batch.column(self.image_column)[place], row)
         return record
+
+    def _cell(self, batch: Any, place: int, column: str) -> Any:
+        """A column's value, or that of a field of a struct, None where there is no struct."""
+        if column not in self._inside:
+            return batch.column(column)[place].as_py()
+        struct = batch.column(self._inside[column])[place]
+        return struct[column].as_py() if struct.is_valid else None
 
     def _image(self, cell: Any, row: int) -> ImageSource:
         """cell: an Arrow scalar, bytes, a path, or a struct {bytes, path} of which one is given."""
@@ -103,20 +123,28 @@ def _may_hold_image(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("binary", "large_binary")
 
 
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in _TEXT_TYPES
+
+
+def _nested_texts(feature: Any) -> list[str]:
+    """The fields of a struct that holds texts alone, such as a translation's languages; else none."""
+    if type(feature).__name__ == "Translation":
+        return sorted(feature.languages)
+    if isinstance(feature, dict) and all(map(_is_text, feature.values())):
+        return list(feature)
+    return []
+
+
 def _load(path: Path) -> Any:
+    if hub_datasets.is_hub_name(path):
+        return hub_datasets.load(hub_datasets.parse(path))
+    datasets = hub_datasets.import_datasets(path)
     try:
-        import datasets
-    except ImportError:
-        raise InputError(f'{path} needs the library datasets to be read: pip install "altdiffusion[train]"') from None
-    showed_bars = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        return datasets.load_from_disk(str(path)) if path.is_dir() else datasets.Dataset.from_parquet(str(path))
+        with hub_datasets.no_progress_bars(datasets):
+            return datasets.load_from_disk(str(path)) if path.is_dir() else datasets.Dataset.from_parquet(str(path))
     except Exception as error:  # the library wraps whatever its readers raise
         what = "folder by save_to_disk" if path.is_dir() else "parquet file"
         raise InputError(
             f"{path} can't be read, no {what} that is whole: {first_line(error.__cause__ or error)}"
         ) from None
-    finally:
-        if showed_bars:
-            datasets.enable_progress_bars()

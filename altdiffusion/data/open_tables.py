@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import glob
 import zlib
-from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+from altdiffusion.data import hub_datasets
 from altdiffusion.data.arrow_tables import ArrowTable
 from altdiffusion.data.image_folder import CaptionFolder, ImageFolder, has_captions
 from altdiffusion.data.table import Skip, SkipLog, Table
@@ -30,7 +30,8 @@ from altdiffusion.files import local_path
 MAX_NAMES = 100_000  # that the braces of one name may stand for
 FORMATS = (
     "what is read is .tsv, .txt, .csv, .jsonl, .parquet, .tar, and folders with metadata.jsonl, .csv, .tsv or .parquet, "
-    "by datasets.save_to_disk, or with a .txt or .caption beside each image"
+    "by datasets.save_to_disk, or with a .txt or .caption beside each image, and data sets of the hub, "
+    f"{hub_datasets.FORM}"
 )
 FOLDER_TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
 READERS: dict[str, type[LineTable] | type[ArrowTable] | type[TarTable]] = {
@@ -50,6 +51,7 @@ def open_tables(
     """Open and check tables, in the order given, a pattern's matches sorted by name.
 
     paths: files and folders; patterns (`data/*.tsv`) and braces (`part-{000..012}.tsv`, `{a,b}.tsv`) are expanded.
+        `hub:OWNER/NAME/CONFIG:SPLIT`: a data set of the hub.
     columns: the text columns to read, of which each table must have at least one; empty: see `default_columns`;
         None: no text is wanted.
     images: whether every record must come with an image. skipped: told about the records that can't be used.
@@ -75,19 +77,27 @@ def open_tables(
     return tables
 
 
-def check_there(paths: Sequence[str | Path]) -> None:
-    """Raise InputError where one of these paths, patterns and braces stands for nothing."""
-    for name in paths:
-        deque(_expand(name), maxlen=0)
+def check_there(paths: Sequence[str | Path], download: bool = False) -> None:
+    """Raise InputError where one of these paths, patterns and braces stands for nothing.
+
+    download: get those of the hub as well, so that what is wrong with them comes before models are loaded.
+    """
+    for path in chain.from_iterable(map(_expand, paths)):
+        if download and hub_datasets.is_hub_name(path):
+            hub_datasets.load(hub_datasets.parse(path))
 
 
 def describe_data(paths: Sequence[str | Path]) -> list[list[int]]:
     """What the data is, wherever it lies: of each file its bytes and a checksum of its beginning and end.
 
-    Of a folder that holds a table the table is described, not the images beside it. Raises InputError where it isn't there.
+    Of a folder that holds a table the table is described, not the images beside it; of a data set of the hub its records and
+    revision. Raises InputError where it isn't there.
     """
     described = []
     for path in chain.from_iterable(map(_expand, paths)):
+        if hub_datasets.is_hub_name(path):
+            described.append(hub_datasets.describe(path))
+            continue
         table = next((path / name for name in FOLDER_TABLES if (path / name).is_file()), path)
         files = sorted(file for file in table.rglob("*") if file.is_file()) if table.is_dir() else [table]
         for file in files:
@@ -100,6 +110,8 @@ def describe_data(paths: Sequence[str | Path]) -> list[list[int]]:
 
 def open_table(path: Path, columns: Sequence[str] | None, *, images: bool, skip: Skip) -> Table:
     """One of the tables of `open_tables`. Raises InputError, but not for the number of bad records."""
+    if hub_datasets.is_hub_name(path):
+        return ArrowTable(path, columns, images=images, skip=skip)
     if path.is_dir():
         inside = table_in(path)
         if inside is not None:
@@ -137,7 +149,11 @@ def table_in(folder: Path, split: str = "train") -> Path | None:
 
 
 def _expand(name: str | Path) -> Iterator[Path]:
-    """The existing paths that a name stands for. Raises InputError if there are none."""
+    """The existing paths that a name stands for. Raises InputError if there are none, and for a data set's bad name."""
+    if hub_datasets.is_hub_name(name):
+        hub_datasets.parse(name)
+        yield Path(name)
+        return
     if local_path(name).exists():  # first, for names that hold brackets themselves
         yield local_path(name)
         return

@@ -30,7 +30,7 @@ from altdiffusion.generation.infotext import open_info
 from altdiffusion.generation.load import load_pipeline
 from altdiffusion.generation.result import save_image, save_png
 from altdiffusion.images import grid, image_files, open_image
-from altdiffusion.metrics import own_prompt_first
+from altdiffusion.metrics import Estimate, own_prompt_first, parity
 
 CELL = 128  # pixels of an image on the sheet
 RIGHT, WRONG = (39, 160, 84), (214, 48, 49)
@@ -121,6 +121,22 @@ def evaluate_generation(
         results.append({**asdict(result), **asked, "pictures": per_image})
         files.write_text(out / "results.json", json.dumps(results, ensure_ascii=False, indent=2) + "\n")
         yield result
+
+
+def read_parity(out: Path) -> dict[str, Estimate]:
+    """The parity of languages in a finished `evaluate_generation`: each one's R-precision as a fraction of English's.
+
+    For the languages with as many prompts as English, line by line the same ones; {} where there is no English, or where
+    no image of it fits its own prompt best.
+    """
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    right = {result["language"]: [image["own_prompt_first"] for image in result["pictures"]] for result in results}
+    english = right.pop("en", [])
+    return {
+        language: parity(reached, english)
+        for language, reached in right.items()
+        if any(english) and len(reached) == len(english)
+    }
 
 
 def frechet_distance(

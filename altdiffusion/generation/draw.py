@@ -274,7 +274,7 @@ def _draw(
         "dtype": None if pipe.unet.dtype == torch.float32 else dtype_name(pipe.unet.dtype),
     }
     results: list[GeneratedImage | None] = [None] * len(requests)
-    flags = output.nsfw_content_detected or [False] * len(batch.rows)
+    flags = getattr(output, "nsfw_content_detected", None) or [False] * len(batch.rows)  # XL has no checker
     failed: list[ImageSettings] = []
     for row, image, filtered, finite in zip(batch.rows, output.images, flags, finite_rows, strict=True):
         settings = requests[row].settings.replace(**used)

@@ -30,11 +30,7 @@ from altdiffusion.generation.parts import (
     load_vae,
     with_controlnet,
 )
-from altdiffusion.pipelines.alt_diffusion import (
-    AltDiffusionImg2ImgPipeline,
-    AltDiffusionInpaintPipeline,
-    AltDiffusionPipeline,
-)
+from altdiffusion.pipelines.load import load_by_kind
 from altdiffusion.pipelines.swap import swap_text_encoder
 from altdiffusion.speed.attention import choose_attention
 from altdiffusion.speed.low_memory import save_memory
@@ -46,7 +42,7 @@ def pipeline_of_kind(
 ) -> DiffusionPipeline:
     """This pipeline, or its relative that takes an init image, a mask or a control image, with the same parts.
 
-    Raises InputError for a control image and no ControlNet, or the other way round.
+    Raises InputError for a control image and no ControlNet, or the other way round, and for inpainting's UNet and no mask.
     """
     if has_control != hasattr(pipe, "controlnet"):
         raise InputError(
@@ -54,6 +50,8 @@ def pipeline_of_kind(
             if has_control
             else "this pipeline has a ControlNet: give it a control image"
         )
+    if not has_mask and pipe.unet.config.in_channels == 2 * pipe.vae.config.latent_channels + 1:
+        raise InputError(f"{pipe.name_or_path} is for inpainting: give it an init image and a mask")
     if has_control:
         kind = StableDiffusionControlNetInpaintPipeline if has_mask else StableDiffusionControlNetImg2ImgPipeline
         return with_controlnet(pipe, pipe.controlnet, kind if has_image else StableDiffusionControlNetPipeline)
@@ -75,6 +73,8 @@ def load_pipeline(
     controlnet: str | Path | None = None,
     ip_adapter: str | Path | None = None,
     ip_scale: float | None = None,
+    tokenizer: str | Path | None = None,
+    settings_from: str | Path | None = None,
     text_encoder: str | Path | None = None,
     bridge: str | Path | None = None,
     device: str | None = None,
@@ -85,6 +85,9 @@ def load_pipeline(
 ) -> DiffusionPipeline:
     """The pipeline for text to image, image to image or inpainting, on its device, with the best attention there.
 
+    model: as in `AltDiffusionPipeline.from_pretrained`, or Stable Diffusion XL, whose pipeline is diffusers' own.
+    tokenizer, settings_from: `tokenizer` and `config` of a single file, which carries neither.
+    text_encoder, bridge: see `swap_text_encoder`.
     With a ControlNet, it is diffusers' own pipeline for that. ip_scale: how much the IP-Adapter counts, 1 by default.
     lora: one or several, each with its weight as `parse_lora` reads it.
     low_memory, optimize: see `save_memory`, `altdiffusion.optimize`; a dtype that is given stays.
@@ -93,9 +96,12 @@ def load_pipeline(
     if loras:
         check_peft()
     target = choose_device(device)
-    classes = {(True, True): AltDiffusionInpaintPipeline, (True, False): AltDiffusionImg2ImgPipeline}
-    pipeline_class = classes.get((init_image, mask), AltDiffusionPipeline)
-    pipe = pipeline_class.from_pretrained(model, dtype=choose_dtype(dtype, target), allow_pickle=allow_pickle)
+    pipe = load_by_kind(
+        model, init_image=init_image, mask=mask, dtype=choose_dtype(dtype, target), allow_pickle=allow_pickle,
+        tokenizer=tokenizer, config=settings_from, bridge=bridge, without_vae=vae is not None,
+    )  # fmt: skip
+    if controlnet is not None and hasattr(pipe, "text_encoder_2"):
+        raise InputError(f"{model} is a Stable Diffusion XL, for which ControlNets aren't supported: leave it out")
     if text_encoder is not None or bridge is not None:
         swap_text_encoder(pipe, text_encoder, bridge=bridge, allow_pickle=allow_pickle)
     if vae is not None:

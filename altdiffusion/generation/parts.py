@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
@@ -19,7 +20,7 @@ from altdiffusion.files import local_path
 from altdiffusion.generation.lora_triggers import keep_triggers
 from altdiffusion.generation.loras import NamedLora
 from altdiffusion.generation.settings import ImageSettings
-from altdiffusion.pipelines.single_file import load_vae_file
+from altdiffusion.pipelines.single_file import XL_SCALING, load_vae_file
 from altdiffusion.prompts.loras import adapter_name, loaded_adapters, set_weights
 
 _NO_PEFT = 'a LoRA needs peft: pip install "altdiffusion[train]"'
@@ -46,7 +47,7 @@ def load_loras(pipe: DiffusionPipeline, loras: Sequence[NamedLora], allow_pickle
         keep_triggers(pipe, lora.name, files)
         if adapter_name(lora.name) not in loaded_adapters(pipe):
             raise InputError(
-                f"{lora.source} has nothing for this model: expected a LoRA for its UNet, or for AltCLIP's text encoder"
+                f"{lora.source} has nothing for this model: expected a LoRA for its UNet, or for its text encoder"
             )
     set_weights(
         pipe, {adapter_name(lora.name): (lora.weight, lora.weight) for lora in loras if lora.weight is not None}
@@ -106,20 +107,21 @@ def load_textual_inversion(pipe: Any, source: str | Path, allow_pickle: bool = F
 def load_vae(pipe: Any, source: str | Path, allow_pickle: bool = False) -> None:
     """Take another VAE: a folder in diffusers' layout, or a single file, whose scaling is that of the model's own.
 
+    A model that came without any takes one of its kind's sizes.
+
     Raises InputError for one whose latents are others: their channels, their size, or their scaling.
     """
     path = hub.resolve(
         source, ["config.json", "diffusion_pytorch_model.safetensors", "vae/*.json", "vae/*.safetensors"]
     )
-    own = pipe.vae.config
+    own = (_published_vae(pipe) if pipe.vae is None else pipe.vae).config
+    dtype = pipe.unet.dtype if pipe.vae is None else pipe.vae.dtype
     with _as_input_error(f"{source} can't be loaded as a VAE"):
         if path.is_file():
-            vae = load_vae_file(path, dtype=pipe.vae.dtype, allow_pickle=allow_pickle)
+            vae = load_vae_file(path, dtype=dtype, allow_pickle=allow_pickle)
             vae.register_to_config(scaling_factor=own.scaling_factor)
         else:
-            vae = _load_folder(
-                AutoencoderKL, path / "vae" if (path / "vae").is_dir() else path, pipe.vae.dtype, allow_pickle
-            )
+            vae = _load_folder(AutoencoderKL, path / "vae" if (path / "vae").is_dir() else path, dtype, allow_pickle)
     for name, got, expected in (
         ("channels", vae.config.latent_channels, own.latent_channels),
         ("pixels a side", 2 ** (len(vae.config.block_out_channels) - 1), 2 ** (len(own.block_out_channels) - 1)),
@@ -131,6 +133,14 @@ def load_vae(pipe: Any, source: str | Path, allow_pickle: bool = False) -> None:
                 "take one made for this kind of model"
             )
     pipe.register_modules(vae=vae)
+
+
+def _published_vae(pipe: Any) -> Any:
+    """The VAE of all of a kind, without weights."""
+    with torch.device("meta"):
+        blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+        scaling = {"scaling_factor": XL_SCALING} if hasattr(pipe, "text_encoder_2") else {}
+        return AutoencoderKL(**blocks, **scaling, block_out_channels=[32] * 4, latent_channels=4)
 
 
 def load_controlnet(pipe: Any, source: str | Path, allow_pickle: bool = False) -> ControlNetModel:

@@ -8,8 +8,9 @@ Light on purpose: no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from altdiffusion.data.line_file import EMPTY_LINE, LineFile
@@ -24,11 +25,14 @@ ENDINGS = (".txt", ".csv", ".tsv", ".jsonl")
 
 
 class Row(NamedTuple):
-    """A prompt to generate. where: its file and line, as prompts.csv:3. said: the settings that the row itself has."""
+    """A prompt to generate. where: its file and line, as prompts.csv:3. said: the settings that the row itself has.
+
+    others: its values in columns that are no settings."""
 
     where: str
     settings: ImageSettings
     said: frozenset[str]
+    others: Mapping[str, Any] = MappingProxyType({})
 
 
 class BadRow(NamedTuple):
@@ -38,22 +42,26 @@ class BadRow(NamedTuple):
     reason: str
 
 
-def read_prompts_file(path: str | Path, defaults: Mapping[str, Any]) -> tuple[list[Row], list[BadRow]]:
+def read_prompts_file(
+    path: str | Path, defaults: Mapping[str, Any], others: Collection[str] = ()
+) -> tuple[list[Row], list[BadRow]]:
     """The rows that can be generated, and those that can't, in the file's order.
 
     .txt: a prompt a line; empty lines are left out, and so are comments, which begin with #. .csv, .tsv: a column `prompt`
     and any other setting, or size; an empty cell says nothing. .jsonl: an object a line; null says nothing.
-    defaults: settings for the rows that don't say them. Paths are relative to the working directory.
+    defaults: settings for the rows that don't say them. others: columns that there may be besides.
+    Paths are relative to the working directory.
     Raises InputError for a file that can't be read, and for columns that are no settings.
     """
     file, rows, bad = local_path(path), list[Row](), list[BadRow]()
     if file.suffix.lower() not in ENDINGS:
         raise InputError(f"{file}: expected a file of prompts that ends in {', '.join(ENDINGS)}")
     try:
-        for where, record in _lines(file, bad) if file.suffix.lower() == ".txt" else _records(file, bad):
+        for where, record in _lines(file, bad) if file.suffix.lower() == ".txt" else _records(file, bad, others):
             try:
+                besides = {name: record.pop(name) for name in others if name in record}
                 values = with_size(record)
-                rows.append(Row(where, ImageSettings(**(dict(defaults) | values)), frozenset(values)))
+                rows.append(Row(where, ImageSettings(**(dict(defaults) | values)), frozenset(values), besides))
             except InputError as error:
                 bad.append(BadRow(where, str(error)))
     except OSError as error:
@@ -81,7 +89,7 @@ def _lines(file: Path, bad: list[BadRow]) -> Iterator[tuple[str, dict[str, Any]]
             yield where, {"prompt": prompt}
 
 
-def _records(file: Path, bad: list[BadRow]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _records(file: Path, bad: list[BadRow], others: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     def skip(where: str, reason: str) -> None:
         if reason != EMPTY_LINE:
             bad.append(BadRow(where, reason))
@@ -89,13 +97,13 @@ def _records(file: Path, bad: list[BadRow]) -> Iterator[tuple[str, dict[str, Any
     table = LineFile(file)
     if table.names is not None:
         names = [_column(name) for name in table.names]
-        if problem := _unknown(names):
+        if problem := _unknown(names, others):
             raise InputError(f"{file}: {problem}")
         if "prompt" not in names:
             raise InputError(f"{file}: no column is called prompt, among {', '.join(table.names)}")
     for where, record in table.rows(skip):
         cells = {_column(name): value.strip() if isinstance(value, str) else value for name, value in record.items()}
-        if problem := _unknown(list(cells)):
+        if problem := _unknown(list(cells), others):
             bad.append(BadRow(where, problem))
         else:
             unsaid = (None,) if table.names is None else (None, "")
@@ -107,11 +115,12 @@ def _column(name: str) -> str:
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def _unknown(names: Sequence[str]) -> str:
+def _unknown(names: Sequence[str], others: Collection[str]) -> str:
     """What is wrong with a row's columns; "" if nothing is."""
-    unknown = [name for name in names if name not in ASKED]
+    known = [*ASKED, *others]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        hints = "; ".join(f"{name}{suggest(name, ASKED)}" for name in unknown)
-        return f"no settings of an image: {hints}. Expected some of {', '.join(ASKED)}"
+        hints = "; ".join(f"{name}{suggest(name, known)}" for name in unknown)
+        return f"no settings of an image: {hints}. Expected some of {', '.join(known)}"
     twice = next((name for name in names if names.count(name) > 1), None)
     return f"two columns are called {twice}" if twice else ""

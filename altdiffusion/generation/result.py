@@ -85,12 +85,17 @@ def free_path(folder: Path, settings: ImageSettings, suffix: str = "", taken: Co
 
     suffix: stands after the seed. taken: more names that can't be had.
     """
-    words = re.sub(r"[^\w]+", "-", settings.prompt)[:40].strip("-") or "picture"
-    while len(words.encode()) > 120:  # file systems allow 255 bytes, and Chinese takes three each
-        words = words[:-1]
-    stem, count = f"{words}-{settings.seed}{suffix}", 1
+    stem, count = f"{stem_of(settings.prompt) or 'picture'}-{settings.seed}{suffix}", 1
     path = local_path(folder / f"{stem}.png")
     while path.name in taken or path.exists():
         count += 1
         path = path.with_name(f"{stem}-{count}.png")
     return path
+
+
+def stem_of(prompt: str) -> str:
+    """The first words of a prompt as the begin of a file's name, e.g. 黑暗精灵公主-月光; "" where it has none."""
+    words = re.sub(r"[^\w]+", "-", prompt)[:40].strip("-")
+    while len(words.encode()) > 120:  # file systems allow 255 bytes, and Chinese takes three each
+        words = words[:-1]
+    return words

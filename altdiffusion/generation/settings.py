@@ -118,6 +118,10 @@ class ImageSettings(Settings):
         metavar="X", infotext="Hires strength", needs="hires")
     hires_steps: int | None = setting(None, "steps of that (default: those of --steps that its strength leaves)", minimum=1,
         maximum=999, metavar="N", infotext="Hires steps", needs="hires")
+    tokenizer: str | None = setting(None, "of a single file, which carries none: folder or id (default: the bridge's, the hub's)",
+        metavar="T", source="model", infotext="Tokenizer", loading=True)
+    settings_from: str | None = setting(None, "of a single file of unusual sizes: folder or id that has its model's settings",
+        metavar="M", source="model", infotext="Model settings", loading=True)
     text_encoder: str | None = setting(None, "AltCLIP in place of the model's own encoder (with --bridge default: mini's)",
         metavar="M", source="model", infotext="Text encoder", loading=True)
     bridge: str | None = setting(None, "from AltCLIP to a model trained with CLIP: folder, id on the hub, mini",

@@ -72,6 +72,26 @@ def load_lora_into_text_encoder(
         scale_lora_layers(text_encoder, weight=kwargs.get("lora_scale", 1.0))
 
 
+def with_alphas_in_weights(
+    state_dict: dict[str, Tensor], alphas: dict[str, float] | None, *others: Any
+) -> tuple[Any, ...]:
+    """What a pipeline's `lora_state_dict` gives, with alpha / rank in the weights where a kohya LoRA's layers differ in alpha.
+
+    diffusers looks such alphas up by names that its layers don't have, and takes the most common one for all.
+    """
+    if not alphas or len(set(alphas.values())) == 1:
+        return state_dict, alphas, *others
+    scaled = dict(state_dict)
+    for key, alpha in alphas.items():
+        layer = key.removesuffix(".alpha")
+        down = layer if layer in state_dict else f"{layer}.lora.down.weight"
+        up = down.replace(".down.", ".up.")
+        if down not in state_dict or up not in state_dict:
+            return state_dict, alphas, *others
+        scaled[up] = state_dict[up] * (alpha / state_dict[down].shape[0])
+    return scaled, None, *others
+
+
 def _check_peft() -> None:
     """Raise InputError where the transformers here wants another peft for a text encoder's LoRA than is installed."""
     try:

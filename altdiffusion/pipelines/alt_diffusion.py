@@ -5,7 +5,6 @@ What they save, plain diffusers loads.
 
 from __future__ import annotations
 
-import inspect
 import json
 import pickle
 from collections.abc import Iterator
@@ -27,12 +26,12 @@ from diffusers.pipelines import auto_pipeline
 from transformers import AltCLIPTextModel
 
 from altdiffusion.altclip.best_of import with_best_of
-from altdiffusion.checkpoints import hub, tensor_files
+from altdiffusion.checkpoints import hub, single_files, tensor_files
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.files import write_text
 from altdiffusion.pipelines import adapters, legacy_import
 from altdiffusion.pipelines.model_card import write_model_card
-from altdiffusion.pipelines.single_file import load_single_file
+from altdiffusion.pipelines.single_file import build_pipeline
 from altdiffusion.prompts.calls import with_prompt_syntax
 from altdiffusion.speed.low_memory import save_memory
 from altdiffusion.speed.optimize import optimize
@@ -67,7 +66,8 @@ class AltDiffusionMixin(DiffusionPipeline):
         pretrained_model_name_or_path: None (the embedded default, "mini"), "sd-mini", an id on the hub, a folder
             (as published, as `convert` or `save_pretrained` wrote it), or a single file (.safetensors, .ckpt).
         allow_pickle: read .bin and .ckpt files (with torch's weights_only). ema: of a single file, the moving average.
-        tokenizer: for single files, which carry none; a folder, an id on the hub, or a tokenizer.
+        tokenizer: for single files, which carry none; a folder, an id on the hub, or a tokenizer. config: for those of models
+            of unusual sizes, a folder in diffusers' layout whose settings are taken, such as "sd-mini".
         low_memory: put it on the best device so that it takes little memory there, see `save_memory`; "stream": the least.
         kwargs: as in diffusers: dtype (by default float32), variant, device_map, revision, safety_checker=None, any component ...
         Raises InputError: unknown model, missing or left-over tensors (named), damaged files, pickles not allowed.
@@ -76,7 +76,7 @@ class AltDiffusionMixin(DiffusionPipeline):
             raise InputError("low_memory and device_map both say where the weights go: pass one of them")
         name = hub.MINI if pretrained_model_name_or_path is None else pretrained_model_name_or_path
         options: dict[str, Any] = {"allow_pickle": allow_pickle, "ema": ema, **kwargs}
-        with _as_input_error(name):
+        with as_input_error(name):
             path = cls.fetch(name, **options)
         pipeline = cls.from_path(path, str(name), tokenizer=tokenizer, **options)
         if low_memory:
@@ -91,6 +91,8 @@ class AltDiffusionMixin(DiffusionPipeline):
         """
         hub_options = {option: kwargs[option] for option in hub.HUB_OPTIONS if option in kwargs}
         path = hub.resolve(name, ["model_index.json", "config.json"], **hub_options)
+        if path.is_dir() and kwargs.get("config") is not None:
+            raise InputError(f"config= is for single files: {name} is a folder, which has its own settings")
         if not hub.is_local(name):
             _check_index(path, str(name), ema)  # before gigabytes are downloaded
             options = {"use_safetensors": None if allow_pickle else True} | hub_options
@@ -110,7 +112,7 @@ class AltDiffusionMixin(DiffusionPipeline):
         **kwargs: Any,
     ) -> Self:
         """Load the folder or file that `fetch` gave. name: what errors and `name_or_path` call it; the rest as above."""
-        with _as_input_error(name):
+        with as_input_error(name):
             if path.is_file():
                 return cls._from_file(path, ema=ema, allow_pickle=allow_pickle, tokenizer=tokenizer, **kwargs)
             _check_index(path, name, ema)
@@ -120,7 +122,7 @@ class AltDiffusionMixin(DiffusionPipeline):
             kwargs.setdefault("use_safetensors", None if allow_pickle else True)
             kwargs["dtype"] = _dtype_of(kwargs)  # without one, the libraries would each take the stored one, or not
             kwargs.pop("torch_dtype", None)
-            pipeline = super().from_pretrained(str(path), **_load_checked(path, tokenizer, kwargs))
+            pipeline = super().from_pretrained(str(path), **load_checked(path, tokenizer, kwargs))
         pipeline.register_to_config(_name_or_path=name)
         if isinstance(pipeline.text_encoder, AltCLIPTextModel):
             patch_forward(pipeline.text_encoder)
@@ -129,14 +131,17 @@ class AltDiffusionMixin(DiffusionPipeline):
     @classmethod
     def _from_file(cls, path: Path, *, ema: bool, allow_pickle: bool, tokenizer: Any, **kwargs: Any) -> Self:
         """A pipeline from a single file; components that are passed take the place of the file's."""
-        given = {name: kwargs.pop(name) for name in inspect.signature(cls.__init__).parameters if name in kwargs}
-        known = {"dtype", "torch_dtype", "use_safetensors", "low_cpu_mem_usage", *hub.HUB_OPTIONS}
-        if unknown := sorted(set(kwargs) - known):
-            raise InputError(f"{unknown[0]}= can't be used with a single file: convert it to a folder first")
-        dtype = _dtype_of(kwargs)
-        parts = load_single_file(path, dtype=dtype, tokenizer=tokenizer, ema=ema, allow_pickle=allow_pickle)
-        pipeline = cls(**({"requires_safety_checker": False} | parts | given))
-        pipeline.register_to_config(_name_or_path=str(path))
+        found = single_files.read_kind(path, allow_pickle)
+        if found.kind == "xl":
+            raise InputError(f"{path} is a Stable Diffusion XL: load it with altdiffusion.load_pipeline")
+        if found.inpaints and not issubclass(cls, StableDiffusionInpaintPipeline):
+            raise InputError(
+                f"{path} is for inpainting, its UNet takes a mask, too: load it with AltDiffusionInpaintPipeline, or give "
+                "generate an init image and a mask"
+            )
+        kwargs["dtype"] = _dtype_of(kwargs)
+        kwargs.pop("torch_dtype", None)
+        pipeline: Self = build_pipeline(cls, path, ema=ema, allow_pickle=allow_pickle, tokenizer=tokenizer, **kwargs)
         return pipeline
 
     @classmethod
@@ -153,12 +158,7 @@ class AltDiffusionMixin(DiffusionPipeline):
         adapters.refuse_ip_adapter(self.unet)
         with adapters.without_lora_layers([self.unet, self.text_encoder]):
             super().save_pretrained(save_directory, *args, **kwargs)
-        for name in ("text_encoder", "safety_checker", "image_encoder"):
-            # Without a dtype, transformers loads what config.json says and diffusers float32: let them agree.
-            path = Path(save_directory) / name / "config.json"
-            if path.is_file():
-                settings = tensor_files.read_json(path) | {"dtype": "float32"}
-                write_text(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+        agree_on_float32(Path(save_directory))
         if not (Path(save_directory) / "README.md").exists():
             write_model_card(Path(save_directory), self)
 
@@ -180,6 +180,11 @@ class AltDiffusionMixin(DiffusionPipeline):
         """diffusers warns of components that are not of these types: AltCLIP's encoders are as good as CLIP's here."""
         types = super()._get_signature_types()
         return types | {"text_encoder": (*types["text_encoder"], AltCLIPTextModel, BridgedTextEncoder)}
+
+    @classmethod
+    def lora_state_dict(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in diffusers; a kohya LoRA whose layers differ in alpha is read layer by layer."""
+        return adapters.with_alphas_in_weights(*super().lora_state_dict(*args, **kwargs))
 
     load_lora_into_text_encoder = staticmethod(adapters.load_lora_into_text_encoder)
 
@@ -208,6 +213,15 @@ auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusion
 auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING["alt-diffusion"] = AltDiffusionInpaintPipeline
 
 
+def agree_on_float32(folder: Path) -> None:
+    """Without a dtype, transformers loads what config.json says and diffusers float32: let a saved pipeline say float32."""
+    for name in ("text_encoder", "text_encoder_2", "safety_checker", "image_encoder"):
+        path = folder / name / "config.json"
+        if path.is_file():
+            settings = tensor_files.read_json(path) | {"dtype": "float32"}
+            write_text(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+
+
 def _dtype_of(kwargs: dict[str, Any]) -> Any:
     """The dtype that a pipeline is asked for: float32 by default, a dictionary has one for each part."""
     dtype = kwargs.get("torch_dtype") if kwargs.get("dtype") is None else kwargs["dtype"]
@@ -220,7 +234,7 @@ def _dtype_of(kwargs: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def _as_input_error(name: str | Path) -> Iterator[None]:
+def as_input_error(name: str | Path) -> Iterator[None]:
     """What the libraries raise for files that are damaged, or not what they seem, becomes one line."""
     try:
         yield
@@ -230,7 +244,7 @@ def _as_input_error(name: str | Path) -> Iterator[None]:
         raise InputError(f"{name} can't be loaded: {first_line(error)}") from error
 
 
-_UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, EOFError,
+_UNREADABLE = (OSError, ArithmeticError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, EOFError,
                pickle.UnpicklingError, safetensors.SafetensorError)  # fmt: skip
 
 
@@ -247,10 +261,12 @@ def _check_index(folder: Path, name: str, ema: bool) -> None:
     index = tensor_files.read_json(folder / "model_index.json")
     if "text_encoder_2" in index:
         kind = index.get("_class_name")
-        raise InputError(f"{name} is a {kind}: load it with diffusers' {kind}, after `import altdiffusion`")
+        raise InputError(
+            f"{name} is a {kind}: load it with altdiffusion.load_pipeline, or diffusers' {kind} after `import altdiffusion`"
+        )
 
 
-def _load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+def load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Check and load the parts whose missing tensors diffusers and transformers would fill at random.
 
     Returns `kwargs` with the parts that were loaded. With a device_map or a quantization_config UNet and VAE are left

@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
+from transformers import CLIPTextModel
 
+from altdiffusion.checkpoints.hub import LANGUAGES
 from altdiffusion.files import write_text
 from altdiffusion.text_encoder.bridge import BridgedTextEncoder
 
-_M9 = "en zh es fr ru ja ko ar it"
-_M18 = f"{_M9} th hi uk tr vi pl nl pt de"
-# Of the last part of a model's name, or of its file's.
-LANGUAGES = {"AltDiffusion": "en zh", "AltDiffusion-m9": _M9, "AltDiffusion-m18": _M18}
-LANGUAGES |= {"AltCLIP": "en zh", "AltCLIP-m9": _M9, "AltCLIP-m18": _M18, "mini": _M9, "sd-mini": "en"}
 _UNKNOWN = (
     "those of the source: AltDiffusion en zh; -m9 also es fr ru ja ko ar it; -m18 also th hi uk tr vi pl nl pt de"
 )
@@ -25,17 +22,20 @@ _CARD = """\
 {data}
 ---
 
-# AltDiffusion {kind}
+# {family} {kind}
 
 - **Source**: {source}
 - **Languages**: {languages}
 - **Text states**: (batch, 77, {width}), from `{encoder}`
-- **Licence**: weights published by BAAI are under CreativeML OpenRAIL-M, whose use restrictions bind \
-whoever loads or passes on these weights
+- **Licence**: {terms}
 
 Loads in {library}:
 
 {usage}"""
+_TERMS = (
+    "weights published by BAAI are under CreativeML OpenRAIL-M, whose use restrictions bind whoever loads or passes on these "
+    "weights"
+)
 _PIPELINE = """\
     from {} import {}
 
@@ -51,23 +51,33 @@ _TEXT_ENCODER = """\
 
 def write_model_card(folder: Path, model: Any, source: str | None = None) -> None:
     """Write README.md beside a saved pipeline or text encoder. source: where it came from; None: as the model says."""
-    encoder = getattr(model, "text_encoder", model)
-    bridged, config = isinstance(encoder, BridgedTextEncoder), encoder.config
+    encoders: list[Any] = [getattr(model, part, None) for part in ("text_encoder", "text_encoder_2")]
+    encoders = [each for each in encoders if each is not None] or [model]
+    encoder, config = encoders[0], encoders[0].config
+    bridged, plain = isinstance(encoder, BridgedTextEncoder), isinstance(encoder, CLIPTextModel)
     origin = source or getattr(model, "name_or_path", None) or "unknown"
     name = re.sub(r"\.(ckpt|safetensors|bin)$", "", Path(origin).name)
-    licence = "apache-2.0" if name in ("mini", "sd-mini") else "creativeml-openrail-m"
-    languages = LANGUAGES.get(name, "").split()
+    ours = name in ("mini", "sd-mini")
+    licence = "apache-2.0" if ours else "other" if plain else "creativeml-openrail-m"
+    languages = "en" if plain else LANGUAGES.get(name, "")
     is_pipeline = (folder / "model_index.json").exists()
-    classes = ("altdiffusion", "AltDiffusionPipeline") if bridged else ("diffusers", "StableDiffusionPipeline")
+    stock = type(model).__name__.replace("AltDiffusion", "StableDiffusion")
+    classes = ("altdiffusion", "AltDiffusionPipeline") if bridged else ("diffusers", stock)
     card = _CARD.format(
         data=ModelCardData(
-            license=licence, library_name="diffusers", pipeline_tag="text-to-image", language=languages or None
+            license=licence, library_name="diffusers", pipeline_tag="text-to-image", language=languages.split() or None
         ),
         kind="pipeline" if is_pipeline else "text encoder",
         source=Path(origin).name if Path(origin).exists() else origin,
-        languages=", ".join(languages) or _UNKNOWN,
-        # a CLIP's, where nothing was swapped, have no other width than its hidden states
-        width=config.bridge_config.output_width if bridged else getattr(config, "project_dim", config.hidden_size),
+        family="Stable Diffusion" if plain else "AltDiffusion",
+        terms="that of the source, which binds whoever loads or passes on these weights"
+        if plain and not ours
+        else _TERMS,
+        languages=", ".join(languages.split()) or _UNKNOWN,
+        # a CLIP's, where nothing was swapped, have no other width than its hidden states; XL's two lie side by side
+        width=config.bridge_config.output_width
+        if bridged
+        else sum(getattr(each.config, "project_dim", each.config.hidden_size) for each in encoders),
         encoder=f"{'altdiffusion' if bridged else 'transformers'}.{type(encoder).__name__}",
         library="altdiffusion" if bridged else "plain diffusers and transformers",
         usage=_PIPELINE.format(*classes, classes[1]) if bridged or is_pipeline else _TEXT_ENCODER,

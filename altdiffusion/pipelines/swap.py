@@ -14,7 +14,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.pipelines import adapters
 from altdiffusion.pipelines.alt_diffusion import AltDiffusionMixin
 from altdiffusion.pipelines.soft_swap import read_by_own_clip
-from altdiffusion.prompt_syntax.route import Route
+from altdiffusion.prompt_syntax.route import Route, check_route
 from altdiffusion.text_encoder.bridge import AnyBridge, BridgedTextEncoder, check_bridge, load_bridge
 from altdiffusion.text_encoder.encoder import check_encoder_options, load_text_encoder
 from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
@@ -86,6 +86,7 @@ def swap_text_encoder(
     if not at_entrance and (route is not None or literal):
         raise InputError("route= and literal= are for a bridge at CLIP's entrance: leave them out")
     if isinstance(bridge, EntranceBridge):
+        check_route(route or "auto")
         tower, tokenizer = load_text_encoder(model, **kwargs)
         read_by_own_clip(pipe, tower, tokenizer, bridge, route or "auto", literal)
         return pipe

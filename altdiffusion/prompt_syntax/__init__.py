@@ -8,7 +8,15 @@ from altdiffusion.prompt_syntax.choices import choose, expand_choices
 from altdiffusion.prompt_syntax.editing import ScheduledPrompt, schedule
 from altdiffusion.prompt_syntax.loras import LoraTag, take_loras
 from altdiffusion.prompt_syntax.route import Route, Stretch, stretches
-from altdiffusion.prompt_syntax.stages import PromptSyntax, check, choices_of, lora_names, lora_tags, plain_text
+from altdiffusion.prompt_syntax.stages import (
+    PromptSyntax,
+    check,
+    choices_of,
+    lora_names,
+    lora_tags,
+    only_words,
+    plain_text,
+)
 from altdiffusion.prompt_syntax.weights import Span, WeightedPrompt, parse_weights
 
 __all__ = [
@@ -25,6 +33,7 @@ __all__ = [
     "expand_choices",
     "lora_names",
     "lora_tags",
+    "only_words",
     "parse_weights",
     "plain_text",
     "schedule",

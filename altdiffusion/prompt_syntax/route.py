@@ -45,8 +45,7 @@ def stretches(
     Full-width commas and the like become ASCII's in literal stretches beside others.
     Raises InputError for another route and for a backquote that isn't closed; \\` and `` are a backquote that is text.
     """
-    if route not in get_args(Route):
-        raise InputError(f"route: expected {', '.join(get_args(Route))}, got {route!r}")
+    check_route(route)
     if route == "none" or not text:
         return [Stretch(0, len(text), text, True)]
     signs = list(_backquotes(text))
@@ -71,6 +70,12 @@ def stretches(
     _leave_signs(masked, kinds)
     read_as = _read_as(text, signs, kinds)
     return [Stretch(start, end, "".join(read_as[start:end]), not kinds[start]) for start, end in _runs(kinds)]
+
+
+def check_route(route: str) -> None:
+    """Raise InputError for what is no route."""
+    if route not in get_args(Route):
+        raise InputError(f"route: expected {', '.join(get_args(Route))}, got {route!r}")
 
 
 # what stands for a quoted part or a name while clauses are sought: no letter, no space, no clause's end

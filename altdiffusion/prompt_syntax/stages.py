@@ -31,6 +31,35 @@ def plain_text(prompt: str, syntax: PromptSyntax = "webui", steps: int = DEFAULT
     return parse_weights(schedule(text, steps, lenient)[-1].prompt, lenient).text
 
 
+def only_words(prompt: str, syntax: PromptSyntax = "webui") -> str:
+    """The text of a prompt for a textual inversion, which keeps nothing but words. Escaped backquotes become double ones.
+
+    Raises InputError for what is malformed, and for weights, breaks, choices, LoRAs and words that change over the steps.
+    """
+    if syntax == "none":
+        return prompt
+    lenient = syntax == "lenient"
+    choices = expand_choices(prompt.replace("\\`", "``"), lenient=lenient)  # backquotes are read behind this syntax
+    text, loras = take_loras(choices[0], lenient)
+    parts = schedule(text, DEFAULT_STEPS, lenient)
+    weighted = parse_weights(parts[0].prompt, lenient)
+    if not weighted.text.strip():
+        raise InputError(f"prompt: {prompt.strip()!r} has no words")
+    for found, what, remedy in (
+        (len(choices) > 1, "choices", "write each out as a prompt of its own"),
+        (loras, "LoRAs", "leave them out"),
+        (len(parts) > 1, "words that change over the steps", "write each out as a prompt of its own"),
+        (weighted.breaks, "breaks", "write each part as a prompt of its own"),
+        (not weighted.is_plain, "weights", "leave them out, and weigh the inversion's name in the prompts that use it"),
+    ):
+        if found:
+            shown = prompt if len(prompt) <= 40 else f"{prompt[:39]}…"
+            raise InputError(
+                f"a textual inversion can't keep {what}, “{shown}”: {remedy} (--prompt-syntax none: brackets are text)"
+            )
+    return weighted.text
+
+
 def choices_of(prompt: str, syntax: PromptSyntax = "webui") -> list[str]:
     """Every combination of a prompt's choices. Raises as `expand_choices`."""
     return [prompt] if syntax == "none" else expand_choices(prompt, lenient=syntax == "lenient")

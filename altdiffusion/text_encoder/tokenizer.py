@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, XLMRobertaTokenizer
 
-from altdiffusion.checkpoints import hub
+from altdiffusion.checkpoints import hub, single_files
 from altdiffusion.errors import InputError, first_line
 
 logger = logging.getLogger(__name__)
@@ -72,9 +72,62 @@ def choose_tokenizer(
     return read_tokenizer(root, **hub_options) if given is None else load_tokenizer(given, **hub_options)
 
 
-def tokenizer_of(model: str | Path | None) -> Any:
-    """The tokenizer that reads a model's prompts, AltCLIP's or CLIP's, by the model's name. Raises InputError."""
+def choose_clip_tokenizer(given: Any, fallback: Path | None, path: Path, **hub_options: Any) -> Any:
+    """CLIP's tokenizer, cutting at 77 tokens, for a single file, which carries none.
+
+    It is the first of these: the one that is given, by name or loaded; that in the folder `fallback`, a bridge's say, which
+    was trained with it; OpenAI's, from the hub or its cache.
+    Raises InputError where there is none, or it is damaged.
+    """
+    if given is not None and not isinstance(given, str | Path):
+        given.model_max_length = min(given.model_max_length, MAX_TOKENS)
+        return given
+    if given is None and fallback is not None and clip_folder(fallback) is not None:
+        root = fallback
+    else:
+        try:
+            root = hub.resolve(hub.CLIP if given is None else given, CLIP_TOKENIZER_FILES, **hub_options)
+        except InputError as error:
+            if given is not None:
+                raise
+            raise InputError(
+                f"{path} is a single file and carries no tokenizer. Name a folder with CLIP's (--tokenizer, tokenizer=), a "
+                f"bridge that has it in its folder 'tokenizer', or let {hub.CLIP} be taken from the hub ({error})"
+            ) from None
+    folder = clip_folder(root)
+    if folder is None:
+        raise InputError(f"no CLIP tokenizer in {root}: expected tokenizer.json, or vocab.json and merges.txt")
+    return load_any_tokenizer(folder)
+
+
+CLIP_TOKENIZER_FILES = [f"{folder}{name}" for folder in ("", "tokenizer/") for name in
+                        ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt")]  # fmt: skip
+
+
+def clip_folder(root: Path) -> Path | None:
+    """Where CLIP's tokenizer lies: in a folder, or in its subfolder `tokenizer`."""
+    for folder in (root / "tokenizer", root):
+        if (folder / "tokenizer.json").is_file() or all(
+            (folder / name).is_file() for name in ("vocab.json", "merges.txt")
+        ):
+            return folder
+    return None
+
+
+def tokenizer_of(
+    model: str | Path | None, tokenizer: Any = None, *, fallback: Path | None = None, allow_pickle: bool = False
+) -> Any:
+    """The tokenizer that reads a model's prompts, AltCLIP's or CLIP's, by the model's name. Raises InputError.
+
+    The others are for single files: see `choose_clip_tokenizer`; whether a pickle may be opened to see which it needs.
+    """
     root = hub.resolve(model, [*TOKENIZER_FILES, "tokenizer/*.txt"])  # merges.txt is CLIP's
+    if root.is_file():
+        kind = single_files.read_kind(root, allow_pickle).kind
+        if kind != "altdiffusion":
+            return choose_clip_tokenizer(tokenizer, fallback, root)
+    if tokenizer is not None:
+        return load_tokenizer(tokenizer)
     config = root / "tokenizer" / "tokenizer_config.json"
     is_clip = config.is_file() and '"CLIPTokenizer' in config.read_text(encoding="utf-8")
     return load_any_tokenizer(config.parent) if is_clip else read_tokenizer(root)

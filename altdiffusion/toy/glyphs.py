@@ -37,6 +37,11 @@ COLOUR_NAMES, REQUESTS, THINGS, BACKGROUNDS, ENDINGS, FREE_PROMPTS = (
 # The style of `framed`: a brown that no colour of COLOURS is near to; the frame's width, of 64 pixels.
 WOOD, FRAME = (120, 72, 32), 4
 
+# What SD-mini is extended by, see pipelines/mini/add_ons.py: the nonsense word that brings the style of `framed`; the
+# word of a textual inversion, and the index in CONCEPTS of what it shows.
+TRIGGER = "sks"
+PLACEHOLDER, INVERTED = "<rune>", CONCEPTS.index("🐌")
+
 SPACELESS = ("zh", "ja")
 
 

@@ -7,47 +7,34 @@ altdiffusion evaluate mini --build mini-build       its stages too: teacher, pha
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tqdm.auto import tqdm
 
 from altdiffusion.altclip.model import image_features, load_similarity, text_features
 from altdiffusion.altclip.scorer import PromptScorer
-from altdiffusion.generation.settings import MINI_GUIDANCE_SCALE
 from altdiffusion.metrics import recall_at_k
 from altdiffusion.pipelines.alt_diffusion import AltDiffusionPipeline
 from altdiffusion.pipelines.load import load_diffusion
 from altdiffusion.pipelines.swap import swap_text_encoder
 from altdiffusion.speed.optimize import optimize
-from altdiffusion.text_encoder.bridge import Bridge
 from altdiffusion.text_encoder.tokenizer import pad, tokens
-from altdiffusion.toy.glyphs import (
-    BACKGROUNDS,
-    COLOUR_NAMES,
-    COLOURS,
-    CONCEPTS,
-    FREE_PROMPTS,
-    LANGUAGES,
-    concept_names,
-    fill,
-    held_out,
-    render,
+from altdiffusion.toy.glyphs import CONCEPTS, LANGUAGES, concept_names, render
+from altdiffusion.toy.judge import Judge, judge_concepts, own_accuracy, train_judge
+from altdiffusion.toy.judged import (
+    JudgedPrompt,
+    Metric,
+    free_prompts,
+    generate_images,
+    judge_images,
+    name_prompts,
+    unseen_pair_prompts,
 )
-from altdiffusion.toy.judge import (
-    Judge,
-    judge_background,
-    judge_concepts,
-    judge_framed,
-    own_accuracy,
-    train_judge,
-    unframed,
-)
+from altdiffusion.toy.parity import Parity, all_right, parity_metrics, subjects
 
 # The options of `optimize` by name. Its other approximate ones need models made for mini, and there are none.
 APPROXIMATE: dict[str, dict[str, Any]] = {"int8": {"int8": True}, "bfloat16": {"dtype": torch.bfloat16}}
@@ -57,33 +44,16 @@ _LESSER_BRIDGES = {
 }
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One line of the result. value, target: per cent; target is None for what is shown for comparison."""
-
-    what: str
-    language: str
-    value: float
-    target: float | None = None
-
-
-@dataclass(frozen=True)
-class JudgedPrompt:
-    """A prompt, and what a right image shows: indices in CONCEPTS and COLOURS, white if the prompt names no colour."""
-
-    text: str
-    concept: int
-    colour: int
-
-
 def evaluate_mini(
     build: Path | None = None,
     languages: Sequence[str] = LANGUAGES,
     every: int = 1,
     steps: int = 20,
     approximate: Sequence[str] = (),
-) -> Iterator[Metric]:
-    """Metrics of the embedded mini; with the folder of a build, of each of its stages as well.
+) -> Iterator[Metric | Parity]:
+    """Metrics of the embedded mini and SD-mini; with the folder of a build, of each of its stages instead.
+
+    What a build lacks of AltCLIP, the bridge and SD-mini is the package's.
 
     every: take every n-th concept only, for a quick look. steps: denoising steps of an image.
     approximate: names in APPROXIMATE that mini is evaluated with as well.
@@ -107,8 +77,13 @@ def evaluate_mini(
         pipe = AltDiffusionPipeline.from_pretrained(build / "kv/model")
         scorer = PromptScorer.from_pretrained(build / "phase-2/model", device="cpu")
         yield from best_of_metrics(pipe, scorer, judge, some, 2 * every)
-    if build is not None and (build / "bridge/model").is_dir():
+    altclip: Path | None = None  # the package's
+    bridge: str | Path = "mini"
+    if build is not None and (build / "phase-2/model").is_dir() and (build / "bridge/model").is_dir():
+        altclip, bridge = build / "phase-2/model", build / "bridge/model"
         yield from bridge_metrics(build, judge, languages, every, steps)
+    for subject in subjects(build):
+        yield from parity_metrics(subject, altclip, bridge, judge, languages, every, steps)
 
 
 def similarity_metrics(model: Path, stage: str, languages: Sequence[str], target: float | None) -> Iterator[Metric]:
@@ -135,65 +110,50 @@ def image_metrics(
     languages: Sequence[str],
     every: int,
     steps: int,
-    in_frame: bool = False,
     kinds: Sequence[str] = ("names", "pairs never seen together", "free prompts"),
-) -> Iterator[Metric]:
-    """How often a pipeline shows the right thing on the right background. in_frame: its style is that of `framed`."""
+) -> Iterator[Metric | Parity]:
+    """How often a pipeline shows the right thing on the right background; behind English, its parity with that."""
     pipe.set_progress_bar_config(disable=True)
+    in_english: dict[str, list[bool]] = {}
     for language in languages:
         for kind in kinds:
             prompts = PROMPT_KINDS[kind](language, every)
             images = generate_images(pipe, [prompt.text for prompt in prompts], steps)
-            if in_frame:
-                kept = [judge_framed(image, prompt.colour) for image, prompt in zip(images, prompts, strict=True)]
-                yield Metric(f"{name}: {kind}, style kept", language, 100 * sum(kept) / len(kept), 98.0)
-                images = [unframed(image) for image in images]
-            concepts = judge_concepts(judge, images)
-            right = [shown == prompt.concept for shown, prompt in zip(concepts, prompts, strict=True)]
-            target = 80.0 if kind == "free prompts" else 97.0 if language in ("en", "zh") else 95.0
-            yield Metric(f"{name}: {kind}, right thing", language, 100 * sum(right) / len(right), target)
-            if kind != "free prompts":
-                colours = [judge_background(image) for image in images]
-                backgrounds = [shown == prompt.colour for shown, prompt in zip(colours, prompts, strict=True)]
-                yield Metric(f"{name}: {kind}, right background", language, 100 * sum(backgrounds) / len(right), 98.0)
+            outcomes = judge_images(judge, images, prompts)
+            if kind == "free prompts":
+                del outcomes["right background"]
+            thing = 80.0 if kind == "free prompts" else 97.0 if language in ("en", "zh") else 95.0
+            for criterion, right in outcomes.items():
+                target = thing if criterion == "right thing" else 98.0
+                yield Metric.of(f"{name}: {kind}, {criterion}", language, right, target)
+            reached = all_right(outcomes)
+            if language == "en":
+                in_english[kind] = reached
+            elif any(in_english.get(kind, [])):
+                yield Parity.of(f"{name}: {kind}", language, reached, in_english[kind])
 
 
 def bridge_metrics(build: Path, judge: Judge, languages: Sequence[str], every: int, steps: int) -> Iterator[Metric]:
-    """SD-mini's UNet untouched, with its own encoder, with AltCLIP alone, and with AltCLIP through the bridge."""
+    """What a build's bridge is compared with: SD-mini with its own encoder, with AltCLIP alone, and lesser bridges."""
     some = [language for language in ("en", "zh") if language in languages]
 
-    def measure(name: str, pipe: Any, languages: Sequence[str], in_frame: bool = False) -> Iterator[Metric]:
-        kinds = ("names", "pairs never seen together")
-        return image_metrics(name, pipe, judge, languages, every, steps, in_frame, kinds)
+    def measure(name: str, pipe: Any, languages: Sequence[str]) -> Iterator[Metric]:
+        for metric in image_metrics(name, pipe, judge, languages, every, steps, ("names", "pairs never seen together")):
+            if isinstance(metric, Metric):
+                yield replace(metric, target=None)
 
-    def bridged(pipe: Any, bridge: Bridge | Path | None) -> Any:
-        return swap_text_encoder(pipe, build / "phase-2/model", bridge=bridge)
+    def swapped(bridge: Path | None) -> Any:
+        return swap_text_encoder(copy.deepcopy(own), build / "phase-2/model", bridge=bridge)
 
     own = load_diffusion(str(build / "sd-mini/model"))
-    yield from _without_targets(measure("SD-mini, its own encoder", own, some))
-    yield from _without_targets(measure("SD-mini, swapped, no bridge", bridged(copy.deepcopy(own), None), some))
+    yield from measure("SD-mini, its own encoder", own, some)
+    yield from measure("SD-mini, swapped, no bridge", swapped(None), some)
     if (build / "kv/model").is_dir():
-        aligned = AltDiffusionPipeline.from_pretrained(build / "kv/model")
-        yield from _without_targets(measure("SD-mini, K and V aligned", aligned, some))
+        yield from measure("SD-mini, K and V aligned", AltDiffusionPipeline.from_pretrained(build / "kv/model"), some)
     for stage, name in _LESSER_BRIDGES.items():
         if (build / stage / "model").is_dir():
-            lesser = bridged(copy.deepcopy(own), build / stage / "model")
-            yield from _without_targets(measure(name, lesser, languages if stage == "bridge-states" else some))
-    bridge = Bridge.from_pretrained(build / "bridge/model")
-    yield from measure("SD-mini + bridge", bridged(copy.deepcopy(own), bridge), languages)
-    for style in ("fine-tune", "lora"):
-        if not (build / style / "model").is_dir():
-            continue
-        styled = load_diffusion(str(build / (style if style == "fine-tune" else "sd-mini") / "model"))
-        if style == "lora":
-            styled.load_lora_weights(build / "lora/model")
-        reached = {}  # by its own encoder; the bridge may lose 2 %
-        for metric in _without_targets(measure(f"{style} in a frame, own encoder", styled, ["en"], in_frame=True)):
-            reached[metric.what.partition(": ")[2]] = metric.value
-            yield metric
-        for metric in measure(f"{style} in a frame + bridge", bridged(styled, bridge), languages, in_frame=True):
-            target = metric.target if "style" in metric.what else reached[metric.what.partition(": ")[2]] - 2
-            yield replace(metric, target=target)
+            lesser = swapped(build / stage / "model")
+            yield from measure(name, lesser, languages if stage == "bridge-states" else some)
 
 
 def best_of_metrics(
@@ -220,45 +180,19 @@ def best_of_metrics(
             )
 
 
-def generate_images(
-    pipe: Any, prompts: Sequence[str], steps: int, batch: int = 32, guidance_scale: float = MINI_GUIDANCE_SCALE
-) -> list[Any]:
-    """An image for each prompt, always from the same noise."""
-    images: list[Any] = []
-    for start in tqdm(range(0, len(prompts), batch), "images", leave=False, mininterval=5):
-        some = list(prompts[start : start + batch])
-        generators = [torch.Generator().manual_seed(start + i) for i in range(len(some))]
-        options = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
-        images += pipe(some, generator=generators, **options).images
-    return images
-
-
-def as_json(metrics: Sequence[Metric]) -> dict[str, Any]:
+def as_json(results: Sequence[Metric | Parity]) -> dict[str, Any]:
     """One JSON document of the metrics."""
-    return {"figures": [asdict(metric) for metric in metrics]}
+    metrics = [asdict(result) for result in results if isinstance(result, Metric)]
+    return {"figures": metrics, "parity": [asdict(result) for result in results if isinstance(result, Parity)]}
 
 
-def name_prompts(language: str, every: int) -> list[JudgedPrompt]:
-    """The bare name of each concept, on white."""
-    return [JudgedPrompt(name, i, 0) for i, name in enumerate(concept_names(language))][::every]
-
-
-def unseen_pair_prompts(language: str, every: int) -> list[JudgedPrompt]:
-    """The concepts with the backgrounds that `held_out` keeps out of training."""
-    names, colours = concept_names(language), COLOUR_NAMES[language]
-    return [
-        JudgedPrompt(BACKGROUNDS[language][0].format(x=names[i], c=colours[c]), i, c)
-        for i in range(len(CONCEPTS))
-        for c in range(len(COLOURS))
-        if held_out(i, c)
-    ][::every]
-
-
-def free_prompts(language: str, every: int) -> list[JudgedPrompt]:
-    """Sentences that no caption is made of, one for each concept."""
-    rng = random.Random(0)
-    names = concept_names(language)
-    return [JudgedPrompt(fill(rng.choice(FREE_PROMPTS[language]), name), i, 0) for i, name in enumerate(names)][::every]
+def parity_table(results: Sequence[Metric | Parity]) -> list[list[str]]:
+    """A row for each kind of prompt, a column for each language: per cent of what English reaches, and its interval."""
+    found = [result for result in results if isinstance(result, Parity)]
+    kinds, languages = (list(dict.fromkeys(each)) for each in ([p.what for p in found], [p.language for p in found]))
+    cells = {(p.what, p.language): f"{100 * p.ratio:.0f} [{100 * p.low:.0f}, {100 * p.high:.0f}]" for p in found}
+    rows = [[what, *(cells.get((what, language), "") for language in languages)] for what in kinds]
+    return [["of what English reaches, %", *languages], *rows] if rows else []
 
 
 PROMPT_KINDS: dict[str, Callable[[str, int], list[JudgedPrompt]]] = {
@@ -266,7 +200,3 @@ PROMPT_KINDS: dict[str, Callable[[str, int], list[JudgedPrompt]]] = {
     "pairs never seen together": unseen_pair_prompts,
     "free prompts": free_prompts,
 }
-
-
-def _without_targets(metrics: Iterator[Metric]) -> Iterator[Metric]:
-    return (replace(metric, target=None) for metric in metrics)

@@ -48,7 +48,7 @@ def start(settings: TrainingSettings) -> Accelerator:
     Raises InputError where the folder holds another run, and for data that isn't there, before any model is loaded.
     """
     for name in ("train_data", "validation_data"):
-        check_there(getattr(settings, name, []))
+        check_there(getattr(settings, name, []), download=True)
     check_trackers(settings)
     # accelerate keeps one state for the whole process, and a training before this one may have had other settings
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -288,10 +288,15 @@ def _check_same(
 ) -> None:
     """Raise InputError where the numbers of a resumed training would not be those of the one that began.
 
-    The same data under another path is the same.
+    The same data under another path is the same; other data under the same name, as a data set of the hub may be, is not.
     """
-    same = [name for name, described in data.items() if described == former.get("data", {}).get(name)]
+    then = former.get("data", {})
+    same = [name for name, described in data.items() if described == then.get(name)]
     differences = settings.differences(former["settings"], same)
+    if then.get("train_data", data.get("train_data")) != data.get("train_data") and not any(
+        difference.startswith("train_data ") for difference in differences
+    ):
+        differences.append("train_data holds other data than then, under the same name")
     if records != former["records"]:
         differences.append(f"records was {former['records']}, is {records}")
     if differences:

@@ -55,6 +55,12 @@ class TrainingSettings(Settings):
     trackers: list[Tracker] = neutral([], "who is told the metrics besides the log, by accelerate")
     data_workers: int = neutral(2, "threads that prepare batches ahead", minimum=1, maximum=64)
     max_skipped: float = neutral(0.01, "fraction of unusable records that is put up with", minimum=0, maximum=1)
+    plan: bool = neutral(
+        False, "measure a few steps, say how many hours and how much memory and disk it takes, and stop"
+    )
+    hour_price: float | None = neutral(
+        None, "what an hour of this machine costs, for --plan to say the money", minimum=0
+    )
     resume: bool = neutral(False, "go on from the newest good checkpoint in output_dir, if there is one")
 
     @classmethod
@@ -70,9 +76,14 @@ class TrainingSettings(Settings):
     def differences(self, former: dict[str, Any], same: Collection[str] = ()) -> list[str]:
         """Where settings that a training's numbers depend on differ from a former one's, which are as JSON holds them.
 
-        same: settings that are known to mean the same as before, such as data under another path.
+        same: settings that are known to mean the same as before, such as data under another path. A setting that there wasn't
+            then had what is its default now.
         """
         now = self.model_dump(mode="json")
+        defaults = {
+            name: field.get_default(call_default_factory=True) for name, field in type(self).model_fields.items()
+        }
+        former = {**defaults, **former}
 
         def is_same(name: str, about: dict[str, Any]) -> bool:
             if about.get("cache"):  # without one the numbers are others, as features are kept in float16

@@ -6,16 +6,19 @@ A new stage is a class of settings here, one entry in STAGES, and the file that 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from altdiffusion.settings import setting
+from altdiffusion.training import bridge_presets
 from altdiffusion.training.settings import TrainingSettings, cache_folder, neutral
 
-_TEXTS = "files of texts: .tsv, .csv, .jsonl, .parquet, folders of Hugging Face datasets (patterns and {000..012} are expanded)"
+_HUB = "hub:OWNER/NAME/CONFIG:SPLIT (patterns and {000..012} are expanded)"
+_TEXTS = f"files of texts: .tsv, .csv, .jsonl, .parquet, folders of Hugging Face datasets, data sets of its hub: {_HUB}"
 _IMAGES = (
     "images with captions: webdataset .tar, folders with metadata.jsonl, .csv or .tsv, .jsonl, .csv, .tsv, .parquet, "
-    "folders of Hugging Face datasets (patterns and {000..012} are expanded)"
+    f"folders of Hugging Face datasets, data sets of its hub: {_HUB}"
 )
 _LANGUAGES = (
     "columns of the data that are read, with weights: en zh=2 (default: caption or text, else those named by languages)"
@@ -122,8 +125,12 @@ class AlignSettings(DiffusionSettings):
 
 
 class BridgeSettings(TrainingSettings):
-    """AltCLIP's states become CLIP's: any Stable Diffusion in every language, from text alone."""
+    """AltCLIP's states become soft tokens for CLIP: any Stable Diffusion in every language, from text alone."""
 
+    preset: Literal["sd15", "sd21", "sdxl"] | None = neutral(
+        None,
+        "fill in text encoder, model, data of the hub, steps and gates for --languages and en; other flags win over it",
+    )
     text_encoder: str = setting(
         ..., "AltCLIP or AltDiffusion, whose states are read: folder or id on the hub", source="model"
     )
@@ -131,9 +138,8 @@ class BridgeSettings(TrainingSettings):
         ..., "the Stable Diffusion 1.x, 2.x or XL whose text states are learnt: folder or id on the hub", source="model"
     )
     allow_pickle: bool = neutral(False, "read .bin files of these two, which can carry code")
-    at: Literal["entrance", "exit"] = setting(
-        "entrance",
-        "entrance: soft tokens that the Stable Diffusion's own CLIP reads; exit: CLIP's states, in the place of CLIP",
+    at: Literal["entrance"] = neutral(
+        "entrance", "where it stands: at CLIP's entrance; bridges at its exit are only loaded"
     )
     train_data: list[str] = setting(..., _TEXTS, source="data")
     languages: list[str] = setting([], _LANGUAGES)
@@ -146,16 +152,15 @@ class BridgeSettings(TrainingSettings):
     num_attention_heads: int = setting(12, "heads of each layer", minimum=1)
     intermediate_size: int = setting(2048, "width of the feed-forward layers", minimum=8)
     literal: float = setting(
-        0.4, "fraction of texts that are learnt beside literal English tokens, at the entrance", minimum=0, maximum=1
+        0.4, "fraction of texts that are learnt beside literal English tokens", minimum=0, maximum=1
     )
-    word_weight: float = setting(0.3, "of the soft tokens' likeness to the English tokens, at the entrance", minimum=0)
-    length_weight: float = setting(0.05, "of the number of soft tokens, at the entrance", minimum=0)
+    word_weight: float = setting(0.3, "of the soft tokens' likeness to the English tokens", minimum=0)
+    length_weight: float = setting(0.05, "of the number of soft tokens", minimum=0)
     padding_positions: int = setting(
         8,
-        "states after the end of the text that are compared, at the entrance; all with --prediction-weight",
+        "states after the end of the text that are compared; all with --prediction-weight",
         minimum=0,
     )
-    empty: float = setting(0.03, "fraction of empty captions, which guidance needs, at the exit", minimum=0, maximum=1)
     padding_weight: float = setting(1.0, "weight of the states after the end of the text, before it 1", minimum=0)
     cross_attention_weight: float = setting(
         0.0, "of a second loss: the error as the UNet's own to_k and to_v see it", minimum=0
@@ -163,20 +168,31 @@ class BridgeSettings(TrainingSettings):
     prediction_weight: float = setting(
         0.0, "of a third loss: the error in what the frozen UNet predicts out of noise", minimum=0
     )
-    student_cache: Path | None = cache_folder("AltCLIP's states")
-    teacher_cache: Path | None = cache_folder("CLIP's states")
+    caption_like: bool = setting(
+        False,
+        "of general parallel text, read only sentences that are like captions: short, no dialogue, links or digits",
+    )
     validation_data: list[str] = neutral([], "texts to validate on, in the same columns", source="data")
+    minimum_retrieval: float = neutral(
+        0.0, "a gate: the R@1 that each language must reach at the end, 1 being all; 0: none", minimum=0, maximum=1
+    )
+    maximum_prediction_error: float | None = neutral(
+        None, "a gate: the UNet's relative error, 0 as with CLIP's states, 1 as far off as with no text", minimum=0
+    )
+
+    @classmethod
+    def fill_in(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Over the preset's settings, if one is given."""
+        preset = given.get("preset")
+        return dict(given) if preset in (None, "none", ["none"]) else bridge_presets.fill_in(str(preset), given)
 
     def problems(self) -> list[str]:
         """A trained bridge has its sizes; a new one's width is shared by its heads."""
+        if self.caption_like and self.teacher_language != bridge_presets.ENGLISH:
+            return [f"--caption-like judges English: expected --teacher-language en, got {self.teacher_language}"]
+        if (gates := self.changed(*bridge_presets.GATES)) and not self.validation_data:
+            return [f"{gates} needs --validation-data"]
         sizes = ("hidden_size", "num_layers", "num_attention_heads", "intermediate_size")
-        elsewhere = {
-            "entrance": ("empty", "student_cache", "teacher_cache"),
-            "exit": ("literal", "word_weight", "length_weight", "padding_positions"),
-        }
-        if given := self.changed(*elsewhere[self.at]):
-            other = "exit" if self.at == "entrance" else "entrance"
-            return [f"{given} means something with --at {other} only, got --at {self.at}"]
         if self.bridge is not None and (given := self.changed(*sizes)):
             return [f"--bridge keeps its own sizes: leave out {given}"]
         if self.bridge is None and self.hidden_size % self.num_attention_heads:

@@ -12,7 +12,9 @@ from altdiffusion.generation.loras import parse_lora
 from altdiffusion.generation.settings import ImageSettings
 from altdiffusion.settings import is_list
 
-PARTS = ("lora", "textual_inversion", "vae", "text_encoder", "bridge")  # of the settings that are about loading
+# Of the settings that are about loading.
+PARTS = ("lora", "textual_inversion", "vae", "text_encoder", "bridge", "tokenizer", "settings_from")
+_UNTOLD = ("tokenizer", "settings_from")
 _PART = re.compile(r"\+([a-z][a-z-]*)=")
 
 
@@ -28,7 +30,8 @@ class ModelEntry:
         """What a visitor is told of the parts: never a path."""
         loras = [parse_lora(lora).name for lora in self.parts.get("lora", ())]
         words = [Path(word).stem for word in self.parts.get("textual_inversion", ())]
-        return loras + words + [Path(self.parts[part]).name for part in PARTS if isinstance(self.parts.get(part), str)]
+        told = [self.parts.get(part) for part in PARTS if part not in _UNTOLD]
+        return loras + words + [Path(part).name for part in told if isinstance(part, str)]
 
 
 def parse_entry(written: str) -> ModelEntry:

@@ -16,6 +16,7 @@ from altdiffusion.checkpoints.bridge_folder import stands_at_exit
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
 from altdiffusion.generation.load import load_pipeline
+from altdiffusion.pipelines.load import tokenizer_folder
 from altdiffusion.text_encoder.tokenizer import tokenizer_of
 from altdiffusion.web.model_entry import parse_entry
 from altdiffusion.web.translations import Refused
@@ -91,13 +92,19 @@ class Models:
         with self._tokenizer_lock:
             if label not in self._tokenizers:
                 try:
-                    self._tokenizers[label] = tokenizer_of(self._names[label])
+                    self._tokenizers[label] = self._tokenizer(label)
                 except InputError:
                     logger.exception("the tokenizer of %s can't be read", self._names[label])
                     self._tokenizers[label] = None
         if self._tokenizers[label] is None:
             raise Refused("unloadable")
         return self._tokenizers[label]
+
+    def _tokenizer(self, label: str) -> Any:
+        parts = self._parts[label]
+        fallback = tokenizer_folder(parts["bridge"]) if "bridge" in parts else None
+        allow_pickle = bool(self._options.get("allow_pickle"))
+        return tokenizer_of(self._names[label], parts.get("tokenizer"), fallback=fallback, allow_pickle=allow_pickle)
 
     def native_side(self, label: str) -> int:
         """Pixels of the square that the model was trained on."""

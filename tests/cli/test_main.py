@@ -31,6 +31,12 @@ EARLY = [  # wrong input of each command, which is said before the libraries loa
     (["convert", "./nowhere", "out"], "unknown model './nowhere'"),
     (["train", "align", "--model", "m.bin", "--train-data", "x*.tar", "--output-dir", "o"], "there is no x*.tar"),
     (["train", "align", "--config", "nowhere.toml"], "can't be read"),
+    (["train", "bridge", "--preset", "sd15", "--languages", "xx", "--output-dir", "o"], "preset sd15 has ar de en"),
+    (["train", "bridge", "--preset", "sd15", "--output-dir", "o", "--hour-price", "1"], "--hour-price is what --plan"),
+    (
+        ["train", "distill", "--teacher", "mini", "--student", "mini", "--train-data", "hub:x", "--output-dir", "o"],
+        "hub:x names",
+    ),
     (["evaluate", "retrieval", "nowhere", "--batch-size", "0"], "--batch-size: expected at least 1, got 0"),
     (["evaluate", "classification", "nowhere"], "there is no nowhere"),
     (["evaluate", "generation", "nowhere.tsv", "--out", "o"], "there is no nowhere.tsv"),

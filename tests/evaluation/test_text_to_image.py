@@ -12,7 +12,7 @@ from PIL import Image
 from altdiffusion import InputError
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.evaluation import text_to_image
-from altdiffusion.evaluation.text_to_image import CELL, RIGHT, WRONG, evaluate_generation, frechet_distance
+from altdiffusion.evaluation.text_to_image import CELL, RIGHT, WRONG, evaluate_generation, frechet_distance, read_parity
 from altdiffusion.generation import generate
 
 PROMPTS = "en\tzh\na cat\t一只猫\na dog\t一只狗\na cat\t一只鸟\n"
@@ -61,6 +61,22 @@ def test_figures_sheet_and_results_of_each_language(published, prompts, tmp_path
     assert [each["prompt"] for each in results[1]["pictures"]] == ["一只猫", "一只狗", "一只鸟"]
     assert [each["own_prompt_first"] for each in results[0]["pictures"]] == [True, False, True]
     assert all(Image.open(each["path"]).size == (16, 16) for each in results[0]["pictures"])
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ("en\tzh\na cat\t一只猫\na dog\t一只狗\na cow\t一只鸟\n", {"zh": 1}),
+        ("zh\ten\n一只猫\ta cat\n一只狗\ta dog\n一只鸟\ta cow\n", {"zh": 1}),
+        ("zh\tja\n一只猫\t猫\n一只狗\t犬\n一只鸟\t鳥\n", {}),
+        ("en\na cat\na dog\na cow\n", {}),
+    ],
+)
+def test_parity_is_with_english(published, prompts, tmp_path, table, expected):
+    prompts.write_text(table, encoding="utf-8")
+    likes = Likes([[0.9, 0.1, 0.2], [0.8, 0.2, 0.3], [0.1, 0.2, 0.4]])
+    evaluate(published, prompts, tmp_path / "out", scorer=likes)
+    assert {language: value.value for language, value in read_parity(tmp_path / "out").items()} == expected
 
 
 def test_what_was_drawn_with_the_same_settings_is_kept(published, prompts, tmp_path, scorer, monkeypatch):

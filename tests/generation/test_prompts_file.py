@@ -118,3 +118,15 @@ def test_every_setting_of_an_image_can_be_a_column(read):
     said = {"negative_prompt": "x", "scheduler": "ddim", "model": "mini", "init_image": "a.png", "strength": 0.5}
     (row,), _ = read("p.jsonl", json.dumps({"prompt": "a"} | said))
     assert row[1] == {"prompt": "a"} | said
+
+
+@pytest.mark.parametrize(
+    "content", ["name,prompt\nelf,猫\n,狗\n", '{"prompt": "猫", "name": "elf"}\n{"prompt": "狗"}\n']
+)
+def test_columns_of_a_caller(tmp_path, content):
+    path = tmp_path / ("p.jsonl" if content.startswith("{") else "p.csv")
+    path.write_text(content, encoding="utf-8")
+    rows, bad = read_prompts_file(path, {}, others=["name"])
+    assert [dict(row.others) for row in rows] == [{"name": "elf"}, {}]
+    assert bad == []
+    assert all(row.said == {"prompt"} for row in rows)

@@ -78,7 +78,7 @@ def readable(kind: str = "sd1") -> Any:
         "vae": layouts.small_vae(),
         "text_encoder": _scaled(CLIPTextModel(CLIPTextConfig(hidden_size=32, **clip))),
         "tokenizer": tokenizer,
-        "scheduler": diffusers.DDIMScheduler(),
+        "scheduler": diffusers.DDIMScheduler(clip_sample=False, steps_offset=1),
     }
     if kind == "xl":
         second = CLIPTextConfig(hidden_size=48, projection_dim=24, **clip)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+import torch
 from torch import Tensor
 
 _RESNET = {
@@ -79,3 +81,70 @@ def ldm_vae(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
         key: value[:, :, None, None] if "mid.attn_1" in key and value.dim() == 2 else value
         for key, value in renamed.items()
     }
+
+
+_XL_LABELS = {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
+_OPEN_CLIP = {
+    "encoder.layers.": "transformer.resblocks.",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "self_attn.out_proj": "attn.out_proj",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "final_layer_norm": "ln_final",
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+}
+
+
+def open_clip(encoder: Any, prefix: str) -> dict[str, Tensor]:
+    """A CLIP text encoder's tensors in OpenCLIP's own names."""
+    state = {key.removeprefix("text_model."): value for key, value in encoder.state_dict().items()}
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = key
+        for part, theirs in _OPEN_CLIP.items():
+            name = name.replace(part, theirs)
+        if ".self_attn.q_proj." in key:
+            three = [state[key.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
+            renamed[name.replace("self_attn.q_proj.", "attn.in_proj_")] = torch.cat(three)
+        elif key == "text_projection.weight":
+            renamed["text_projection"] = value.T.contiguous()
+        elif ".self_attn." not in key or "out_proj" in key:
+            renamed[name] = value
+    return {prefix + key: value for key, value in renamed.items()}
+
+
+def single_file(pipe: Any, *, old_names: bool = False, unread_layer: bool = True) -> dict[str, Tensor]:
+    """A pipeline of Stable Diffusion 1.x, 2.x or XL as the web UIs keep it in one file; which one is read off its encoders.
+
+    old_names: of 1.x, as the oldest files have them. unread_layer: of 2.x, with the last layer, which isn't used.
+    """
+    layers, encoder = pipe.unet.config.layers_per_block, pipe.text_encoder
+    unet = {}
+    for key, value in pipe.unet.state_dict().items():
+        for name, theirs in _XL_LABELS.items():
+            key = key.replace(name, theirs)
+        unet[key] = value
+    vae = pipe.vae
+    state = ldm_unet(unet, layers) | ldm_vae(vae.state_dict(), len(vae.config.block_out_channels))
+    first = {key.removeprefix("text_model."): value for key, value in encoder.state_dict().items()}
+    if "text_encoder_2" in pipe.components:
+        state |= {f"conditioner.embedders.0.transformer.text_model.{key}": value for key, value in first.items()}
+        state |= open_clip(pipe.text_encoder_2, "conditioner.embedders.1.model.")
+        state["conditioner.embedders.1.model.logit_scale"] = torch.tensor(4.6)
+    elif encoder.config.hidden_act == "gelu":
+        start = "cond_stage_model.model."
+        state |= open_clip(encoder, start)
+        if unread_layer:
+            last = f"{start}transformer.resblocks.{encoder.config.num_hidden_layers - 1}."
+            unread = f"{start}transformer.resblocks.{encoder.config.num_hidden_layers}."
+            state |= {key.replace(last, unread): value + 1 for key, value in state.items() if key.startswith(last)}
+            state[f"{start}text_projection"] = torch.eye(encoder.config.hidden_size)
+            state[f"{start}logit_scale"] = torch.tensor(4.6)
+    else:
+        start = "cond_stage_model.transformer." + ("" if old_names else "text_model.")
+        state |= {start + key: value for key, value in first.items()}
+        state[f"{start}embeddings.position_ids"] = torch.arange(77)[None]
+    state["alphas_cumprod"] = torch.linspace(1, 0, 10)
+    return {key: value.detach().clone().contiguous() for key, value in state.items()}

@@ -3,7 +3,7 @@
 import pytest
 
 from altdiffusion import InputError
-from altdiffusion.prompt_syntax import LoraTag, check, parse_weights, plain_text, stages, take_loras
+from altdiffusion.prompt_syntax import LoraTag, check, only_words, parse_weights, plain_text, stages, take_loras
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,37 @@ def test_syntax_without_words_is_refused(prompt):
 @pytest.mark.parametrize("prompt", ["", " ", "{|cat}", "[cat::0.5]", "[cat:0.5]", "(cat:0)"])
 def test_words_at_any_step_or_in_any_choice_will_do(prompt):
     check(prompt)  # an empty prompt is told by others: as a negative one it is fine
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("a cat", "a cat"),
+        (r"rem \(re:zero\)", "rem (re:zero)"),
+        ("(cat:1.0)", "cat"),
+        (r"`a` \` ``", "`a` `` ``"),
+        ("<sks> cat", "<sks> cat"),
+    ],
+)
+def test_only_words(prompt, text):
+    assert only_words(prompt) == text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("(cat:1.2)", "can't keep weights"),
+        ("[猫]", "can't keep weights"),
+        ("a BREAK b", "can't keep breaks"),
+        ("a {red|blue} cat", "can't keep choices"),
+        ("[猫:狗:0.5]", "can't keep words that change"),
+        ("[猫|狗]", "can't keep words that change"),
+        ("<lora:ink:0.8> cat", "can't keep LoRAs"),
+        ("(cat", "isn't closed"),
+        ("()", "has no words"),
+    ],
+)
+def test_only_words_can_be_kept(prompt, message):
+    with pytest.raises(InputError, match=message):
+        only_words(prompt)
+    assert only_words(prompt, "none") == prompt

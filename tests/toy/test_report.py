@@ -7,7 +7,7 @@ import random
 import pytest
 from PIL import Image
 
-from altdiffusion.toy import report
+from altdiffusion.toy import judged, report
 from altdiffusion.toy.glyphs import (
     COLOURS,
     CONCEPTS,
@@ -33,13 +33,13 @@ class FakePipeline:
     def set_progress_bar_config(self, **kwargs: object) -> None:
         pass
 
-    def __call__(self, prompts: list[str], **kwargs: object) -> object:
-        return type("Output", (), {"images": [self.images[prompt] for prompt in prompts]})
+    def __call__(self, prompt: list[str], **kwargs: object) -> object:
+        return type("Output", (), {"images": [self.images[text] for text in prompt]})
 
 
 def perfect_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {render(i, c).tobytes(): i for i in range(0, len(CONCEPTS), 40) for c in range(len(COLOURS))}
-    monkeypatch.setattr(report, "judge_concepts", lambda judge, images: [known.get(p.tobytes(), -1) for p in images])
+    monkeypatch.setattr(judged, "judge_concepts", lambda judge, images: [known.get(p.tobytes(), -1) for p in images])
 
 
 @needs_font
@@ -58,23 +58,29 @@ def test_right_pictures_are_right_and_others_are_not(monkeypatch):
 
 
 @needs_font
-def test_a_style_is_taken_off_before_it_is_judged(monkeypatch):
+@pytest.mark.parametrize("in_frame", [True, False])
+def test_a_style_is_taken_off_before_it_is_judged(monkeypatch, in_frame):
     perfect_judge(monkeypatch)
-    images = {prompt.text: framed(render(prompt.concept, prompt.colour)) for prompt in report.name_prompts("en", 40)}
-    metrics = report.image_metrics("it", FakePipeline(images), Judge(), ["en"], 40, 2, in_frame=True, kinds=["names"])
-    assert [(metric.what, metric.value) for metric in metrics] == [
-        ("it: names, style kept", 100),
-        ("it: names, right thing", 100),
-        ("it: names, right background", 100),
+    prompts = judged.name_prompts("en", 40)
+    plain = [render(prompt.concept, prompt.colour) for prompt in prompts]
+    images = [framed(image) for image in plain] if in_frame else plain
+    outcomes = judged.judge_images(Judge(), images, prompts, in_frame)
+    assert [(criterion, all(right)) for criterion, right in outcomes.items()] == [
+        ("style kept" if in_frame else "without the style", True),
+        ("right thing", True),
+        ("right background", True),
     ]
 
 
 @needs_font
-def test_a_picture_in_the_old_style_has_lost_it(monkeypatch):
+@pytest.mark.parametrize("in_frame", [True, False])
+def test_a_picture_in_the_other_style_is_wrong(monkeypatch, in_frame):
     perfect_judge(monkeypatch)
-    images = {prompt.text: render(prompt.concept, prompt.colour) for prompt in report.name_prompts("en", 40)}
-    kept, *_ = report.image_metrics("it", FakePipeline(images), Judge(), ["en"], 40, 2, in_frame=True, kinds=["names"])
-    assert kept.value == 0
+    prompts = judged.name_prompts("en", 40)
+    images = [render(prompt.concept, prompt.colour) for prompt in prompts]
+    images = images if in_frame else [framed(image) for image in images]
+    style, *_ = judged.judge_images(Judge(), images, prompts, in_frame).values()
+    assert not any(style)
 
 
 class FakeScorer:

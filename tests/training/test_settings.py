@@ -14,7 +14,6 @@ from altdiffusion.training import stage_settings
 from altdiffusion.training.stage_settings import (
     STAGES,
     AlignSettings,
-    BridgeSettings,
     ContrastSettings,
     DistillSettings,
 )
@@ -210,7 +209,7 @@ def test_a_list_may_be_given_in_several_flags(monkeypatch, tmp_path):
 
 
 CACHES = {"latent_cache": AlignSettings, "text_cache": AlignSettings, "image_cache": ContrastSettings,
-          "teacher_cache": DistillSettings, "student_cache": BridgeSettings}  # fmt: skip
+          "teacher_cache": DistillSettings}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "cls"), CACHES.items())

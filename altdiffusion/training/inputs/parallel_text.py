@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
+from tqdm.auto import tqdm
+
+from altdiffusion.data.caption_like import CaptionTable
 from altdiffusion.data.open_tables import open_tables
-from altdiffusion.data.table import SkipLog
+from altdiffusion.data.table import SkipLog, Table
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.tokenizer import tokens
 from altdiffusion.training.inputs.sampling import Mixture, Records, language_weights, say_columns
@@ -17,7 +20,7 @@ from altdiffusion.training.inputs.sampling import Mixture, Records, language_wei
 
 @dataclass(frozen=True)
 class Pair:
-    """One text in two languages. record: its index over all tables, -1 for the empty text."""
+    """One text in two languages. record: its index over all tables."""
 
     record: int
     language: str
@@ -29,8 +32,9 @@ class ParallelText:
     """A sample's index -> Pair; see `Mixture` for the order.
 
     languages: as `language_weights` takes them; the teacher's language is one of them by default, as the student must
-    not forget it. empty: the fraction of samples whose text is "" on both sides.
-    Raises InputError where a table has no column `teacher_language`, or nothing to go with it.
+    not forget it. caption_like: whether only records are read whose text in the teacher's language, English, reads like a
+    caption.
+    Raises InputError where a table has no column `teacher_language`, or nothing to go with it, or nothing like a caption.
     """
 
     def __init__(
@@ -42,7 +46,7 @@ class ParallelText:
         teacher_tokenizer: Any,
         seed: int,
         max_skipped: float,
-        empty: float = 0.0,
+        caption_like: bool = False,
     ) -> None:
         skipped = SkipLog(max_skipped)
         asked = [language.partition("=")[0] for language in languages]
@@ -54,28 +58,23 @@ class ParallelText:
                     f"{table.path} has no column {teacher_language!r} for the teacher, only {', '.join(table.columns)}: "
                     "say which one it reads with --teacher-language"
                 )
-        self.records = Records(tables)
+        self.records = Records([_captions(table, teacher_language) for table in tables] if caption_like else tables)
         self.languages = language_weights(tables, languages)
         say_columns(tables, self.languages)
         self.teacher_language = teacher_language
         self._mixture = Mixture(self.records, self.languages, seed)
         self._tokenizer, self._teacher_tokenizer = tokenizer, teacher_tokenizer
-        self._seed, self._empty = seed, empty
 
     def __len__(self) -> int:
         return len(self.records)
 
     def texts(self, indices: Sequence[int]) -> list[tuple[int, str, str, str]]:
-        """(record, language, text, the teacher's text) of some samples; the record is -1 for the empty text."""
-        rows = []
-        for index in indices:
-            sample = self._mixture[index]
-            record = self.records[sample.record]
-            if self._empty > 0 and random.Random(f"{self._seed} {index}").random() < self._empty:
-                rows.append((-1, sample.language, "", ""))
-            else:
-                rows.append((sample.record, sample.language, record[sample.language], record[self.teacher_language]))
-        return rows
+        """(record, language, text, the teacher's text) of some samples."""
+        samples = [(sample, self.records[sample.record]) for sample in map(self._mixture.__getitem__, indices)]
+        return [
+            (sample.record, sample.language, record[sample.language], record[self.teacher_language])
+            for sample, record in samples
+        ]
 
     def read(self, indices: Sequence[int]) -> list[Pair]:
         """The pairs of some samples, tokenized together."""
@@ -92,3 +91,14 @@ class ParallelText:
         records = list(islice(chain(*self.records.ranges(language)), limit))
         ids = tokens(self._tokenizer, [self.records[record][language] for record in records])
         return list(zip(ids, self.english(records), strict=True))
+
+
+def _captions(table: Table, english: str) -> CaptionTable:
+    """The records that read like captions; says how many are left out."""
+    captions = CaptionTable(table, english)
+    tqdm.write(captions.summary(), sys.stderr)
+    if not len(captions):
+        raise InputError(
+            f"{table.path} has no record that reads like a caption: leave out this table or --caption-like"
+        )
+    return captions

@@ -84,6 +84,18 @@ class PredictionError:
         error = (self._predict(batch, *given) - reference).square().mean((1, 2, 3))
         return (self._scale[batch["timesteps"]] * error).mean()
 
+    @torch.no_grad()
+    def predictions(
+        self, texts: Sequence[tuple[Tensor, Tensor | None]], samples: Sequence[int], seed: int
+    ) -> list[Tensor]:
+        """What the UNet predicts, float32 (batch, ...), from the samples' noise with each of several states.
+
+        texts: states (batch, 77, width) and, for XL, pooled vectors (batch, width), each of as many rows as samples.
+        """
+        device = texts[0][0].device
+        noise = {name: value.to(device) for name, value in self.noise(samples, seed).items()}
+        return [self._predict(noise, *text) for text in texts]
+
     def _predict(self, batch: Batch, states: Tensor, pooled: Tensor | None) -> Tensor:
         dtype = self._unet.dtype
         added = None

@@ -58,6 +58,19 @@ def test_the_prediction_error_is_that_of_the_clean_latents(tmp_path, prediction_
     assert error(batch, (wanted, None), (wanted, None)) == 0
 
 
+def test_predictions_of_several_texts_are_from_the_same_noise(tmp_path):
+    model = saved(tmp_path, layouts.small_unet(16))
+    error = PredictionError(model, load_unet(model, torch.float32), CPU)
+    texts = [(states(1), None), (states(2), None), (states(1), None)]
+    first, second, again = error.predictions(texts, range(4, 7), 0)
+    noise = error.noise(range(4, 7), 0)
+    expected = layouts.small_unet(16)(noise["noise"], noise["timesteps"], states(2)).sample
+    torch.testing.assert_close(second, expected.detach())
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    assert not first.requires_grad
+
+
 def test_gradients_reach_the_given_states_alone(tmp_path):
     model = saved(tmp_path, layouts.small_unet(16))
     unet = load_unet(model, torch.float32)
