@@ -59,7 +59,7 @@ def test_the_english_that_a_bridge_understood_is_told(run, with_bridge):
     lines = run("tokens", "(一只猫:1.2), a dog", *with_bridge).out.splitlines()
     assert lines[0].startswith("chunk 1 of 1: ")
     assert re.fullmatch(r"  (〈\S+〉\(1\.2\) )+,</w> a</w> dog</w>", lines[1])
-    assert re.fullmatch(r"  一只猫 → (\S+ \d+ %.* \(free rest \d+ %\)( · )?)+", lines[2])
+    assert re.fullmatch(r"  一只猫 → (\S+ \d+%.* \(free rest \d+%\)( · )?)+", lines[2])
     assert len(lines) == 3
     document = json.loads(run("tokens", "猫, a dog", "--json", "--route", "all", *with_bridge).out)
     assert [each["text"] for each in document["prompts"][0]["parts"][0]["understood"]] == ["猫, a dog"]
