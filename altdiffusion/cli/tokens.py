@@ -84,13 +84,13 @@ def _tokenizer(settings: TokensSettings) -> Any:
 
 
 def _print_understood(stretches: list[dict[str, Any]]) -> None:
-    """一只猫 → a 91 % · cat 97 %, with the free rest of each: a line for each stretch."""
+    """一只猫 → a 91% · cat 97%, with the free rest of each: a line for each stretch."""
     from altdiffusion.prompts.explain import likely_words
 
     for stretch in stretches:
         tokens = [
-            " or ".join(f"{word} {share:.0%}".replace("%", " %") for word, share in likely_words(token))
-            + f" (free rest {token['rest']:.0%})".replace("%", " %")
+            " or ".join(f"{word} {share:.0%}" for word, share in likely_words(token))
+            + f" (free rest {token['rest']:.0%})"
             for token in stretch["tokens"]
         ]
         print(f"  {stretch['text'].strip()} → {' · '.join(tokens)}")
