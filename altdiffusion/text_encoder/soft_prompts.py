@@ -14,7 +14,7 @@ from torch import Tensor
 from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax.clauses import ends_clause
 from altdiffusion.prompt_syntax.route import Route, Stretch, stretches
-from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
+from altdiffusion.text_encoder.bridge import Bridge
 from altdiffusion.text_encoder.soft_tokens import install_soft_tokens, token_table
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad, tokenized, tokens
 
@@ -40,7 +40,7 @@ class SoftPrompts:
     route: which parts of a prompt are read so, see `stretches`. literal_words: words that never are, such as triggers.
     """
 
-    def __init__(self, tower: Any, tokenizer: Any, bridge: EntranceBridge, encoders: Sequence[Any]) -> None:
+    def __init__(self, tower: Any, tokenizer: Any, bridge: Bridge, encoders: Sequence[Any]) -> None:
         """tokenizer: AltCLIP's. encoders: the pipeline's CLIPs, in the order of the bridge's embedding widths; none where
         the bridge's own token embeddings shall do."""
         self.tower, self.tokenizer, self.bridge = tower, tokenizer, bridge

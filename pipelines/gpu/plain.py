@@ -15,7 +15,7 @@ from gpu.timing import timed
 from PIL import Image
 from transformers import AltCLIPModel, AltCLIPTextModel, AutoTokenizer, CLIPImageProcessor, CLIPTextModel
 
-from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
+from altdiffusion.text_encoder.bridge import Bridge
 from altdiffusion.text_encoder.soft_tokens import install_soft_tokens, token_table
 
 
@@ -68,10 +68,10 @@ def plain_bridge(setup: Setup) -> Plain:
     clip = frozen(CLIPTextModel.from_pretrained(setup.folder / "clip"), setup)
     words, clip_words = tokenizer(), AutoTokenizer.from_pretrained(setup.folder / "clip")
     table = token_table(clip, len(clip_words))
-    config = EntranceBridge.config_class(setup.states, [table.shape[1]], len(table))
+    config = Bridge.config_class(setup.states, [table.shape[1]], len(table))
     if setup.states != 768:
         config.hidden_size, config.num_attention_heads, config.intermediate_size, config.num_layers = 64, 2, 64, 1
-    model = EntranceBridge(config)
+    model = Bridge(config)
     model.token_embeddings[0].data.copy_(table)
     model, vectors = trainable(model, setup), torch.empty(0)
     install_soft_tokens(clip, lambda ids: vectors[-1 - ids])

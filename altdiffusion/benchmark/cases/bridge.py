@@ -14,7 +14,7 @@ from altdiffusion.benchmark import models
 from altdiffusion.benchmark.models import PROJECTED, Sizes
 from altdiffusion.benchmark.timing import Comparison, in_turns, timed
 from altdiffusion.checkpoints import hub
-from altdiffusion.text_encoder.entrance_bridge import EntranceBridge, EntranceBridgeConfig
+from altdiffusion.text_encoder.bridge import Bridge, BridgeConfig
 from altdiffusion.text_encoder.soft_prompts import SoftPrompts
 from altdiffusion.text_encoder.soft_tokenizer import soft_tokenizer
 from altdiffusion.text_encoder.tokenizer import load_any_tokenizer
@@ -29,7 +29,7 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     settings = {"vocab_size": 49408, "hidden_size": PROJECTED, "intermediate_size": 4 * PROJECTED}
     clip = CLIPTextModel(CLIPTextConfig(**settings, num_hidden_layers=sizes.layers // 2, num_attention_heads=12))
     clip = clip.eval().requires_grad_(False).to(device)
-    bridge = EntranceBridge(EntranceBridgeConfig(PROJECTED)).eval().requires_grad_(False)
+    bridge = Bridge(BridgeConfig(PROJECTED)).eval().requires_grad_(False)
     tower = models.our_text_encoder(models.text_tower(replace(sizes, vocabulary=None), device))
     plain = load_any_tokenizer(hub.sd_mini_folder() / "tokenizer")
     tokenizer = soft_tokenizer(plain, SoftPrompts(tower, models.tokenizer(), bridge, [clip]))
