@@ -293,7 +293,7 @@ def test_saved_pipeline_reloads_as_ours_and_is_saved_again(published, tmp_path, 
 
 def test_ours_sends_xl_to_its_own_class(published, tmp_path):
     bridged(published, "xl").save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="diffusers' StableDiffusionXLPipeline, after `import altdiffusion`"):
+    with pytest.raises(InputError, match="diffusers' StableDiffusionXLPipeline after `import altdiffusion`"):
         AltDiffusionPipeline.from_pretrained(tmp_path)
 
 
