@@ -41,7 +41,6 @@ class TokensSettings(BridgeFlags):
 @command(TokensSettings)
 def tokens(settings: TokensSettings) -> None:
     """The pieces that a prompt is read in, with their weights, 75 to a chunk; and what the model has never seen.
-
     With --bridge, the English that a bridge understood, too: for each soft token its likeliest words.
 
     altdiffusion tokens "(黑暗精灵公主:1.2)，月光 BREAK a castle"
