@@ -122,7 +122,8 @@ class ImageSettings(Settings):
         metavar="T", source="model", infotext="Tokenizer", loading=True)
     settings_from: str | None = setting(None, "of a single file of unusual sizes: folder or id that has its model's settings",
         metavar="M", source="model", infotext="Model settings", loading=True)
-    text_encoder: str | None = setting(None, "AltCLIP in place of the model's own encoder (with --bridge default: mini's)",
+    text_encoder: str | None = setting(None, "AltCLIP in place of the model's own encoder (with --bridge: the one it names, "
+        "else mini's)",
         metavar="M", source="model", infotext="Text encoder", loading=True)
     bridge: str | None = setting(None, "from AltCLIP to a model trained with CLIP: folder, id on the hub, mini",
         metavar="B", source="model", infotext="Bridge", loading=True)

@@ -46,7 +46,7 @@ def swap_text_encoder(
     route: which parts of a prompt go through the bridge: "auto" (by default), those that are not English; "all"; "none".
         What stands in `backquotes` never does.
     literal: words that never do, such as a LoRA's triggers.
-    model, kwargs: as in `load_text_encoder`.
+    model, kwargs: as in `load_text_encoder`; without a model the AltCLIP that the bridge names.
     Returns the same pipeline. Raises InputError where the widths don't fit, or where a bridge would lead to a UNet that
     has AltCLIP as its encoder already, before anything is changed.
     """
@@ -87,7 +87,7 @@ def swap_text_encoder(
         raise InputError("route= and literal= are for a bridge at CLIP's entrance: leave them out")
     if isinstance(bridge, Bridge):
         check_route(route or "auto")
-        tower, tokenizer = load_text_encoder(model, **kwargs)
+        tower, tokenizer = load_text_encoder(model or bridge.config.text_encoder, **kwargs)
         read_by_own_clip(pipe, tower, tokenizer, bridge, route or "auto", literal)
         return pipe
     if bridge is not None:

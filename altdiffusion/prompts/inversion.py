@@ -14,22 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import CLIPTextConfig
-from transformers.models.clip.modeling_clip import CLIPTextEmbeddings
+from torch import Tensor
 
-from altdiffusion.checkpoints import hub
 from altdiffusion.checkpoints.textual_inversions import MAX_VECTORS, check_free, notes_of, save_textual_inversion
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax import PromptSyntax, only_words
 from altdiffusion.prompt_syntax.route import Route
-from altdiffusion.text_encoder.bridge import Bridge, load_bridge
-from altdiffusion.text_encoder.bridge_layers import check_altclip
-from altdiffusion.text_encoder.encoder import load_text_encoder
-from altdiffusion.text_encoder.soft_prompts import SoftPrompts
-from altdiffusion.text_encoder.soft_tokenizer import soft_tokenizer
-from altdiffusion.text_encoder.tokenizer import TOKENIZER_FILES, load_any_tokenizer
+from altdiffusion.text_encoder.soft_reader import load_soft_tokenizer
+from altdiffusion.text_encoder.soft_tokenizer import routed
 
 
 @dataclass(frozen=True)
@@ -104,50 +97,17 @@ def load_inverter(
     allow_pickle: bool = False,
 ) -> PromptInverter:
     """What inverts prompts one after the other, see `invert_prompt`."""
-    is_mini = bridge == hub.MINI
-    files = ["config.json", "model.safetensors", *(f"tokenizer/{name}" for name in TOKENIZER_FILES[:1])]
-    folder = hub.mini_folder() / "bridge" if is_mini else hub.resolve(bridge, files)
-    model = load_bridge(folder, torch.float32)
-    if not isinstance(model, Bridge):
-        raise InputError(
-            f"the bridge {bridge} stands at CLIP's exit, where there are no tokens: take one for its entrance"
-        )
-    text_encoder = text_encoder or model.config.text_encoder
-    if text_encoder is None and not is_mini:
-        raise InputError(
-            f"the bridge {bridge} doesn't say which AltCLIP it reads: name it, --text-encoder (text_encoder=)"
-        )
-    if not (folder / "tokenizer").is_dir():
-        raise InputError(
-            f"no tokenizer in {folder}: expected CLIP's in its folder `tokenizer`, as `train bridge` saves it"
-        )
-    clip_tokenizer = load_any_tokenizer(folder / "tokenizer")
-    tower, tokenizer = load_text_encoder(text_encoder, allow_pickle=allow_pickle)
-    check_altclip(model, tower)
-    return PromptInverter(tower, tokenizer, model, clip_tokenizer, route, literal, choose_device(device))
+    tokenizer = load_soft_tokenizer(bridge, text_encoder, device=choose_device(device), allow_pickle=allow_pickle)
+    return PromptInverter(routed(tokenizer, route, literal))
 
 
 class PromptInverter:
     """Reads prompts as a pipeline with a bridge does: the same tokens, the same vectors, bit for bit on a CPU."""
 
-    def __init__(
-        self,
-        tower: Any,
-        tokenizer: Any,
-        bridge: Bridge,
-        clip_tokenizer: Any,
-        route: Route,
-        literal: Collection[str],
-        device: torch.device,
-    ) -> None:
-        """tower, tokenizer: AltCLIP's. bridge: loses its token embeddings to this."""
-        layers = [_embedding_layer(table).to(device) for table in bridge.token_embeddings]
-        self._tables = [layer.token_embedding.weight for layer in layers]
-        bridge.drop_token_embeddings()
-        self._prompts = SoftPrompts(tower.eval(), tokenizer, bridge.eval(), layers)
-        self._prompts.route = route
-        self._prompts.literal_words.update(literal)
-        self._tokenizer = soft_tokenizer(clip_tokenizer, self._prompts)
+    def __init__(self, tokenizer: Any) -> None:
+        """tokenizer: as `load_soft_tokenizer` gives it."""
+        self._tokenizer = tokenizer
+        self._tables: list[Tensor] = list(tokenizer.soft_prompts.bridge.token_embeddings)
 
     @torch.no_grad()
     def invert(self, prompt: str, syntax: PromptSyntax = "webui") -> Inversion:
@@ -165,7 +125,7 @@ class PromptInverter:
             )
         tensor = torch.tensor(ids, device=self._tables[0].device)
         vectors = tuple(self._vectors(index, tensor).cpu() for index in range(len(self._tables)))
-        return Inversion(prompt, vectors, self._meanings(text, ids), english)
+        return Inversion(prompt, vectors, self._meanings(ids), english)
 
     def is_word(self, name: str) -> bool:
         """Whether a name is a word of CLIP's vocabulary: as an inversion's it would take that word out of web UIs' prompts."""
@@ -174,30 +134,13 @@ class PromptInverter:
     def _vectors(self, index: int, ids: Tensor) -> Tensor:
         vectors = self._tables[index][ids.clamp(min=0)]
         if bool((soft := ids < 0).any()):
-            vectors[soft] = self._prompts.embeddings(index, ids[soft]).to(vectors)
+            vectors[soft] = self._tokenizer.soft_prompts.embeddings(index, ids[soft]).to(vectors)
         return vectors
 
-    def _meanings(self, text: str, ids: list[int]) -> tuple[InvertedToken, ...]:
-        parts = self._prompts.stretches(text, ())
-        soft_texts = self._prompts.read([part.text for part in parts if not part.literal])
-        found = {
-            token: InvertedToken(
-                self._word(words[0][0]), tuple((self._word(entry), share) for entry, share in words), rest
-            )
-            for soft in soft_texts
-            for token, words, rest in zip(soft.ids, soft.words, soft.rests, strict=True)
-        }
-        return tuple(found[token] if token < 0 else InvertedToken(self._word(token)) for token in ids)
-
-    def _word(self, token: int) -> str:
-        return str(self._tokenizer.decode([token])).strip()
-
-
-def _embedding_layer(table: Tensor) -> CLIPTextEmbeddings:
-    """CLIP's embedding layer around a table (vocab_size, width), and nothing else of CLIP's."""
-    size, width = table.shape
-    with torch.device("meta"):
-        layer = CLIPTextEmbeddings(CLIPTextConfig(vocab_size=size, hidden_size=width, bos_token_id=0, eos_token_id=0))
-    layer.token_embedding.weight = nn.Parameter(table.detach(), requires_grad=False)
-    del layer.position_embedding, layer.position_ids
-    return layer
+    def _meanings(self, ids: list[int]) -> tuple[InvertedToken, ...]:
+        meanings = [InvertedToken(str(self._tokenizer.decode([token])).strip()) for token in ids]
+        for text in self._tokenizer.understood(ids):
+            for place, token in enumerate(text.tokens, text.first):
+                words = tuple((word, share) for word, share in token.words)
+                meanings[place] = InvertedToken(meanings[place].text, words, token.rest)
+        return tuple(meanings)

@@ -22,6 +22,7 @@ from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
 from altdiffusion.forward_override import ForwardOverride, find, install
 from altdiffusion.text_encoder.forward import TrimmedForward, patch_forward
+from altdiffusion.text_encoder.soft_prompts import SoftPrompts
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ def save_memory(pipe: P, device: str | torch.device | None = None, *, stream: bo
     """Put a pipeline that encodes prompts with AltCLIP on a device so that it takes little memory there, in place.
 
     On a GPU: half precision, where it is float32; the text tower is there while it encodes, its table of word embeddings
-    (0.49 of 1.12 GB in float16) never; the VAE decodes one image after the other. On a CPU only the last: there is no
-    other place for the weights, and a warning says so.
+    (0.49 of 1.12 GB in float16) never; before a bridge at CLIP's entrance the tower stays on the CPU; the VAE decodes one image
+    after the other. On a CPU only the last: there is no other place for the weights, and a warning says so.
     stream: the UNet's weights come from the CPU too, layer by layer while it computes: the least memory, and slower.
     device: by default the best there is. Don't move the pipeline afterwards: `pipe.to` takes the tower along.
     Returns the same pipeline. Raises InputError for a device that isn't there, or another text encoder.
@@ -42,7 +43,9 @@ def save_memory(pipe: P, device: str | torch.device | None = None, *, stream: bo
     target = choose_device(None if device is None else str(device))
     parts: dict[str, Any] = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     encoder = parts.get("text_encoder_2", parts.get("text_encoder"))
-    tower = getattr(encoder, "tower", encoder)  # AltCLIP's, where a bridge stands behind it
+    prompts: SoftPrompts | None = getattr(getattr(pipe, "tokenizer", None), "soft_prompts", None)
+    # AltCLIP's tower: with a bridge behind it, before one, or alone
+    tower = getattr(encoder, "tower", encoder) if prompts is None else prompts.tower
     if not isinstance(tower, AltCLIPTextModel) or not {"unet", "vae"} <= parts.keys():
         raise InputError(f"low memory is for Stable Diffusion with AltCLIP's text encoder, not {type(pipe).__name__}")
     if find(patch_forward(tower), TrimmedForward) is None:
@@ -54,7 +57,9 @@ def save_memory(pipe: P, device: str | torch.device | None = None, *, stream: bo
         pipe.to(dtype=torch.float16)
 
     bridge = getattr(encoder, "bridge", None)
-    others = [part for name, part in parts.items() if part is not encoder and not (stream and name == "unet")]
+    others = [
+        part for name, part in parts.items() if (part is not encoder or prompts) and not (stream and name == "unet")
+    ]
     for part in (*others, *([] if bridge is None else [bridge])):
         part.to(target)
     if stream:
@@ -64,7 +69,9 @@ def save_memory(pipe: P, device: str | torch.device | None = None, *, stream: bo
             offload_type="leaf_level",
             use_stream=target.type == "cuda",
         )
-    if target.type != "cpu":
+    if prompts is not None:
+        prompts.device = torch.device("cpu")
+    elif target.type != "cpu":
         compute_on(tower.to("cpu"), target)
     return pipe
 

@@ -46,6 +46,7 @@ class SoftPrompts:
         self.tower, self.tokenizer, self.bridge = tower, tokenizer, bridge
         self.route: Route = "auto"
         self.literal_words: set[str] = set()
+        self.device: torch.device | None = None  # where tower and bridge compute; None: where CLIP does
         self._encoders = list(encoders)
         self._texts: OrderedDict[str, SoftText] = OrderedDict()
         self._embeddings: dict[int, tuple[Tensor, ...]] = {}
@@ -108,7 +109,7 @@ class SoftPrompts:
         tables = [token_table(encoder, size) for encoder in self._encoders] or list(self.bridge.token_embeddings)
         # an offloaded pipeline's parts come and go: then the tower stays where it is
         offloaded = any(hasattr(part, "_hf_hook") for encoder in self._encoders for part in encoder.modules())
-        device = torch.device("cpu") if offloaded else tables[0].device
+        device = self.device or (torch.device("cpu") if offloaded else tables[0].device)
         tower, bridge = self.tower.to(device), self.bridge.to(device)
         ids, mask = pad(tokens(self.tokenizer, texts), self.tokenizer.pad_token_id)
         ids, mask = ids.to(device), mask.to(device)

@@ -6,10 +6,17 @@ import logging
 import numpy as np
 import pytest
 import torch
-from helpers.bridges import bridged, draw, stock
+from helpers.bridges import bridged, draw, readable, small_entrance_bridge, stock
 
 import altdiffusion.devices
-from altdiffusion import AltDiffusionPipeline, InputError, generate, load_text_encoder, save_memory
+from altdiffusion import (
+    AltDiffusionPipeline,
+    InputError,
+    generate,
+    load_text_encoder,
+    save_memory,
+    swap_text_encoder,
+)
 from altdiffusion.forward_override import find
 from altdiffusion.speed.low_memory import VisitingForward, compute_on
 
@@ -98,3 +105,14 @@ def test_a_device_that_is_not_there_is_refused(published):
 def test_a_device_map_is_refused():
     with pytest.raises(InputError, match="device_map"):
         AltDiffusionPipeline.from_pretrained(low_memory=True, device_map="balanced")
+
+
+def test_a_bridge_at_clips_entrance_computes_on_the_cpu(published):
+    stock = readable()
+    pipe = swap_text_encoder(stock, published("m9"), bridge=small_entrance_bridge(stock))
+    expected = pipe.encode_prompt("一只猫", "cpu", 1, False)[0]
+    save_memory(pipe, "cpu")
+    assert pipe.tokenizer.soft_prompts.device == torch.device("cpu")
+    pipe.tokenizer.soft_prompts.read(["新的"])
+    assert torch.equal(pipe.encode_prompt("一只猫", "cpu", 1, False)[0], expected)
+    assert pipe.vae.use_slicing

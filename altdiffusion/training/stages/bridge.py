@@ -89,7 +89,8 @@ def train_bridge(settings: BridgeSettings) -> None:
             facts = bridge_facts(settings, languages, measured)
             model.config.languages = languages
             model.config.model, model.config.text_encoder = (
-                None if hub.is_local(name) else name for name in (settings.model, settings.text_encoder)
+                None if hub.is_local(name) and name not in hub.EMBEDDED else name  # a path says nothing elsewhere
+                for name in (settings.model, settings.text_encoder)
             )
             model.cpu().save_pretrained(folder)
             clip.states.tokenizer.save_pretrained(folder / "tokenizer")
