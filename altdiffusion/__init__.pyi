@@ -18,9 +18,9 @@ from .speed.attention import choose_attention as choose_attention
 from .speed.low_memory import save_memory as save_memory
 from .speed.optimize import optimize as optimize
 from .text_encoder.bridge import Bridge as Bridge
-from .text_encoder.bridge import BridgedTextEncoder as BridgedTextEncoder
-from .text_encoder.bridge import PreTrainedModel as PreTrainedModel  # type: ignore[attr-defined]
+from .text_encoder.bridge_layers import PreTrainedModel as PreTrainedModel  # type: ignore[attr-defined]
 from .text_encoder.encoder import load_text_encoder as load_text_encoder
+from .text_encoder.exit_bridge import BridgedTextEncoder as BridgedTextEncoder
 
 __version__: str
 __all__: list[str]

@@ -213,7 +213,8 @@ def _explain_one(cls: type[Settings], name: str, error: ErrorDetails, is_flag: b
 
 def _convert(value: Any, hint: Any) -> Any:
     inner = _without_none(hint)
-    if inner is not hint and (value is None or value in ("none", ["none"])):
+    is_none = value in ("none", ["none"]) and "none" not in typing.get_args(inner)  # which may be a choice
+    if inner is not hint and (value is None or is_none):
         return None
     if typing.get_origin(inner) is list:
         return [

@@ -45,11 +45,12 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from altdiffusion import AltDiffusionPipeline, Bridge
+from altdiffusion import AltDiffusionPipeline
 from altdiffusion.altclip.model import load_similarity
 from altdiffusion.files import new_folder, write_text
 from altdiffusion.pipelines.convert import forget_paths
 from altdiffusion.pipelines.load import load_diffusion
+from altdiffusion.text_encoder.bridge import load_bridge
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS
 from altdiffusion.toy.glyphs import CONCEPTS, LANGUAGES, concept_names, render
 from altdiffusion.training import stage_settings
@@ -294,7 +295,7 @@ class Build:
             sd = StableDiffusionPipeline.from_pretrained(self.out / "sd-mini/model", torch_dtype=torch.float16)
             sd.save_pretrained(folder / "sd-mini")
             shutil.rmtree(folder / "sd-mini/vae")  # the same as mini's
-            Bridge.from_pretrained(self.out / "bridge/model", dtype=torch.float16).save_pretrained(folder / "bridge")
+            load_bridge(self.out / "bridge/model", torch.float16).save_pretrained(folder / "bridge")
             for config in folder.glob("**/config.json"):  # what the libraries load by default
                 settings = json.loads(config.read_text(encoding="utf-8"))
                 if "dtype" in settings:

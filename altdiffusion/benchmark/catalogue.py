@@ -12,6 +12,7 @@ from typing import Any
 CASES = {  # by name, the module
     "text": "text",
     "prompts": "prompts",
+    "bridge": "bridge",
     "captions": "captions",
     "generation": "generation",
     "batches": "batches",

@@ -41,7 +41,6 @@ class TokensSettings(BridgeFlags):
 @command(TokensSettings)
 def tokens(settings: TokensSettings) -> None:
     """The pieces that a prompt is read in, with their weights, 75 to a chunk; and what the model has never seen.
-
     With --bridge, the English that a bridge understood, too: for each soft token its likeliest words.
 
     altdiffusion tokens "(黑暗精灵公主:1.2)，月光 BREAK a castle"
@@ -84,13 +83,13 @@ def _tokenizer(settings: TokensSettings) -> Any:
 
 
 def _print_understood(stretches: list[dict[str, Any]]) -> None:
-    """一只猫 → a 91 % · cat 97 %, with the free rest of each: a line for each stretch."""
+    """一只猫 → a 91% · cat 97%, with the free rest of each: a line for each stretch."""
     from altdiffusion.prompts.explain import likely_words
 
     for stretch in stretches:
         tokens = [
-            " or ".join(f"{word} {share:.0%}".replace("%", " %") for word, share in likely_words(token))
-            + f" (free rest {token['rest']:.0%})".replace("%", " %")
+            " or ".join(f"{word} {share:.0%}" for word, share in likely_words(token))
+            + f" (free rest {token['rest']:.0%})"
             for token in stretch["tokens"]
         ]
         print(f"  {stretch['text'].strip()} → {' · '.join(tokens)}")

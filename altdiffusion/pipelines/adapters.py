@@ -18,7 +18,7 @@ from transformers.integrations.peft import MIN_PEFT_VERSION
 from transformers.utils import check_peft_version
 
 from altdiffusion.errors import InputError
-from altdiffusion.text_encoder.bridge import BridgedTextEncoder
+from altdiffusion.text_encoder.exit_bridge import BridgedTextEncoder
 
 logger = logging.getLogger(__name__)
 

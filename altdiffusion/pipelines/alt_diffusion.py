@@ -35,8 +35,8 @@ from altdiffusion.pipelines.single_file import build_pipeline
 from altdiffusion.prompts.calls import with_prompt_syntax
 from altdiffusion.speed.low_memory import save_memory
 from altdiffusion.speed.optimize import optimize
-from altdiffusion.text_encoder.bridge import BridgedTextEncoder
 from altdiffusion.text_encoder.encoder import check_text_encoder
+from altdiffusion.text_encoder.exit_bridge import BridgedTextEncoder
 from altdiffusion.text_encoder.forward import patch_forward
 from altdiffusion.text_encoder.load_options import read_dtype
 from altdiffusion.text_encoder.tokenizer import choose_tokenizer

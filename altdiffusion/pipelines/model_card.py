@@ -11,7 +11,7 @@ from transformers import CLIPTextModel
 
 from altdiffusion.checkpoints.hub import LANGUAGES
 from altdiffusion.files import write_text
-from altdiffusion.text_encoder.bridge import BridgedTextEncoder
+from altdiffusion.text_encoder.exit_bridge import BridgedTextEncoder
 
 _UNKNOWN = (
     "those of the source: AltDiffusion en zh; -m9 also es fr ru ja ko ar it; -m18 also th hi uk tr vi pl nl pt de"

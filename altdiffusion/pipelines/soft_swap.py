@@ -11,8 +11,8 @@ from torch import Tensor
 
 from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax.route import Route
-from altdiffusion.text_encoder.bridge import check_altclip
-from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
+from altdiffusion.text_encoder.bridge import Bridge
+from altdiffusion.text_encoder.bridge_layers import check_altclip
 from altdiffusion.text_encoder.soft_prompts import SoftPrompts
 from altdiffusion.text_encoder.soft_tokenizer import soft_tokenizer
 from altdiffusion.text_encoder.soft_tokens import token_table
@@ -24,7 +24,7 @@ _SAME = 0.002  # rounding to float16
 
 
 def read_by_own_clip(
-    pipe: Any, tower: Any, tokenizer: Any, bridge: EntranceBridge, route: Route, literal: Collection[str]
+    pipe: Any, tower: Any, tokenizer: Any, bridge: Bridge, route: Route, literal: Collection[str]
 ) -> None:
     """Put a bridge at the entrance of a pipeline's CLIPs, in place.
 
@@ -51,7 +51,7 @@ def read_by_own_clip(
         pipe.empty_text_embedding = None
 
 
-def clip_distances(bridge: EntranceBridge, encoders: Sequence[Any]) -> list[float]:
+def clip_distances(bridge: Bridge, encoders: Sequence[Any]) -> list[float]:
     """How far each CLIP's token embeddings are from those that a bridge was trained with, relative to their size.
 
     0: the same; fine-tunes lie below some hundredths. Raises InputError from RELATED on, and for other widths.

@@ -15,9 +15,9 @@ from altdiffusion.pipelines import adapters
 from altdiffusion.pipelines.alt_diffusion import AltDiffusionMixin
 from altdiffusion.pipelines.soft_swap import read_by_own_clip
 from altdiffusion.prompt_syntax.route import Route, check_route
-from altdiffusion.text_encoder.bridge import AnyBridge, BridgedTextEncoder, check_bridge, load_bridge
+from altdiffusion.text_encoder.bridge import AnyBridge, Bridge, load_bridge
 from altdiffusion.text_encoder.encoder import check_encoder_options, load_text_encoder
-from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
+from altdiffusion.text_encoder.exit_bridge import BridgedTextEncoder, check_exit_bridge
 from altdiffusion.text_encoder.load_options import read_dtype
 
 P = TypeVar("P", bound=DiffusionPipeline)
@@ -82,16 +82,16 @@ def swap_text_encoder(
         kwargs["dtype"] = unet.dtype
     if bridge is not None:
         bridge = load_bridge(bridge, read_dtype(kwargs.get("dtype"), kwargs) or unet.dtype, **read.elsewhere)
-    at_entrance = isinstance(bridge, EntranceBridge)
+    at_entrance = isinstance(bridge, Bridge)
     if not at_entrance and (route is not None or literal):
         raise InputError("route= and literal= are for a bridge at CLIP's entrance: leave them out")
-    if isinstance(bridge, EntranceBridge):
+    if isinstance(bridge, Bridge):
         check_route(route or "auto")
         tower, tokenizer = load_text_encoder(model, **kwargs)
         read_by_own_clip(pipe, tower, tokenizer, bridge, route or "auto", literal)
         return pipe
     if bridge is not None:
-        check_bridge(bridge, unet, aesthetics=bool(pipe.config.get("requires_aesthetics_score")))
+        check_exit_bridge(bridge, unet, aesthetics=bool(pipe.config.get("requires_aesthetics_score")))
     encoder: Any
     encoder, tokenizer = load_text_encoder(model, **kwargs)
     if bridge is not None:

@@ -24,9 +24,9 @@ from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax import PromptSyntax, only_words
 from altdiffusion.prompt_syntax.route import Route
-from altdiffusion.text_encoder.bridge import check_altclip, load_bridge
+from altdiffusion.text_encoder.bridge import Bridge, load_bridge
+from altdiffusion.text_encoder.bridge_layers import check_altclip
 from altdiffusion.text_encoder.encoder import load_text_encoder
-from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
 from altdiffusion.text_encoder.soft_prompts import SoftPrompts
 from altdiffusion.text_encoder.soft_tokenizer import soft_tokenizer
 from altdiffusion.text_encoder.tokenizer import TOKENIZER_FILES, load_any_tokenizer
@@ -108,7 +108,7 @@ def load_inverter(
     files = ["config.json", "model.safetensors", *(f"tokenizer/{name}" for name in TOKENIZER_FILES[:1])]
     folder = hub.mini_folder() / "bridge" if is_mini else hub.resolve(bridge, files)
     model = load_bridge(folder, torch.float32)
-    if not isinstance(model, EntranceBridge):
+    if not isinstance(model, Bridge):
         raise InputError(
             f"the bridge {bridge} stands at CLIP's exit, where there are no tokens: take one for its entrance"
         )
@@ -134,7 +134,7 @@ class PromptInverter:
         self,
         tower: Any,
         tokenizer: Any,
-        bridge: EntranceBridge,
+        bridge: Bridge,
         clip_tokenizer: Any,
         route: Route,
         literal: Collection[str],

@@ -34,7 +34,7 @@ from altdiffusion.prompt_syntax import (
 from altdiffusion.prompt_syntax.route import Route
 from altdiffusion.prompts.tokens import MAX_PROMPT_TOKENS, Token, in_chunks, prompt_tokens
 from altdiffusion.prompts.weighting import Row, Weighting, beside, weighted
-from altdiffusion.text_encoder.bridge import BridgedTextEncoder
+from altdiffusion.text_encoder.exit_bridge import BridgedTextEncoder
 from altdiffusion.text_encoder.soft_tokenizer import routed
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad
 

@@ -1,13 +1,14 @@
-"""The bridge: AltCLIP's token states to CLIP's, so that any Stable Diffusion reads every language of AltCLIP.
+"""The bridge at CLIP's entrance: AltCLIP's states of a text become a few soft tokens, which a Stable Diffusion's own CLIP reads.
 
-A UNet that was trained with CLIP keeps its weights, LoRAs and ControlNets. `Bridge` gives it the states that CLIP would
-have given for the English caption: learned queries, one for each of CLIP's 77 positions, attend to AltCLIP's states.
-`BridgedTextEncoder` is AltCLIP's text tower with a bridge behind it: a pipeline holds it in CLIP's place.
+A soft token is a vector in the space of CLIP's token embeddings: a mixture of the embeddings of CLIP's own vocabulary plus a
+free rest. CLIP reads it as it reads a textual inversion, beside literal tokens, so that LoRAs with a text half, inversions,
+trigger words and `clip_skip` work as in English. The mixture's largest parts are the English that the bridge understood.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,45 +16,45 @@ from typing import Any
 import safetensors
 import torch
 from torch import Tensor, nn
-from transformers import AltCLIPTextConfig, AltCLIPTextModel, PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.clip.modeling_clip import CLIPTextModelOutput
+from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from altdiffusion.checkpoints import bridge_folder, hub, tensor_files
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.forward_override import is_captured
-from altdiffusion.text_encoder.bridge_layers import DecoderLayer, ExactModel
-from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
-from altdiffusion.text_encoder.forward import patch_forward, real_tokens
+from altdiffusion.text_encoder.bridge_layers import Attention, DecoderLayer, ExactModel
+from altdiffusion.text_encoder.exit_bridge import ExitBridge
 from altdiffusion.text_encoder.load_options import read_dtype, read_options
 
 
 class BridgeConfig(PreTrainedConfig):
-    """The sizes of a bridge. The defaults lead from AltCLIP (width 768) to Stable Diffusion 1.x: 25M parameters.
+    """The sizes of a bridge. The defaults lead from AltCLIP (width 768) to Stable Diffusion 1.x.
 
     input_width: of AltCLIP's text states (`project_dim`): 1024 for m18, 768 for the others.
-    output_width: of CLIP's states: 768 for Stable Diffusion 1.x, 1024 for 2.x, 2048 for XL, whose two encoders' states
-        (768 + 1280) are given side by side.
-    pooled_width: of the vector that XL takes besides (1280), 0 for none.
-    num_queries: the number of CLIP's states.
-    target: which of CLIP's states it learnt, "last_hidden_state" or "penultimate": a note, nothing depends on it.
+    embedding_widths: of CLIP's token embeddings: [768] for Stable Diffusion 1.x, [1024] for 2.x, [768, 1280] for XL, whose
+        two CLIPs share a vocabulary.
+    vocab_size: entries of CLIP's vocabulary.
+    max_soft_tokens: the most that a text becomes.
+    model, text_encoder, languages, data, license: what it was trained with, as the user named it; notes.
     Raises InputError unless hidden_size is a multiple of num_attention_heads.
     """
 
-    model_type = bridge_folder.EXIT
+    model_type = bridge_folder.ENTRANCE
 
     def __init__(
         self,
         input_width: int = 768,
-        output_width: int = 768,
-        pooled_width: int = 0,
-        num_queries: int = 77,
+        embedding_widths: Sequence[int] = (768,),
+        vocab_size: int = 49408,
+        max_soft_tokens: int = 75,
         hidden_size: int = 768,
         num_layers: int = 3,
         num_attention_heads: int = 12,
         intermediate_size: int = 2048,
-        target: str = "last_hidden_state",
+        model: str | None = None,
+        text_encoder: str | None = None,
+        languages: Sequence[str] = (),
+        data: Sequence[str] = (),
+        license: str | None = None,
         **kwargs: Any,
     ) -> None:
         if hidden_size % num_attention_heads:
@@ -62,27 +63,44 @@ class BridgeConfig(PreTrainedConfig):
                 "expected a divisor of it"
             )
         self.input_width = input_width
-        self.output_width = output_width
-        self.pooled_width = pooled_width
-        self.num_queries = num_queries
+        self.embedding_widths = list(embedding_widths)
+        self.vocab_size = vocab_size
+        self.max_soft_tokens = max_soft_tokens
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
-        self.target = target
+        self.model = model
+        self.text_encoder = text_encoder
+        self.languages = list(languages)
+        self.data = list(data)
+        self.license = license
         super().__init__(**kwargs)
 
 
 @dataclass
-class BridgeOutput(ModelOutput):
-    """last_hidden_state: (batch, num_queries, output_width). pooled: (batch, pooled_width), or None without one."""
+class SoftTokens(ModelOutput):
+    """Soft tokens of a batch of texts; beyond a text's own length they mean nothing.
 
-    last_hidden_state: Tensor | None = None
-    pooled: Tensor | None = None
+    embeddings: for each CLIP (batch, longest, embedding width). lengths: int64 (batch,), 1 to max_soft_tokens.
+    length_logits: (batch, max_soft_tokens), the first entry for a length of 1.
+    word_logits: (batch, longest, vocab_size), of the mixtures. rest_shares: (batch, longest), how much of each embedding of the
+        first CLIP is the free rest, 0 to 1.
+    """
+
+    embeddings: tuple[Tensor, ...] | None = None
+    lengths: Tensor | None = None
+    length_logits: Tensor | None = None
+    word_logits: Tensor | None = None
+    rest_shares: Tensor | None = None
 
 
 class Bridge(ExactModel):
-    """Learned queries that cross-attend to AltCLIP's token states in pre-norm transformer decoder layers."""
+    """Learned queries, as many as the text will have soft tokens, cross-attend to AltCLIP's token states.
+
+    It holds the token embeddings of the CLIP that it was trained with: to mix them, and to tell whether another CLIP is a
+    relative of it.
+    """
 
     config_class = BridgeConfig
     main_input_name = "states"
@@ -91,136 +109,81 @@ class Bridge(ExactModel):
         super().__init__(config)
         width = config.hidden_size
         self.project_in = nn.Linear(config.input_width, width)
-        self.queries = nn.Parameter(torch.randn(config.num_queries + bool(config.pooled_width), width) / width**0.5)
+        self.length_query = nn.Parameter(torch.randn(1, width) / width**0.5)
+        self.length_attention = Attention(width, config.num_attention_heads)
+        self.length_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.max_soft_tokens))
+        self.lengths = nn.Embedding(config.max_soft_tokens + 1, width)
+        self.queries = nn.Parameter(torch.randn(config.max_soft_tokens, width) / width**0.5)
         self.layers = nn.ModuleList(
             DecoderLayer(width, config.num_attention_heads, config.intermediate_size) for _ in range(config.num_layers)
         )
         self.norm = nn.LayerNorm(width)
-        self.project_out = nn.Linear(width, config.output_width)
-        self.pool = nn.Linear(width, config.pooled_width) if config.pooled_width else None
+        self.words = nn.Linear(width, config.embedding_widths[0])
+        self.rests = nn.ModuleList(nn.Linear(width, size) for size in config.embedding_widths)
+        for parameter in self.rests.parameters():
+            nn.init.zeros_(parameter)  # begins with the mixture alone
+        nn.init.normal_(self.lengths.weight, std=width**-0.5)
+        self.token_embeddings = nn.ParameterList(
+            nn.Parameter(torch.zeros(config.vocab_size, size), requires_grad=False) for size in config.embedding_widths
+        )
+        self._scales: list[float] | None = None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: the parameters begin as torch made them."""
-
-    def forward(self, states: Tensor, attention_mask: Tensor | None = None) -> BridgeOutput:
-        """CLIP's states for AltCLIP's.
-
-        states: (batch, tokens, input_width). attention_mask: (batch, tokens), 1 or True for real tokens, at least one a
-        row; by default all are. States of other tokens change nothing.
-        """
-        memory = self.project_in(states)
-        mask = None if attention_mask is None else attention_mask.bool()[:, None, None]
-        hidden = self.queries.expand(states.shape[0], -1, -1)
-        for layer in self.layers:
-            hidden = layer(hidden, memory, mask)
-        hidden = self.norm(hidden)
-        count = self.config.num_queries
-        pooled = None if self.pool is None else self.pool(hidden[:, count])
-        return BridgeOutput(last_hidden_state=self.project_out(hidden[:, :count]), pooled=pooled)
-
-
-class BridgedTextEncoderConfig(PreTrainedConfig):
-    """text_config: AltCLIP's text tower's. bridge_config: of the bridge behind it. Each a config or its dictionary."""
-
-    model_type = "altdiffusion_bridged_text_encoder"
-    sub_configs = {"text_config": AltCLIPTextConfig, "bridge_config": BridgeConfig}  # noqa: RUF012
-    use_attention_mask = True  # diffusers asks for it before it passes the mask
-
-    def __init__(self, text_config: Any = None, bridge_config: Any = None, **kwargs: Any) -> None:
-        self.text_config = AltCLIPTextConfig(**text_config) if isinstance(text_config, dict) else text_config
-        self.bridge_config = BridgeConfig(**bridge_config) if isinstance(bridge_config, dict) else bridge_config
-        self.text_config = self.text_config or AltCLIPTextConfig()
-        self.bridge_config = self.bridge_config or BridgeConfig()
-        super().__init__(**kwargs)
-
-    @property
-    def projection_dim(self) -> int:
-        """The width of the pooled vector, under the name that XL's pipelines ask for."""
-        return self.bridge_config.pooled_width
-
-
-class BridgedTextEncoder(ExactModel):
-    """AltCLIP's text tower and a bridge, in the place of CLIP's text encoder in any Stable Diffusion pipeline.
-
-    For Stable Diffusion 1.x and 2.x, `output[0]` is what CLIP would give, (batch, 77, output_width). For XL, `output[0]`
-    is the pooled vector (batch, pooled_width) and `hidden_states[-2]` are the states of both of its encoders side by side:
-    then this is `text_encoder_2`, and there is no first one.
-    """
-
-    config_class = BridgedTextEncoderConfig
-
-    def __init__(self, config: BridgedTextEncoderConfig) -> None:
-        super().__init__(config)
-        self.tower = patch_forward(AltCLIPTextModel(config.text_config))
-        self.bridge = Bridge(config.bridge_config)
-        self.post_init()
-
-    @classmethod
-    def of(cls, tower: AltCLIPTextModel, bridge: Bridge) -> BridgedTextEncoder:
-        """Put the two together without copying them. Raises InputError where the widths don't fit."""
-        check_altclip(bridge, tower)
-        attention = tower.config._attn_implementation
-        config = BridgedTextEncoderConfig(tower.config, bridge.config, dtype=tower.dtype)
-        tower.config.name_or_path = bridge.config.name_or_path = ""  # else config.json says where they were loaded from
-        with torch.device("meta"):
-            encoder = cls(config)
-        tower.config._attn_implementation = attention  # the config around it has overwritten it
-        encoder.tower, encoder.bridge = patch_forward(tower), bridge
-        return encoder.eval()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.tower.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.tower.set_input_embeddings(value)
+        """Nothing: the parameters begin as `__init__` made them."""
 
     def forward(
         self,
-        input_ids: Tensor,
+        states: Tensor,
         attention_mask: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Encode prompts.
+        lengths: Tensor | None = None,
+        token_embeddings: Sequence[Tensor] | None = None,
+    ) -> SoftTokens:
+        """Soft tokens of texts.
 
-        input_ids, attention_mask: (batch, tokens) of AltCLIP's tokenizer; padding is known by its id, whatever the mask says.
-        kwargs: CLIP's other arguments, unused. Raises InputError for any layer but the usual one (`clip_skip`).
+        states: (batch, tokens, input_width), of AltCLIP. attention_mask: (batch, tokens), 1 or True for real tokens, at least
+        one a row; by default all are. lengths: int64 (batch,), how many soft tokens each text becomes; None: as many as the
+        bridge finds right. token_embeddings: for each CLIP (vocab_size, embedding width); by default those it was trained with.
         """
-        if output_hidden_states and not self.config.projection_dim:
-            raise InputError(_NO_LAYERS)
-        attention_mask = real_tokens(input_ids, attention_mask, self.config.text_config.pad_token_id).bool()
-        if not is_captured():  # the bridge ignores padding, so the tower need not encode it
-            length = int(attention_mask.any(0).nonzero().max()) + 1
-            input_ids, attention_mask = input_ids[:, :length], attention_mask[:, :length]
-        states = self.tower(input_ids, attention_mask=attention_mask.long()).last_hidden_state
-        output: Any = self.bridge(states, attention_mask)
-        if output.pooled is None:
-            output = BaseModelOutput(last_hidden_state=output.last_hidden_state)
-        else:
-            states = output.last_hidden_state
-            layers = (states, states)
-            output = CLIPTextModelOutput(output.pooled, states, layers if is_captured() else _Penultimate(layers))
-        return output.to_tuple() if return_dict is False else output
+        memory = self.project_in(states)
+        mask = None if attention_mask is None else attention_mask.bool()[:, None, None]
+        query = self.length_query.expand(len(states), -1, -1)
+        length_logits = self.length_head(self.length_attention(query, memory, mask)[:, 0])
+        if lengths is None:
+            lengths = length_logits.argmax(-1) + 1
+        longest = int(lengths.max())
+        present = torch.arange(longest, device=states.device) < lengths[:, None]
+        hidden = self.queries[:longest] + self.lengths(lengths)[:, None]
+        for layer in self.layers:
+            hidden = layer(hidden, memory, mask, present[:, None, None])
+        hidden = self.norm(hidden)
+        tables = [table.to(hidden) for table in token_embeddings or self.token_embeddings]
+        scales = self.scales()
+        # as attention does: the deviation of the products does not depend on the width
+        word_logits = (self.words(hidden) / (scales[0] * tables[0].shape[1] ** 0.5)) @ tables[0].T
+        mixture = word_logits.float().softmax(-1).to(hidden)
+        mixtures = [mixture @ table for table in tables]
+        rests = [scale * rest(hidden) for scale, rest in zip(scales, self.rests, strict=True)]
+        embeddings = tuple(word + rest for word, rest in zip(mixtures, rests, strict=True))
+        sizes = mixtures[0].norm(dim=-1), rests[0].norm(dim=-1)
+        return SoftTokens(embeddings, lengths, length_logits, word_logits, sizes[1] / (sizes[0] + sizes[1]))
+
+    def scales(self) -> list[float]:
+        """The standard deviation of each CLIP's token embeddings, as it was trained with them."""
+        if self._scales is None:
+            scales = [float(table.detach().float().std()) for table in self.token_embeddings]
+            if self.training:  # they are put in after the model is made
+                return scales
+            self._scales = scales
+        return self._scales
+
+    def drop_token_embeddings(self) -> None:
+        """Free their memory: from now on `forward` wants those of a related CLIP given."""
+        self.scales()
+        self.token_embeddings = nn.ParameterList()
 
 
-_NO_LAYERS = (
-    "behind a bridge CLIP's layers don't exist, it gives the one that it learnt: call the pipeline with clip_skip=None "
-    "(a UNet that needs another layer needs a bridge trained for it)"
-)
-
-
-class _Penultimate(tuple[Tensor, ...]):
-    """XL's pipelines take `hidden_states[-2]`; any other index raises InputError."""
-
-    def __getitem__(self, index: Any) -> Any:
-        if index != -2:
-            raise InputError(_NO_LAYERS)
-        return super().__getitem__(index)
-
-
-AnyBridge = Bridge | EntranceBridge
+AnyBridge = Bridge | ExitBridge
 
 
 def load_bridge(source: str | Path | AnyBridge, dtype: torch.dtype | str | None = None, **options: Any) -> AnyBridge:
@@ -237,42 +200,10 @@ def load_bridge(source: str | Path | AnyBridge, dtype: torch.dtype | str | None 
     if not (folder / "config.json").is_file():
         raise InputError(f"no bridge in {folder}: expected a folder with config.json and model.safetensors")
     kind = tensor_files.read_json(folder / "config.json").get("model_type")
-    classes: dict[str, Any] = {each.config_class.model_type: each for each in (Bridge, EntranceBridge)}
+    classes: dict[str, Any] = {each.config_class.model_type: each for each in (Bridge, ExitBridge)}
     if kind not in classes:
         raise InputError(f"{folder} holds no bridge: expected model_type {' or '.join(classes)}, got {kind!r}")
     try:
         return classes[kind].from_pretrained(folder, dtype=weights_dtype or "auto")
     except (OSError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
         raise InputError(f"the bridge in {folder} can't be read: {first_line(error)}") from error
-
-
-def check_altclip(bridge: AnyBridge, tower: Any) -> None:
-    """Raise InputError unless a bridge reads states of the width that this text tower of AltCLIP gives."""
-    if bridge.config.input_width != tower.config.project_dim:
-        raise InputError(
-            f"this bridge reads text states of width {bridge.config.input_width}, this AltCLIP gives "
-            f"{tower.config.project_dim}: take the bridge that was trained for it (1024 belongs to m18, 768 to the others)"
-        )
-
-
-def check_bridge(bridge: Bridge, unet: Any, aesthetics: bool = False) -> None:
-    """Raise InputError unless a bridge gives states and, for XL, a pooled vector of the widths that a UNet takes.
-
-    aesthetics: whether the UNet is given an aesthetic score, as XL's refiner is.
-    """
-    takes = (unet.config.cross_attention_dim, 0)
-    if unet.config.get("addition_embed_type") == "text_time":
-        # Beside the pooled vector there are embeddings of 6 numbers (three sizes), or of 5 (two sizes and the score).
-        numbers = (5 if aesthetics else 6) * unet.config.addition_time_embed_dim
-        takes = (takes[0], unet.config.projection_class_embeddings_input_dim - numbers)
-    gives = (bridge.config.output_width, bridge.config.pooled_width)
-    if gives != takes:
-        raise InputError(
-            f"this bridge gives text states of width {gives[0]} and a pooled vector of {gives[1]}, this UNet takes "
-            f"{takes[0]} and {takes[1]}: take a bridge that was trained for its CLIP (Stable Diffusion 1.x: 768 and 0; "
-            "2.x: 1024 and 0; XL: 2048 and 1280)"
-        )
-
-
-# Saved pipelines name the class by this path: it is a file format, and must outlive the files of this package.
-BridgedTextEncoder.__module__ = "altdiffusion"

@@ -68,3 +68,12 @@ class Attention(nn.Module):
         )
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def check_altclip(bridge: Any, tower: Any) -> None:
+    """Raise InputError unless a bridge reads states of the width that this text tower of AltCLIP gives."""
+    if bridge.config.input_width != tower.config.project_dim:
+        raise InputError(
+            f"this bridge reads text states of width {bridge.config.input_width}, this AltCLIP gives "
+            f"{tower.config.project_dim}: take the bridge that was trained for it (1024 belongs to m18, 768 to the others)"
+        )

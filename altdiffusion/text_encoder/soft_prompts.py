@@ -14,7 +14,7 @@ from torch import Tensor
 from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax.clauses import ends_clause
 from altdiffusion.prompt_syntax.route import Route, Stretch, stretches
-from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
+from altdiffusion.text_encoder.bridge import Bridge
 from altdiffusion.text_encoder.soft_tokens import install_soft_tokens, token_table
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad, tokenized, tokens
 
@@ -40,7 +40,7 @@ class SoftPrompts:
     route: which parts of a prompt are read so, see `stretches`. literal_words: words that never are, such as triggers.
     """
 
-    def __init__(self, tower: Any, tokenizer: Any, bridge: EntranceBridge, encoders: Sequence[Any]) -> None:
+    def __init__(self, tower: Any, tokenizer: Any, bridge: Bridge, encoders: Sequence[Any]) -> None:
         """tokenizer: AltCLIP's. encoders: the pipeline's CLIPs, in the order of the bridge's embedding widths; none where
         the bridge's own token embeddings shall do."""
         self.tower, self.tokenizer, self.bridge = tower, tokenizer, bridge
@@ -49,7 +49,6 @@ class SoftPrompts:
         self._encoders = list(encoders)
         self._texts: OrderedDict[str, SoftText] = OrderedDict()
         self._embeddings: dict[int, tuple[Tensor, ...]] = {}
-        self._next = -1
         self._lock = threading.RLock()
         self.tokenizer_lock = threading.RLock()  # of the pipeline's own; nothing of this class is called under it
         for index, encoder in enumerate(encoders):
@@ -119,8 +118,7 @@ class SoftPrompts:
         shares, words = soft.word_logits.float().softmax(-1).topk(min(_WORDS, size))
         rests = soft.rest_shares
         for row, (text, length) in enumerate(zip(texts, soft.lengths.tolist(), strict=True)):
-            names = tuple(range(self._next, self._next - length, -1))
-            self._next -= length
+            names = _new_ids(length)
             for place, name in enumerate(names):
                 self._embeddings[name] = tuple(part[row, place].clone() for part in soft.embeddings)
             likely = tuple(
@@ -144,6 +142,18 @@ class SoftPrompts:
         first = Stretch(stretch.start, middle, stretch.text[:cut], literal=False)
         rest = Stretch(middle, stretch.end, stretch.text[cut:], literal=False)
         return [first, *(self._fitting(rest) if rest.text.strip() else [])]
+
+
+_last_id, _ids_lock = 0, threading.Lock()
+
+
+def _new_ids(count: int) -> tuple[int, ...]:
+    """Consecutive ids below zero that were never given before, by any pipeline's: relatives may share a CLIP."""
+    global _last_id
+    with _ids_lock:
+        first = _last_id - 1
+        _last_id -= count
+    return tuple(range(first, first - count, -1))
 
 
 class LookUp:

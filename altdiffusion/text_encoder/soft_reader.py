@@ -7,9 +7,9 @@ from typing import Any
 
 from altdiffusion.checkpoints import bridge_folder, hub
 from altdiffusion.errors import InputError
-from altdiffusion.text_encoder.bridge import check_altclip, load_bridge
+from altdiffusion.text_encoder.bridge import Bridge, load_bridge
+from altdiffusion.text_encoder.bridge_layers import check_altclip
 from altdiffusion.text_encoder.encoder import load_text_encoder
-from altdiffusion.text_encoder.entrance_bridge import EntranceBridge
 from altdiffusion.text_encoder.soft_prompts import SoftPrompts
 from altdiffusion.text_encoder.soft_tokenizer import soft_tokenizer
 from altdiffusion.text_encoder.tokenizer import TOKENIZER_FILES, load_any_tokenizer
@@ -23,7 +23,7 @@ def load_soft_tokenizer(bridge: str | Path, model: str | Path | None = None, tok
     Raises InputError for a bridge at CLIP's exit, which gives no soft tokens, and for a tokenizer that isn't its CLIP's.
     """
     loaded = load_bridge(bridge)
-    if not isinstance(loaded, EntranceBridge):
+    if not isinstance(loaded, Bridge):
         raise InputError(bridge_folder.no_soft_tokens(bridge))
     if tokenizer is None:
         own = bridge_folder.local_bridge(bridge)

@@ -210,13 +210,11 @@ def _in_english(stretch: dict[str, Any]) -> str:
 def _doubts(stretch: dict[str, Any], language: str) -> tuple[str, list[str], str]:
     """The text, for each of its soft tokens the words that it may mean, and how much of them all is no word."""
     tokens = [
-        say("or", language).join(
-            say("word_share", language, word=word, share=round(100 * share)) for word, share in likely_words(token)
-        )
+        say("or", language).join(f"{word} {share:.0%}" for word, share in likely_words(token))
         for token in stretch["tokens"]
     ]
     rest = sum(token["rest"] for token in stretch["tokens"]) / len(tokens)
-    return stretch["text"].strip(), tokens, say("free_rest", language, share=round(100 * rest))
+    return stretch["text"].strip(), tokens, say("free_rest", language, share=f"{rest:.0%}")
 
 
 def _unknown(read: dict[str, Any]) -> list[str]:

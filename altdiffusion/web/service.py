@@ -121,6 +121,7 @@ class DemoService:
         """Generate what is asked for; leaving the iterator early cancels. Raises Refused."""
         started = time.monotonic()
         label = self.models.label(request.model)
+        self._check_route(label, request.settings.route)
         if not self.models.is_loaded(label):
             yield Loading()
         request = await asyncio.to_thread(self.resolved, request, label)
@@ -195,13 +196,16 @@ class DemoService:
     def _explained(
         self, label: str, prompt: str, syntax: PromptSyntax, route: Route | None, steps: int
     ) -> dict[str, Any]:
-        if route is not None and not self.models.takes_route(label):
-            raise Refused("no_route")
+        self._check_route(label, route)
         tokenizer = self.models.tokenizer(label)
         try:
             return explain(routed(tokenizer, route), prompt, syntax, steps, max_choices=CHOICES_EXPLAINED)
         except InputError as error:
             raise Refused("bad_prompt", problem=error) from None
+
+    def _check_route(self, label: str, route: Route | None) -> None:
+        if route is not None and not self.models.takes_route(label):
+            raise Refused("no_route")
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str], model: str) -> list[list[float]]:
         """Cosines, a list for each image. Raises Refused."""
@@ -259,7 +263,7 @@ class DemoService:
             width, height = (max(8, round(native * side / 8) * 8) for side in (ratio**0.5, ratio**-0.5))
             request = _with_settings(request, width=width, height=height)
         pipe, settings = self.models.pipeline(label), request.settings
-        if settings.route is not None or self.models.takes_route(label):  # which finds what is malformed in its own way
+        if self.models.takes_route(label):  # and so finds what is malformed in its own way
             for prompt in (settings.prompt, settings.negative_prompt):
                 self._explained(label, prompt, settings.prompt_syntax, settings.route, settings.steps_run)
         try:

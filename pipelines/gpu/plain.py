@@ -15,7 +15,8 @@ from gpu.timing import timed
 from PIL import Image
 from transformers import AltCLIPModel, AltCLIPTextModel, AutoTokenizer, CLIPImageProcessor, CLIPTextModel
 
-from altdiffusion import Bridge
+from altdiffusion.text_encoder.bridge import Bridge
+from altdiffusion.text_encoder.soft_tokens import install_soft_tokens, token_table
 
 
 def steps(setup: Setup, stage: str, batch: int) -> list[float]:
@@ -62,21 +63,37 @@ def trainable(model: Any, setup: Setup) -> Any:
 
 
 def plain_bridge(setup: Setup) -> Plain:
-    """Mean squared error of all 77 states; ours, by the settings, adds the cross-attention's error where it is asked for."""
-    config = Bridge.config_class(input_width=setup.states, output_width=setup.states)
-    if setup.states != 768:
-        config.hidden_size, config.num_attention_heads, config.intermediate_size, config.num_layers = 64, 2, 64, 1
-    model, words = trainable(Bridge(config), setup), tokenizer()
+    """The error of all 77 states and of the words; ours, by the settings, adds what it is asked for, and has literal parts."""
     tower = frozen(AltCLIPTextModel.from_pretrained(setup.folder / "student"), setup)
     clip = frozen(CLIPTextModel.from_pretrained(setup.folder / "clip"), setup)
-    clip_words = AutoTokenizer.from_pretrained(setup.folder / "clip")
+    words, clip_words = tokenizer(), AutoTokenizer.from_pretrained(setup.folder / "clip")
+    table = token_table(clip, len(clip_words))
+    config = Bridge.config_class(setup.states, [table.shape[1]], len(table))
+    if setup.states != 768:
+        config.hidden_size, config.num_attention_heads, config.intermediate_size, config.num_layers = 64, 2, 64, 1
+    model = Bridge(config)
+    model.token_embeddings[0].data.copy_(table)
+    model, vectors = trainable(model, setup), torch.empty(0)
+    install_soft_tokens(clip, lambda ids: vectors[-1 - ids])
 
     def loss(some: Records) -> torch.Tensor:
+        nonlocal vectors
         given = padded(words, [each["zh"] for each in some], setup.device)
+        english = padded(clip_words, [each["en"] for each in some], setup.device)
+        lengths = english.attention_mask.sum(1) - 2
         with torch.no_grad():
-            target = clip(padded(clip_words, [each["en"] for each in some], setup.device).input_ids)[0]
+            target = clip(english.input_ids)[0]
             states = tower(**given)[0]
-        return F.mse_loss(model(states, given.attention_mask).last_hidden_state.float(), target.float())
+        soft = model(states, given.attention_mask, lengths)
+        places = torch.arange(77, device=setup.device)
+        inside = (places > 0) & (places <= lengths[:, None])
+        vectors = soft.embeddings[0][torch.arange(int(lengths.max()), device=setup.device) < lengths[:, None]]
+        ids = english.input_ids.clone()
+        ids[inside] = -1 - torch.arange(len(vectors), device=setup.device)
+        wrong = F.cross_entropy(
+            soft.word_logits.flatten(0, 1), english.input_ids[:, 1 : 1 + soft.word_logits.shape[1]].flatten()
+        )
+        return F.mse_loss(clip(ids)[0].float(), target.float()) + 0.3 * wrong
 
     return model, loss
 

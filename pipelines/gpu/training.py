@@ -188,7 +188,7 @@ def link(source: str, target: str) -> None:
 
 
 def batch_of(setup: Setup, stage: str) -> int:
-    return setup.batch or {"bridge": 1024, "align": 8, "distill": 256, "contrast": 128}[stage]
+    return setup.batch or {"bridge": 512, "align": 8, "distill": 256, "contrast": 128}[stage]
 
 
 def flags(setup: Setup, stage: str) -> list[str]:

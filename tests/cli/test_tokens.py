@@ -1,8 +1,10 @@
 """`altdiffusion tokens`."""
 
 import json
+import re
 
 import pytest
+from helpers.bridges import readable, save_entrance_bridge, small_bridge
 
 
 @pytest.mark.parametrize(
@@ -45,3 +47,44 @@ def test_what_is_malformed_is_one_line(run):
     done = run("tokens", "a (cat")
     assert done.status == 2
     assert "( isn't closed" in done.err
+
+
+@pytest.fixture(scope="module")
+def with_bridge(tmp_path_factory, published):
+    folder = save_entrance_bridge(tmp_path_factory.mktemp("bridge") / "entrance", readable())
+    return ["--bridge", folder, "--text-encoder", published("m9")]
+
+
+def test_the_english_that_a_bridge_understood_is_told(run, with_bridge):
+    lines = run("tokens", "(一只猫:1.2), a dog", *with_bridge).out.splitlines()
+    assert lines[0].startswith("chunk 1 of 1: ")
+    assert re.fullmatch(r"  (〈\S+〉\(1\.2\) )+,</w> a</w> dog</w>", lines[1])
+    assert re.fullmatch(r"  一只猫 → (\S+ \d+%.* \(free rest \d+%\)( · )?)+", lines[2])
+    assert len(lines) == 3
+    document = json.loads(run("tokens", "猫, a dog", "--json", "--route", "all", *with_bridge).out)
+    assert [each["text"] for each in document["prompts"][0]["parts"][0]["understood"]] == ["猫, a dog"]
+    assert "→" not in run("tokens", "猫, a dog", "--literal", "猫", *with_bridge).out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--route", "all"], "--route needs --bridge: name one, or leave --route out"),
+        (["--literal", "x"], "--literal needs --bridge"),
+        (["--text-encoder", "mini"], "--text-encoder needs --bridge"),
+        (["--bridge", "nowhere"], "--bridge: unknown model 'nowhere'"),
+    ],
+)
+def test_what_a_bridge_is_needed_for(run, words, line):
+    done = run("tokens", "猫", *words)
+    assert done.status == 2
+    assert line in done.err
+
+
+def test_bridges_and_models_that_give_no_soft_tokens_are_one_line(run, with_bridge, tmp_path):
+    small_bridge().save_pretrained(tmp_path / "exit")
+    assert "stands at CLIP's exit and gives no soft tokens" in run("tokens", "猫", "--bridge", tmp_path / "exit").err
+    assert "this tokenizer is a XLMRoberta" in run("tokens", "猫", "--model", "mini", *with_bridge).err
+    assert (
+        "this bridge reads text states of width 32, this AltCLIP gives 192" in run("tokens", "猫", *with_bridge[:2]).err
+    )

@@ -13,9 +13,9 @@ from helpers.ldm_names import ldm_vae, single_file
 from PIL import Image
 from safetensors.torch import save_file
 
-from altdiffusion import Bridge, InputError, generate
+from altdiffusion import InputError, generate
 from altdiffusion.generation.load import load_pipeline
-from altdiffusion.text_encoder.bridge import BridgeConfig
+from altdiffusion.text_encoder.exit_bridge import ExitBridge, ExitBridgeConfig
 
 ON = {"device": "cpu", "dtype": "float32", "tokenizer": str(TOKENIZER)}
 SMALL = {"size": (16, 16), "steps": 2, "seed": 1}
@@ -83,7 +83,7 @@ def test_both_halves_of_a_kohya_lora_act(made, files, tmp_path, kind, ranks):
 @pytest.mark.parametrize("kind", ["sd1", "xl"])
 def test_a_bridge_takes_the_place_of_the_files_clip_and_brings_its_tokenizer(published, files, tmp_path, kind):
     widths = (64, 0) if kind == "sd1" else (64 + 128, 32)
-    Bridge(BridgeConfig(32, *widths, **SIZES)).save_pretrained(tmp_path / "bridge")
+    ExitBridge(ExitBridgeConfig(32, *widths, **SIZES)).save_pretrained(tmp_path / "bridge")
     options = {
         "text_encoder": str(published("m9")),
         "bridge": str(tmp_path / "bridge"),

@@ -13,10 +13,10 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusio
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from altdiffusion import Bridge, swap_text_encoder
+from altdiffusion import swap_text_encoder
 from altdiffusion.checkpoints import hub
-from altdiffusion.text_encoder.bridge import BridgeConfig
-from altdiffusion.text_encoder.entrance_bridge import EntranceBridge, EntranceBridgeConfig
+from altdiffusion.text_encoder.bridge import Bridge, BridgeConfig
+from altdiffusion.text_encoder.exit_bridge import ExitBridge, ExitBridgeConfig
 from altdiffusion.text_encoder.soft_tokens import token_table
 from altdiffusion.text_encoder.tokenizer import load_any_tokenizer
 from helpers import layouts
@@ -28,10 +28,10 @@ SIZES = {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 4, "intermed
 WIDTHS = {"sd1": (768, 0), "sd2": (1024, 0), "xl": (2048, 1280)}
 
 
-def small_bridge(kind: str = "sd1", input_width: int = 32) -> Bridge:
+def small_bridge(kind: str = "sd1", input_width: int = 32) -> ExitBridge:
     """A bridge with random weights for AltCLIP's small tower (32)."""
     torch.manual_seed(5)
-    bridge = Bridge(BridgeConfig(input_width, *WIDTHS[kind], **SIZES)).eval()
+    bridge = ExitBridge(ExitBridgeConfig(input_width, *WIDTHS[kind], **SIZES)).eval()
     for name, parameter in bridge.named_parameters():  # trained ones are neither 1 nor 0
         if parameter.dim() == 1:
             nn.init.normal_(parameter, mean=1.0 if "norm" in name and name.endswith("weight") else 0.0, std=0.2)
@@ -105,17 +105,17 @@ def readable(kind: str = "sd1") -> Any:
     return pipe
 
 
-def small_entrance_bridge(pipe: Any, input_width: int = 32, **settings: Any) -> EntranceBridge:
+def small_entrance_bridge(pipe: Any, input_width: int = 32, **settings: Any) -> Bridge:
     """A bridge with random weights to the CLIPs of a pipeline. input_width: of AltCLIP's small tower; mini's has 192.
 
-    It gives 3 soft tokens for a text. settings: of EntranceBridgeConfig.
+    It gives 3 soft tokens for a text. settings: of BridgeConfig.
     """
     encoders = [getattr(pipe, name) for name in ("text_encoder", "text_encoder_2") if getattr(pipe, name, None)]
     tables = [token_table(encoder, len(pipe.tokenizer)).float() for encoder in encoders]
     torch.manual_seed(5)
     widths = [table.shape[1] for table in tables]
-    config = EntranceBridgeConfig(input_width, widths, len(tables[0]), **({"max_soft_tokens": 6} | SIZES | settings))
-    bridge = EntranceBridge(config).eval()
+    config = BridgeConfig(input_width, widths, len(tables[0]), **({"max_soft_tokens": 6} | SIZES | settings))
+    bridge = Bridge(config).eval()
     for name, parameter in bridge.named_parameters():
         if name.startswith("rests."):  # trained ones are not 0
             nn.init.normal_(parameter, std=0.2)

@@ -228,6 +228,16 @@ def test_the_callers_bridge_stays_as_it_is_and_a_second_swap_takes_the_firsts_pl
     np.testing.assert_array_equal(draw(swap_text_encoder(pipe, published("m9"), bridge=bridge)), first)
 
 
+def test_a_relative_with_another_bridge_never_reads_the_firsts_soft_tokens(published):
+    pipe = bridged(published)
+    first = pipe.tokenizer(CHINESE, return_tensors="pt").input_ids
+    relative = AutoPipelineForImage2Image.from_pipe(pipe)  # with the same CLIP
+    swap_text_encoder(relative, published("m9"), bridge=small_entrance_bridge(readable()))
+    relative.tokenizer(CHINESE * 3)
+    with pytest.raises(InputError, match="tokenize it again"):
+        pipe.text_encoder(first)
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

@@ -194,6 +194,23 @@ def test_all_leaves_only_names_and_backquotes_literal(prompt, expected):
     assert marked(prompt, "all", ["cat"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("prompt", "cuts", "expected"),
+    [
+        ("黑暗精灵, 月光", [4], [("黑暗精灵", False), (", ", True), ("月光", False)]),
+        ("黑暗精灵, 月光", [6], [("黑暗精灵", False), (", ", True), ("月光", False)]),
+        ("红色的猫", [2], [("红色", False), ("的猫", False)]),
+        ("红色的猫", [3, 2, 2], [("红色", False), ("的", False), ("猫", False)]),
+        ("一只猫 一只狗", [4], [("一只猫", False), (" ", True), ("一只狗", False)]),
+        ("`sks`风格的猫", [5, 7], [("sks", True), ("风格", False), ("的猫", False)]),
+        ("猫", [0, 1, 9], [("猫", False)]),
+        ("a red cat", [2, 5], [("a red cat", True)]),
+    ],
+)
+def test_stretches_for_the_bridge_end_at_cuts_and_literal_ones_do_not(prompt, cuts, expected):
+    assert [(part.text, part.literal) for part in stretches(prompt, cuts=cuts)] == expected
+
+
 def test_another_route_is_refused():
     with pytest.raises(InputError, match="route: expected auto, all, none, got 'some'"):
         stretches("a cat", "some")

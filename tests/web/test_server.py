@@ -25,6 +25,7 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=\"alert(2)\">' onload='x"
 
 PIECE = {"piece": HOSTILE, "text": HOSTILE, "weight": 1.2, "known": False}
 PART = {"from_step": 1, "until_step": 2, "prompt": HOSTILE, "chunks": [[PIECE, PIECE | {"known": True}]]}
+PART["understood"] = [{"text": HOSTILE, "tokens": [{"words": [{"word": HOSTILE, "share": 0.5}], "rest": 0.5}]}]
 READ = {
     "chunk_tokens": 75,
     "prompts": 2 * [{"prompt": HOSTILE, "loras": [{"name": HOSTILE, "weight": 1}], "parts": [PART]}],

@@ -23,9 +23,8 @@ from tqdm.auto import tqdm
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
 from altdiffusion.metrics import recall_at_k
-from altdiffusion.text_encoder.bridge import load_bridge
+from altdiffusion.text_encoder.bridge import Bridge, BridgeConfig, load_bridge
 from altdiffusion.text_encoder.encoder import load_text_encoder
-from altdiffusion.text_encoder.entrance_bridge import EntranceBridge, EntranceBridgeConfig
 from altdiffusion.text_encoder.soft_tokens import install_soft_tokens, token_table
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS
 from altdiffusion.training.bridge_card import bridge_facts, write_bridge_card
@@ -129,7 +128,7 @@ class SoftTranslation(nn.Module):
     """The bridge's error on prompts of literal and other parts."""
 
     def __init__(
-        self, model: EntranceBridge, read_states: Any, clip: SoftClip, settings: BridgeSettings, device: torch.device
+        self, model: Bridge, read_states: Any, clip: SoftClip, settings: BridgeSettings, device: torch.device
     ) -> None:
         super().__init__()
         self.model = model
@@ -206,7 +205,7 @@ def _length(parts: list[Part]) -> int:
     return sum(len(part.english) for part in parts)
 
 
-def _begin(settings: BridgeSettings, encoder: Any, clip: SoftClip) -> EntranceBridge:
+def _begin(settings: BridgeSettings, encoder: Any, clip: SoftClip) -> Bridge:
     """The bridge as training begins: a new one, or the one that is given."""
     vocab_size = clip.states.tokenizer.vocab_size
     tables = [token_table(tower, vocab_size).float() for tower in clip.states.towers]
@@ -217,7 +216,7 @@ def _begin(settings: BridgeSettings, encoder: Any, clip: SoftClip) -> EntranceBr
     }
     if settings.bridge is not None:
         model = load_bridge(settings.bridge, torch.float32)
-        if not isinstance(model, EntranceBridge):
+        if not isinstance(model, Bridge):
             raise InputError(f"--bridge {settings.bridge} stands at CLIP's exit: expected one for its entrance")
         own = {name: getattr(model.config, name) for name in widths}
         if own != widths:
@@ -227,14 +226,14 @@ def _begin(settings: BridgeSettings, encoder: Any, clip: SoftClip) -> EntranceBr
             )
     else:
         torch.manual_seed(settings.seed)
-        config = EntranceBridgeConfig(
+        config = BridgeConfig(
             **widths,
             hidden_size=settings.hidden_size,
             num_layers=settings.num_layers,
             num_attention_heads=settings.num_attention_heads,
             intermediate_size=settings.intermediate_size,
         )
-        model = EntranceBridge(config)
+        model = Bridge(config)
     with torch.no_grad():
         for own_table, table in zip(model.token_embeddings, tables, strict=True):
             own_table.copy_(table)
@@ -243,7 +242,7 @@ def _begin(settings: BridgeSettings, encoder: Any, clip: SoftClip) -> EntranceBr
 
 @torch.no_grad()
 def _measure(
-    model: EntranceBridge,
+    model: Bridge,
     read_states: Any,
     clip: SoftClip,
     text: ParallelText,

@@ -108,6 +108,10 @@ def style_choices(service: DemoService, language: str) -> list[tuple[str, str]]:
     return [(style.name[language == "zh"] if style.name else key, key) for key, style in service.styles.items()]
 
 
+# What the choices of a setting are called, where that isn't what the command line calls them.
+_SAID = {"route": {"auto": "route_auto", "all": "route_all", "none": "route_none"}}
+
+
 def _component(name: str, default: Any, limits: Limits) -> Any:
     """The component of a setting, by its type, choices and range. default: None where nothing is said at first."""
     field = ImageSettings.model_fields[name]
@@ -117,7 +121,8 @@ def _component(name: str, default: Any, limits: Limits) -> Any:
     choices = OFFERED_SCHEDULERS if name == "scheduler" else choices_of(field)
     if choices:
         own = [] if field.default else [(I18N("scheduler_own"), "")]
-        named = [(I18N(key) if (key := f"{name}_{choice}") in TEXTS else choice, choice) for choice in choices]
+        said = _SAID.get(name, {})
+        named = [(I18N(said[choice]) if choice in said else choice, choice) for choice in choices]
         return gr.Dropdown([*own, *named], value=default or "", label=label)
     if type_of(field) is str:
         return gr.Textbox(label=label, max_length=limits.text)

@@ -22,12 +22,11 @@ from torch import nn
 
 from altdiffusion import (
     AltDiffusionPipeline,
-    Bridge,
     InputError,
     swap_text_encoder,
 )
 from altdiffusion.cli.main import main
-from altdiffusion.text_encoder.bridge import BridgeConfig
+from altdiffusion.text_encoder.exit_bridge import ExitBridge, ExitBridgeConfig
 
 PICTURE = Image.new("RGB", (16, 16), "red")
 MASK = Image.new("L", (16, 16), 255)
@@ -222,7 +221,7 @@ def test_a_bridge_to_a_unet_that_reads_altclip_already_is_refused(published, mod
 def test_a_second_swap_takes_the_place_of_the_first(published):
     pipe = bridged(published)
     first = draw(pipe)
-    other = Bridge(BridgeConfig(32, 768, **SIZES)).eval()
+    other = ExitBridge(ExitBridgeConfig(32, 768, **SIZES)).eval()
     assert not np.allclose(draw(swap_text_encoder(pipe, published("m9"), bridge=other)), first)
     np.testing.assert_array_equal(draw(swap_text_encoder(pipe, published("m9"), bridge=small_bridge())), first)
 
@@ -230,7 +229,7 @@ def test_a_second_swap_takes_the_place_of_the_first(published):
 def test_xls_refiner_is_told_a_score_beside_a_narrower_pooled_vector(published):
     pipe = AutoPipelineForImage2Image.from_pipe(stock("xl"))
     pipe.register_to_config(requires_aesthetics_score=True)  # 5 numbers of 8: 1288 are left for the vector
-    bridge = Bridge(BridgeConfig(32, 2048, 1288, **SIZES)).eval()
+    bridge = ExitBridge(ExitBridgeConfig(32, 2048, 1288, **SIZES)).eval()
     swap_text_encoder(pipe, published("m9"), bridge=bridge)
     assert np.isfinite(draw(pipe, image=PICTURE, strength=1.0)).all()
 
@@ -294,7 +293,7 @@ def test_saved_pipeline_reloads_as_ours_and_is_saved_again(published, tmp_path, 
 
 def test_ours_sends_xl_to_its_own_class(published, tmp_path):
     bridged(published, "xl").save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="diffusers' StableDiffusionXLPipeline, after `import altdiffusion`"):
+    with pytest.raises(InputError, match="diffusers' StableDiffusionXLPipeline after `import altdiffusion`"):
         AltDiffusionPipeline.from_pretrained(tmp_path)
 
 
