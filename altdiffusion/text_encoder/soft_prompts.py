@@ -24,9 +24,10 @@ _WORDS = 3  # of a mixture, the most likely entries that are kept to be shown
 
 @dataclass(frozen=True)
 class SoftText:
-    """A text as soft tokens. ids: below zero. words: for each, the most likely entries of CLIP's vocabulary, with their
+    """What a text is as soft tokens. ids: below zero. words: for each, the most likely entries of CLIP's vocabulary, with their
     shares of the mixture; share of the rest: how much of each embedding is none of the vocabulary's, 0 to 1."""
 
+    text: str
     ids: tuple[int, ...]
     words: tuple[tuple[tuple[int, float], ...], ...]
     rests: tuple[float, ...]
@@ -126,7 +127,7 @@ class SoftPrompts:
                 tuple(zip(words[row, place].tolist(), shares[row, place].tolist(), strict=True))
                 for place in range(length)
             )
-            self._texts[text] = SoftText(names, likely, tuple(rests[row, :length].tolist()))
+            self._texts[text] = SoftText(text, names, likely, tuple(rests[row, :length].tolist()))
 
     def _fitting(self, stretch: Stretch) -> list[Stretch]:
         """A stretch that AltCLIP's 77 tokens don't hold, cut behind clauses, else behind words, else anywhere."""

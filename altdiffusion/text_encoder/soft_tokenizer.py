@@ -90,11 +90,13 @@ class SoftTokenizerMixin:
     def encode(self, text: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(text, str) and self._read([text]):
             return self(text, *args, **kwargs)["input_ids"]
-        return super().encode(text, *args, **kwargs)  # type: ignore[misc]
+        with self.soft_prompts.tokenizer_lock:
+            return super().encode(text, *args, **kwargs)  # type: ignore[misc]
 
     def tokenize(self, text: str, *args: Any, **kwargs: Any) -> list[str]:
         if not (prompts := self._read([text])):
-            tokens: list[str] = super().tokenize(text, *args, **kwargs)  # type: ignore[misc]
+            with self.soft_prompts.tokenizer_lock:
+                tokens: list[str] = super().tokenize(text, *args, **kwargs)  # type: ignore[misc]
             return tokens
         return list(self.convert_ids_to_tokens([token for token, _ in prompts[0]]))
 
@@ -106,11 +108,34 @@ class SoftTokenizerMixin:
         return [self._name(int(token)) for token in ids if int(token) not in special]
 
     def _decode(self, token_ids: Any, **kwargs: Any) -> str:
-        """Soft tokens as the English that they are nearest to."""
+        """A text that these tokens are read from again, as tools that expand textual inversions want it.
+
+        Soft tokens are the whole text that they are of, even if some of them were cut off; literal words stand in backquotes
+        where they would not stay literal without.
+        """
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
-        words = [self._likeliest(token) if token < 0 else token for token in ids]
-        text: str = super()._decode([token for token in words if token is not None], **kwargs)  # type: ignore[misc]
+        pieces: list[list[int] | str] = []  # literal tokens; or what soft tokens are of
+        for at, token in enumerate(ids):
+            if token >= 0:
+                if not pieces or isinstance(pieces[-1], str):
+                    pieces.append([])
+                pieces[-1].append(token)  # type: ignore[union-attr]
+            elif (found := self.soft_prompts.text_of(token)) and (not found[1] or not at or ids[at - 1] != token + 1):
+                pieces.append(found[0].text)
+        decode = super()._decode  # type: ignore[misc]
+        parts = [(piece, False) if isinstance(piece, str) else (decode(piece, **kwargs), True) for piece in pieces]
+        text = _joined(parts)
+        is_prompt = self.bos_token_id not in ids and self.eos_token_id not in ids  # type: ignore[attr-defined]
+        if is_prompt and not self._reads(text, [part for part, literal in parts if not literal]):
+            text = _joined([(f"`{part.strip().replace('`', '``')}`" if literal else part, literal) for part, literal in parts])
         return text
+
+    def _reads(self, text: str, soft: list[str]) -> bool:
+        """Whether these are the parts of a text that become soft tokens."""
+        try:
+            return [part.text for part in self._stretches(text) if not part.literal] == soft
+        except InputError:  # a backquote among the literal words
+            return False
 
     def _name(self, token: int) -> str:
         convert = super().convert_ids_to_tokens  # type: ignore[misc]
@@ -215,6 +240,15 @@ def routed(tokenizer: Any, route: Route | None, literal: Collection[str] = ()) -
             f"{said}: this model has no bridge at CLIP's entrance, which alone takes a route: leave it out"
         )
     return soft_tokenizer(tokenizer, tokenizer.soft_prompts, route, literal)
+
+
+def _joined(parts: Sequence[tuple[str, bool]]) -> str:
+    """The text of (part, whether it is literal). Neighbours that aren't were cut from one text, others stand apart."""
+    text, before = "", True
+    for part, literal in parts:
+        text += " " * bool(text and (literal or before) and not text.endswith(" ")) + part
+        before = literal
+    return text
 
 
 def _plain(tokenizer: Any) -> Any:
