@@ -65,8 +65,8 @@ STEPS = {
     "phase-2": 400,
     "vae": 9000,
     "sd-mini": 9000,
-    "bridge-states": 4400,
-    "bridge": 3500,
+    "bridge-states": 4000,
+    "bridge": 900,
     "fine-tune": 1500,
     "lora": 2000,
     "trigger": 2000,
@@ -295,7 +295,10 @@ class Build:
             sd = StableDiffusionPipeline.from_pretrained(self.out / "sd-mini/model", torch_dtype=torch.float16)
             sd.save_pretrained(folder / "sd-mini")
             shutil.rmtree(folder / "sd-mini/vae")  # the same as mini's
-            load_bridge(self.out / "bridge/model", torch.float16).save_pretrained(folder / "bridge")
+            bridge = load_bridge(self.out / "bridge/model", torch.float16)
+            bridge.config.text_encoder, bridge.config.model = "mini", "sd-mini"
+            bridge.save_pretrained(folder / "bridge")
+            shutil.copytree(self.out / "bridge/model/tokenizer", folder / "bridge/tokenizer")
             for config in folder.glob("**/config.json"):  # what the libraries load by default
                 settings = json.loads(config.read_text(encoding="utf-8"))
                 if "dtype" in settings:

@@ -34,7 +34,8 @@ class BridgeConfig(PreTrainedConfig):
         two CLIPs share a vocabulary.
     vocab_size: entries of CLIP's vocabulary.
     max_soft_tokens: the most that a text becomes.
-    model, text_encoder, languages, data, license: what it was trained with, as the user named it; notes.
+    model, text_encoder, languages: what it was trained with, where its name means something elsewhere; text_encoder is the
+        default of what reads with it, the others are notes.
     Raises InputError unless hidden_size is a multiple of num_attention_heads.
     """
 
@@ -53,8 +54,6 @@ class BridgeConfig(PreTrainedConfig):
         model: str | None = None,
         text_encoder: str | None = None,
         languages: Sequence[str] = (),
-        data: Sequence[str] = (),
-        license: str | None = None,
         **kwargs: Any,
     ) -> None:
         if hidden_size % num_attention_heads:
@@ -73,8 +72,6 @@ class BridgeConfig(PreTrainedConfig):
         self.model = model
         self.text_encoder = text_encoder
         self.languages = list(languages)
-        self.data = list(data)
-        self.license = license
         super().__init__(**kwargs)
 
 
