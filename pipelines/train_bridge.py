@@ -3,9 +3,9 @@
     python pipelines/train_bridge.py bridge-sd15 --model stable-diffusion-v1-5/stable-diffusion-v1-5 --texts "texts/*.tsv"
     accelerate launch --multi_gpu --num_processes 8 pipelines/train_bridge.py bridge-sd15 --model ... --texts ...
 
-First AltCLIP's states become CLIP's, then the error counts as the frozen UNet sees it, too: the settings are in
-pipelines/settings/bridge-*.toml. The texts should look like prompts: captions with their translations. Run the same line
-again to go on after a stop.
+First AltCLIP's states become soft tokens that CLIP reads as the English text, then the error counts as the frozen UNet sees
+it, too: the settings are in pipelines/settings/bridge-*.toml. The texts should look like prompts: captions with their
+translations. Run the same line again to go on after a stop.
 """
 
 import argparse

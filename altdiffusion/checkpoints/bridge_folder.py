@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from altdiffusion.checkpoints import hub
+from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
 
 EXIT = "altdiffusion_bridge"  # model_type in config.json
@@ -14,13 +15,13 @@ ENTRANCE = "altdiffusion_entrance_bridge"
 
 
 def local_bridge(name: str | Path) -> Path:
-    """The folder of a bridge that is on this machine, "mini" or a path; it need not be there."""
-    return hub.mini_folder() / "bridge" if name == hub.MINI else local_path(name)
+    """The folder of a bridge that is on this machine, "mini", a path or a training's output_dir; it need not be there."""
+    return hub.mini_folder() / "bridge" if name == hub.MINI else hub.result_of_training(local_path(name))
 
 
 def model_type(name: str | Path) -> str | None:
     """EXIT, ENTRANCE or another word; None where there is none, and for a bridge on the hub."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
+    with contextlib.suppress(OSError, ValueError, RecursionError, InputError):
         config = json.loads((local_bridge(name) / "config.json").read_text(encoding="utf-8"))
         if isinstance(config, dict) and isinstance(kind := config.get("model_type"), str):
             return kind

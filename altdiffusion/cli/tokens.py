@@ -26,7 +26,7 @@ class TokensSettings(BridgeFlags):
     tokenizer: str | None = setting(
         None, "of a single file, which carries none: folder or id", source="model", metavar="T"
     )
-    allow_pickle: bool = setting(False, "look into a .ckpt file, which can carry code, for the kind of its model")
+    allow_pickle: bool = setting(False, "read .bin and .ckpt files, which can carry code")
     prompt_syntax: PromptSyntax = setting("webui", "as for generate", metavar="S")
     steps: int = setting(25, "of an image, for prompts that change over them", minimum=1, maximum=999, metavar="N")
     as_json: bool = setting(False, "print one JSON document on standard output", flag="json")
@@ -78,7 +78,7 @@ def _tokenizer(settings: TokensSettings) -> Any:
     from altdiffusion.text_encoder.soft_tokenizer import routed
 
     own = None if settings.model is None else of(settings.model)
-    tokenizer = load_soft_tokenizer(settings.bridge, settings.text_encoder, own)
+    tokenizer = load_soft_tokenizer(settings.bridge, settings.text_encoder, own, allow_pickle=settings.allow_pickle)
     return routed(tokenizer, settings.route, settings.literal or ())
 
 

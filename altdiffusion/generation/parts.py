@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from altdiffusion.checkpoints import hub, tensor_files
 from altdiffusion.errors import InputError, first_line
@@ -96,12 +97,28 @@ def _family(width: int) -> str:
 
 
 def load_textual_inversion(pipe: Any, source: str | Path, allow_pickle: bool = False) -> None:
-    """Teach the text encoder the words of a file. Raises InputError where they were trained for another encoder."""
+    """Teach the text encoders the words of a file. Raises InputError where they were trained for another encoder.
+
+    A file in the web UIs' layouts names no word: it is the file's name, as there.
+    """
     path = hub.resolve(source, ["*.safetensors", *(["*.bin", "*.pt"] if allow_pickle else [])])
     if path.is_dir():
         path = _only_file(path, "textual inversion", allow_pickle)
     with _as_input_error(f"{source} can't be loaded as a textual inversion"):
-        pipe.load_textual_inversion(str(path), use_safetensors=None if allow_pickle else True)
+        names = {name for name, _ in _shapes(path)} if path.suffix == ".safetensors" else set()
+        if names == {"clip_l", "clip_g"}:
+            _load_xl_inversion(pipe, path)
+            return
+        word = {"token": path.stem} if names == {"emb_params"} else {}
+        pipe.load_textual_inversion(str(path), use_safetensors=None if allow_pickle else True, **word)
+
+
+def _load_xl_inversion(pipe: Any, path: Path) -> None:
+    if not hasattr(pipe, "text_encoder_2"):
+        raise InputError(f"{path} is a textual inversion for Stable Diffusion XL: expected one for this model's CLIP")
+    for number, name in (("", "clip_l"), ("_2", "clip_g")):
+        parts = {part: getattr(pipe, part + number) for part in ("text_encoder", "tokenizer")}
+        pipe.load_textual_inversion(load_file(path)[name], token=path.stem, **parts)
 
 
 def load_vae(pipe: Any, source: str | Path, allow_pickle: bool = False) -> None:

@@ -94,7 +94,7 @@ class ImageSettings(Settings):
         metavar="F[:W]", source="lora", infotext="Lora", loading=True, repeat=True)
     lora_dir: str | None = setting(None, "folder of the LoRAs that prompts name as <lora:NAME:0.8>",
         metavar="DIR", source="path", infotext="Lora folder", loading=True)
-    textual_inversion: list[str] | None = setting(None, "words trained for AltCLIP: file, folder or id; may be repeated",
+    textual_inversion: list[str] | None = setting(None, "words trained for its text encoder: file, folder or id; may be repeated",
         metavar="F", source="model", infotext="Textual inversions", loading=True, repeat=True)
     vae: str | None = setting(None, "in place of the model's own: folder, single file or id on the hub",
         metavar="F", source="model", infotext="VAE", loading=True)
@@ -122,8 +122,8 @@ class ImageSettings(Settings):
         metavar="T", source="model", infotext="Tokenizer", loading=True)
     settings_from: str | None = setting(None, "of a single file of unusual sizes: folder or id that has its model's settings",
         metavar="M", source="model", infotext="Model settings", loading=True)
-    text_encoder: str | None = setting(None, "AltCLIP in place of the model's own encoder (with --bridge: the one it names, "
-        "else mini's)",
+    text_encoder: str | None = setting(None, "AltCLIP, in place of the model's own encoder or before a bridge (with --bridge: "
+        "the one it names, else mini's)",
         metavar="M", source="model", infotext="Text encoder", loading=True)
     bridge: str | None = setting(None, "from AltCLIP to a model trained with CLIP: folder, id on the hub, mini",
         metavar="B", source="model", infotext="Bridge", loading=True)

@@ -155,11 +155,12 @@ def check_textual_inversion(sources: Any, text_encoder: Any, /, **kwargs: Any) -
     """
     kwargs = {name: kwargs[name] for name in kwargs if name not in ("token", "tokenizer", "text_encoder")}
     width = text_encoder.get_input_embeddings().weight.shape[1]
+    reader = "AltCLIP's" if isinstance(text_encoder, AltCLIPTextModel | BridgedTextEncoder) else "CLIP's here"
     for state in load_textual_inversion_state_dicts(sources if isinstance(sources, list) else [sources], **kwargs):
         values = state.get("string_to_param", state) if isinstance(state, dict) else {"embedding": state}
         for value in values.values():
             if isinstance(value, Tensor) and value.is_floating_point() and value.shape[-1] != width:
                 raise InputError(
-                    f"this textual inversion has embeddings of width {value.shape[-1]}, AltCLIP's are {width}: it was "
-                    "made for CLIP's text encoder and can't be used here; train one for AltCLIP"
+                    f"this textual inversion has embeddings of width {value.shape[-1]}, {reader} are {width}: it was "
+                    "made for another text encoder and can't be used here; take one that was trained for this one"
                 )

@@ -169,7 +169,7 @@ class AltDiffusionMixin(DiffusionPipeline):
         return json.dumps(settings, indent=2, sort_keys=True) + "\n"
 
     def load_textual_inversion(self, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> None:
-        """As in diffusers; one made for CLIP's text encoder is refused with the reason (InputError)."""
+        """As in diffusers; one made for another text encoder is refused with the reason (InputError)."""
         adapters.check_textual_inversion(pretrained_model_name_or_path, self.text_encoder, **kwargs)
         super().load_textual_inversion(pretrained_model_name_or_path, *args, **kwargs)
 

@@ -266,10 +266,11 @@ def _class_of(encoder: Any) -> Any:
 
 
 def _weighting_for(encoder: Any, weighting: Weighting | None) -> Weighting:
-    """What was asked for, or what the encoder is made for. Raises InputError for what means nothing behind a bridge."""
+    """What was asked for, or what the encoder is made for. Raises InputError for what means nothing behind an exit bridge."""
     if isinstance(encoder, BridgedTextEncoder) and weighting not in (None, "masked"):
         raise InputError(
-            f"weighting={weighting!r}: a bridge's states don't stand at the places of the prompt's tokens: expected 'masked'"
+            f"weighting={weighting!r}: the states of a bridge at CLIP's exit don't stand at the places of the prompt's tokens: "
+            "expected 'masked'"
         )
     own_clip = isinstance(encoder, CLIPTextModel | CLIPTextModelWithProjection)
     return weighting or ("a1111" if own_clip else "masked")

@@ -201,8 +201,8 @@ class BridgedTextEncoder(ExactModel):
 
 
 _NO_LAYERS = (
-    "behind a bridge CLIP's layers don't exist, it gives the one that it learnt: call the pipeline with clip_skip=None "
-    "(a UNet that needs another layer needs a bridge trained for it)"
+    "behind a bridge at CLIP's exit CLIP's layers don't exist, it gives the one that it learnt: call the pipeline with "
+    "clip_skip=None (a UNet that needs another layer needs a bridge trained for it)"
 )
 
 

@@ -54,7 +54,8 @@ Trained by altdiffusion {version}: {steps:,} steps of {batch_size:,} texts.
 
 {figures}
 
-R@1: how often, among up to 500 texts, the states nearest to the bridge's are those of the right one, by CLIP. Prediction error:
+R@1: how often, among up to 500 texts, CLIP's state at the end of the soft tokens is nearest to that of the right English
+text. Prediction error:
 how far the UNet's predictions are from those with CLIP's states, 0 being equal and 1 as far off as with no text.
 
 ## Licence

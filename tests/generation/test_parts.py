@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from helpers import layouts
+from helpers.bridges import readable
 from helpers.controlnet import save_controlnet
 from helpers.ip_adapter import save_ip_adapter
 from helpers.ldm_names import ldm_vae
@@ -194,6 +195,22 @@ def test_textual_inversions_are_words_of_prompts(mini, tmp_path):
     save_file({"<wide>": torch.randn(768)}, tmp_path / "wide.safetensors")
     with pytest.raises(InputError, match="embeddings of width 768"):
         load_pipeline("mini", textual_inversion=[tmp_path / "wide.safetensors"], device="cpu")
+
+
+def test_a_word_of_the_web_uis_is_the_files_name(tmp_path):
+    save_file({"emb_params": torch.randn(2, 192)}, tmp_path / "dark-elf.safetensors")
+    pipe = load_pipeline(
+        "sd-mini", textual_inversion=[tmp_path / "dark-elf.safetensors"], device="cpu", dtype="float32"
+    )
+    assert "dark-elf" in pipe.tokenizer.tokenize("a dark-elf")
+    save_file({"clip_l": torch.randn(1, 32), "clip_g": torch.randn(1, 48)}, tmp_path / "rune.safetensors")
+    readable("xl").save_pretrained(tmp_path / "xl")
+    xl = load_pipeline(
+        tmp_path / "xl", textual_inversion=[tmp_path / "rune.safetensors"], device="cpu", dtype="float32"
+    )
+    assert all("rune" in tokenizer.tokenize("a rune") for tokenizer in (xl.tokenizer, xl.tokenizer_2))
+    with pytest.raises(InputError, match="is a textual inversion for Stable Diffusion XL"):
+        load_pipeline("sd-mini", textual_inversion=[tmp_path / "rune.safetensors"], device="cpu")
 
 
 @pytest.mark.parametrize("clip_skip", [1, 2, 3])
