@@ -127,7 +127,9 @@ class SoftTokenizerMixin:
         text = _joined(parts)
         is_prompt = self.bos_token_id not in ids and self.eos_token_id not in ids  # type: ignore[attr-defined]
         if is_prompt and not self._reads(text, [part for part, literal in parts if not literal]):
-            text = _joined([(f"`{part.strip().replace('`', '``')}`" if literal else part, literal) for part, literal in parts])
+            text = _joined(
+                [(f"`{part.strip().replace('`', '``')}`" if literal else part, literal) for part, literal in parts]
+            )
         return text
 
     def _reads(self, text: str, soft: list[str]) -> bool:
