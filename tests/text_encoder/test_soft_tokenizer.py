@@ -110,6 +110,28 @@ def test_soft_tokens_are_shown_as_the_english_that_they_are_nearest_to(tokenizer
 
 
 @pytest.mark.parametrize(
+    "text",
+    [*MIXED, "猫" * 300, "`gato`, 一只猫", "`gato`", "a ``cat, 猫", "кошка на синем фоне, sks, 8k", "a cat, wow!"],
+)
+def test_what_is_decoded_is_read_again_as_the_same_tokens(tokenizer, text):
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert tokenizer(tokenizer.decode(ids), add_special_tokens=False).input_ids == ids
+
+
+@pytest.mark.parametrize("route", ["all", "none"])
+def test_what_is_decoded_is_read_again_by_any_route(tokenizer, route):
+    tokenizer.soft_prompts.route = route
+    test_what_is_decoded_is_read_again_as_the_same_tokens(tokenizer, "一只猫, a cat `sks`")
+
+
+@pytest.mark.parametrize("text", ENGLISH)
+def test_english_is_decoded_as_ever(tokenizer, plain, text):
+    for special in (True, False):
+        ids = plain(text, add_special_tokens=special).input_ids
+        assert tokenizer.decode(ids) == plain.decode(ids)
+
+
+@pytest.mark.parametrize(
     "asked", [{"return_overflowing_tokens": True}, {"text_pair": "猫"}, {"is_split_into_words": True}]
 )
 def test_what_soft_tokens_have_no_answer_to_is_refused(tokenizer, asked):
