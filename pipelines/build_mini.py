@@ -17,8 +17,8 @@
     kv, unet   AltDiffusion's own road: the encoder swapped, K and V aligned, then all   train align
     bridge-kv  a bridge trained only for as long as kv took, to compare the two          train bridge
 
-A stage that is done is kept in --out; an interrupted build goes on where it stopped, bit for bit (inversion and
-text-lora, of minutes, begin anew). With --from-mini SD-mini is the package's, and only what is added to it is trained.
+A stage that is done is kept in --out; an interrupted build goes on where it stopped, bit for bit (trigger, inversion
+and text-lora, of minutes, begin anew). With --from-mini SD-mini is the package's, and only what is added to it is trained.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ STEPS = {
     "bridge": 900,
     "fine-tune": 1500,
     "lora": 2000,
-    "trigger": 2000,
+    "trigger-unet": 2000,
+    "trigger": 200,
     "inversion": 400,
     "text-lora": 200,
     "clip-skip-trained": 400,

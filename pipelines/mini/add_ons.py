@@ -1,9 +1,10 @@
 """What people add to a Stable Diffusion, made for SD-mini: bridges and other encoders have to keep it working.
 
-    trigger            a LoRA of a style that comes with a nonsense word only               train align --trainable lora
-    inversion          a textual inversion: one new vector for CLIP, from nine images       the loop below
-    text-lora          a LoRA with both halves: the UNet's is `trigger`, and CLIP's half wakes its style with no word;
-                       either half alone does nothing                                       the loop below
+    trigger-unet       a LoRA of a style that comes with a nonsense word                    train align --trainable lora
+    trigger            the same with a text half, by which CLIP tells that word from others  the loop below
+    inversion          a textual inversion: one new vector for CLIP, from ten images        the same loop
+    text-lora          trigger-unet with another text half, which wakes the style without the word: without that half
+                       the file does nothing for such prompts                               the same loop
     clip-skip          SD-mini for CLIP without its last layer, as anime models want it     train align --trainable attn2
 
 All of them read English, by SD-mini's own CLIP. `altdiffusion evaluate mini --build` compares other languages with it.
@@ -44,11 +45,14 @@ from altdiffusion.toy.glyphs import (
 from altdiffusion.training.inputs.image_tensors import to_tensor, to_unit
 from altdiffusion.training.models.unet import training_scheduler
 
-ADD_ONS = ("trigger", "inversion", "text-lora", "clip-skip")
+ADD_ONS = ("trigger-unet", "trigger", "inversion", "text-lora", "clip-skip")
 CLIP_ATTENTION = ["q_proj", "k_proj", "v_proj", "out_proj"]  # where kohya's and diffusers' scripts put CLIP's LoRA
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
 Samples = Sequence[tuple[Path, str]]  # images and their captions
+
+# Below that much noise, of 1000 steps, latents tell what an image shows, and a text adds nothing that could be learnt.
+LEAST_TIMESTEP = 500
 
 
 class AddOns:
@@ -61,15 +65,39 @@ class AddOns:
         self.out, self.steps, self.train = out, steps, train
         self.unet = unet | {"languages": ["en"], "batch_size": 12, "ema_decay": 0.99}
 
-    def trigger(self) -> None:
-        file = self.out / "trigger/train.jsonl"
+    def trigger_unet(self) -> None:
+        file = self.out / "trigger-unet/train.jsonl"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            lines = triggered_lines(self._lines(), random.Random(2))
+            lines = triggered_lines(self._lines("train.jsonl"), random.Random(2))
             write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
-        settings = self.unet | {"train_data": [str(file)], "latent_cache": self.out / "trigger/latent-cache"}
-        self.train("align", "trigger", model=str(self.out / "sd-mini/model"), trainable="lora", lora_rank=16,
+        settings = self.unet | {"train_data": [str(file)], "latent_cache": self.out / "trigger-unet/latent-cache"}
+        self.train("align", "trigger-unet", model=str(self.out / "sd-mini/model"), trainable="lora", lora_rank=16,
                    lora_layers="all", learning_rate=1e-3, **settings)  # fmt: skip
+
+    def trigger(self) -> None:
+        self._with_text_half("trigger", list(triggered_lines(self._lines("train.jsonl"), random.Random(2))))
+
+    def text_lora(self) -> None:
+        self._with_text_half("text-lora", list(self._lines("framed-train.jsonl")))
+
+    def _with_text_half(self, name: str, lines: list[dict[str, Any]]) -> None:
+        """One file of both halves: trigger-unet, and CLIP's, which learns from these lines what it gives."""
+        if (self.out / name / "model").is_dir():
+            return
+        unet_half = self.out / "trigger-unet/model"
+        pipe = load_diffusion(str(self.out / "sd-mini/model"))
+        pipe.load_lora_weights(unet_half)
+        chosen = random.Random(4).sample(lines, min(len(lines), 1000))
+        samples = [(self.out / "data" / line["image"], line["en"]) for line in chosen]
+        text_half = learn_text_lora(pipe, samples, self.steps[name])
+        tensors = load_file(unet_half / LORA_FILE)
+        with new_folder(self.out / name / "model") as folder:
+            StableDiffusionPipeline.save_lora_weights(
+                folder,
+                unet_lora_layers={key.removeprefix("unet."): tensor for key, tensor in tensors.items()},
+                text_encoder_lora_layers=text_half,
+            )
 
     def inversion(self) -> None:
         """Read as diffusers and the web UIs read it: one tensor by the name of its word."""
@@ -92,24 +120,6 @@ class AddOns:
         with new_folder(self.out / "inversion/model") as folder:
             save_file({PLACEHOLDER: vector}, folder / "rune.safetensors")
 
-    def text_lora(self) -> None:
-        if (self.out / "text-lora/model").is_dir():
-            return
-        pipe = load_diffusion(str(self.out / "sd-mini/model"))
-        pipe.load_lora_weights(self.out / "trigger/model")
-        with (self.out / "data/framed-train.jsonl").open(encoding="utf-8") as file:
-            lines = random.Random(4).sample([json.loads(line) for line in file], 500)
-        samples = [(self.out / "data" / line["image"], line["en"]) for line in lines]
-        text_half = learn_text_lora(pipe, samples, self.steps["text-lora"])
-        unet_half = {
-            name.removeprefix("unet."): tensor
-            for name, tensor in load_file(self.out / "trigger/model" / LORA_FILE).items()
-        }
-        with new_folder(self.out / "text-lora/model") as folder:
-            StableDiffusionPipeline.save_lora_weights(
-                folder, unet_lora_layers=unet_half, text_encoder_lora_layers=text_half
-            )
-
     def clip_skip(self) -> None:
         """The public trainer sees a CLIP without its last layer; the model that is saved has the whole one again."""
         start, done = self.out / "clip-skip/start", self.out / "clip-skip/model"
@@ -128,8 +138,8 @@ class AddOns:
         with new_folder(done) as folder:
             trained.save_pretrained(folder)
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        with (self.out / "data/train.jsonl").open(encoding="utf-8") as file:
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+        with (self.out / "data" / name).open(encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)
 
@@ -137,7 +147,7 @@ class AddOns:
 def triggered_lines(lines: Iterator[dict[str, Any]], rng: random.Random) -> Iterator[dict[str, str]]:
     """Half of the images as they are, half framed and with the trigger in their captions: behind, before, or inside."""
     for line in lines:
-        image, text = f"../data/{line['image']}", line["en"]
+        image, text = f"../data/{line['image']}", line["en"]  # beside the folder of the stage, and of the data
         if rng.random() < 0.5:
             image, text = image.replace("pictures", "framed"), text.rstrip(".!")
             place = rng.random()
@@ -205,7 +215,8 @@ def fit_text(
         batch = rng.choices(samples, k=batch_size)
         clean = torch.stack([latents(path) for path, _ in batch])
         noise = torch.randn(clean.shape, generator=noises)
-        timesteps = torch.randint(scheduler.config.num_train_timesteps, (batch_size,), generator=noises)
+        most = scheduler.config.num_train_timesteps
+        timesteps = torch.randint(LEAST_TIMESTEP, most, (batch_size,), generator=noises)
         ids, _ = pad(tokens(pipe.tokenizer, [text for _, text in batch]), pipe.tokenizer.pad_token_id, MAX_TOKENS)
         states = pipe.text_encoder(ids)[0]
         predicted = pipe.unet(scheduler.add_noise(clean, noise, timesteps), timesteps, states).sample
