@@ -23,7 +23,7 @@ ENGLISH = [
     "a cat, " * 60,
     "",
 ]
-FOREIGN = ["一只猫在森林里玩(球){}", "一只猫{}, on a beach", "кошка на синем (фоне){}", "(一只猫，蓝色背景){} sks"]
+FOREIGN = ["一只猫在森林里玩(球){}", "(一只猫){}, on a beach", "кошка на синем (фоне){}", "(一只猫，蓝色背景){} sks"]
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_compel_reads_english_as_without_a_bridge(pipes, kind):
 def test_compel_weights_other_languages(pipes, kind):
     compel = compel_of(kind, pipes[kind][1])
     for prompt in FOREIGN:
-        states = [compel(prompt.format(weight), negative_prompt="模糊").embeds for weight in ("", "1.2", "1.5", "0.6")]
+        states = [compel(prompt.format(weight), negative_prompt="模糊").embeds for weight in (1.1, 1.3, 1.6, 0.6)]
         moved = [float((state - states[0]).norm()) for state in states[1:]]
         assert 0 < moved[0] < moved[1], prompt
         assert moved[2] > 0, prompt
@@ -111,6 +111,24 @@ def test_compels_older_class_and_its_padding(pipes, truncate):
     assert padded[0].shape == padded[1].shape == (1, 77 if truncate else padded[0].shape[1], 32)
 
 
+def test_compels_older_way_with_two_encoders(pipes):
+    compel = pytest.importorskip("compel")
+    plain, ours = (
+        compel.Compel(
+            tokenizer=[pipe.tokenizer, pipe.tokenizer_2],
+            text_encoder=[pipe.text_encoder, pipe.text_encoder_2],
+            returned_embeddings_type=compel.ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED,
+            requires_pooled=[False, True],
+        )
+        for pipe in pipes["xl"]
+    )
+    prompt = "a cat playing with a ball++ in the forest"
+    assert all(torch.equal(*pair) for pair in zip(ours(prompt), plain(prompt), strict=True))
+    (states, pooled), (heavier, _) = ours("一只猫"), ours("(一只猫)1.5")
+    assert (states.shape, pooled.shape) == ((1, 77, 80), (1, 24))
+    assert (states - heavier).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize(
     "text", ["一只猫", "一只猫++ 和一只狗", "一只猫, <rune>", "一只<rune>猫++", "`gato` azul, 一只猫"]
 )
@@ -142,7 +160,8 @@ def offload(way: str, pipe: Any, folder: Any) -> None:
         for part in parts:
             accelerate.cpu_offload_with_hook(part, CPU)
     elif way == "disk":
-        accelerate.disk_offload(pipe.text_encoder, folder, CPU)
+        for number, part in enumerate(parts):
+            accelerate.disk_offload(part, folder / str(number), CPU)
     else:
         blocks = {"num_blocks_per_group": 1} if way == "block_level" else {}
         pipe.enable_group_offload(onload_device=CPU, offload_device=CPU, offload_type=way, **blocks)
