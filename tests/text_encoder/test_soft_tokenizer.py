@@ -118,10 +118,10 @@ def test_what_is_decoded_is_read_again_as_the_same_tokens(tokenizer, text):
     assert tokenizer(tokenizer.decode(ids), add_special_tokens=False).input_ids == ids
 
 
-@pytest.mark.parametrize("route", ["all", "none"])
-def test_what_is_decoded_is_read_again_by_any_route(tokenizer, route):
+@pytest.mark.parametrize(("route", "text"), [("all", "一只猫, a cat `sks`"), ("none", "a cat, a dog")])
+def test_what_is_decoded_is_read_again_by_any_route(tokenizer, route, text):
     tokenizer.soft_prompts.route = route
-    test_what_is_decoded_is_read_again_as_the_same_tokens(tokenizer, "一只猫, a cat `sks`")
+    test_what_is_decoded_is_read_again_as_the_same_tokens(tokenizer, text)
 
 
 @pytest.mark.parametrize("text", ENGLISH)
