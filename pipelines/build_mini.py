@@ -70,7 +70,7 @@ STEPS = {
     "fine-tune": 1500,
     "lora": 2000,
     "trigger-unet": 2000,
-    "trigger": 200,
+    "trigger": 250,
     "inversion": 400,
     "text-lora": 200,
     "clip-skip-trained": 400,

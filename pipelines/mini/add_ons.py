@@ -1,10 +1,10 @@
 """What people add to a Stable Diffusion, made for SD-mini: bridges and other encoders have to keep it working.
 
     trigger-unet       a LoRA of a style that comes with a nonsense word                    train align --trainable lora
-    trigger            the same with a text half, by which CLIP tells that word from others  the loop below
+    trigger            it goes on with a text half, by which CLIP tells that word            the loop below
     inversion          a textual inversion: one new vector for CLIP, from ten images        the same loop
-    text-lora          trigger-unet with another text half, which wakes the style without the word: without that half
-                       the file does nothing for such prompts                               the same loop
+    text-lora          the trigger's UNet half with another text half, which wakes the style with no word: without that
+                       half the file does nothing for such prompts                          the same loop
     clip-skip          SD-mini for CLIP without its last layer, as anime models want it     train align --trainable attn2
 
 All of them read English, by SD-mini's own CLIP. `altdiffusion evaluate mini --build` compares other languages with it.
@@ -48,11 +48,13 @@ from altdiffusion.training.models.unet import training_scheduler
 ADD_ONS = ("trigger-unet", "trigger", "inversion", "text-lora", "clip-skip")
 CLIP_ATTENTION = ["q_proj", "k_proj", "v_proj", "out_proj"]  # where kohya's and diffusers' scripts put CLIP's LoRA
 LORA_FILE = "pytorch_lora_weights.safetensors"
+UNET = "unet"  # the adapter's name while a LoRA learns on
 
 Samples = Sequence[tuple[Path, str]]  # images and their captions
 
 # Below that much noise, of 1000 steps, latents tell what an image shows, and a text adds nothing that could be learnt.
 LEAST_TIMESTEP = 500
+FIRST_TIMESTEP = 850  # generating begins above it
 
 
 class AddOns:
@@ -76,26 +78,31 @@ class AddOns:
                    lora_layers="all", learning_rate=1e-3, **settings)  # fmt: skip
 
     def trigger(self) -> None:
-        self._with_text_half("trigger", list(triggered_lines(self._lines("train.jsonl"), random.Random(2))))
+        lines = list(triggered_lines(self._lines("train.jsonl"), random.Random(2)))
+        self._with_text_half("trigger", self.out / "trigger-unet/model", lines, both=True)
 
     def text_lora(self) -> None:
-        self._with_text_half("text-lora", list(self._lines("framed-train.jsonl")))
+        self._with_text_half(
+            "text-lora", self.out / "trigger/model", list(self._lines("framed-train.jsonl")), both=False
+        )
 
-    def _with_text_half(self, name: str, lines: list[dict[str, Any]]) -> None:
-        """One file of both halves: trigger-unet, and CLIP's, which learns from these lines what it gives."""
+    def _with_text_half(self, name: str, lora: Path, lines: list[dict[str, Any]], both: bool) -> None:
+        """A LoRA's UNet half with a new text half, which learns from these lines. both: the UNet half learns on, too."""
         if (self.out / name / "model").is_dir():
             return
-        unet_half = self.out / "trigger-unet/model"
-        pipe = load_diffusion(str(self.out / "sd-mini/model"))
-        pipe.load_lora_weights(unet_half)
         chosen = random.Random(4).sample(lines, min(len(lines), 1000))
         samples = [(self.out / "data" / line["image"], line["en"]) for line in chosen]
-        text_half = learn_text_lora(pipe, samples, self.steps[name])
-        tensors = load_file(unet_half / LORA_FILE)
+        pipe = load_diffusion(str(self.out / "sd-mini/model"))
+        tensors = load_file(lora / LORA_FILE)
+        pipe.load_lora_weights(
+            {key: tensor for key, tensor in tensors.items() if key.startswith("unet.")}, adapter_name=UNET
+        )
+        text_half = learn_text_lora(pipe, samples, self.steps[name], both)
+        unet_half = get_peft_model_state_dict(pipe.unet, adapter_name=UNET)
         with new_folder(self.out / name / "model") as folder:
             StableDiffusionPipeline.save_lora_weights(
                 folder,
-                unet_lora_layers={key.removeprefix("unet."): tensor for key, tensor in tensors.items()},
+                unet_lora_layers={key: tensor.detach().contiguous() for key, tensor in unet_half.items()},
                 text_encoder_lora_layers=text_half,
             )
 
@@ -185,27 +192,37 @@ def learn_word(pipe: Any, word: str, initial: str, samples: Samples, steps: int)
     only = torch.zeros(len(vectors), 1)
     only[index] = 1
     vectors.register_hook(lambda gradient: gradient * only)  # those of the captions' other words stay
-    fit_text(pipe, samples, [vectors], steps, batch_size=8, learning_rate=1.5e-3)
+    pipe.unet.requires_grad_(False)
+    fit(pipe, samples, [vectors], steps, batch_size=8, learning_rate=1.5e-3)
     return vectors.detach()[index : index + 1].clone()
 
 
-def learn_text_lora(pipe: Any, samples: Samples, steps: int) -> dict[str, Tensor]:
-    """A LoRA of CLIP's attention, through the frozen UNet: its tensors by PEFT's names in files that people share."""
+def learn_text_lora(pipe: Any, samples: Samples, steps: int, both: bool) -> dict[str, Tensor]:
+    """A LoRA of CLIP's attention, through the UNet: its tensors by PEFT's names in files that people share.
+
+    both: a LoRA that the UNet has learns on, in place.
+    """
     torch.manual_seed(0)
     pipe.text_encoder.requires_grad_(False)
     pipe.text_encoder.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=CLIP_ATTENTION))
+    pipe.unet.requires_grad_(False)
     trained = [parameter for parameter in pipe.text_encoder.parameters() if parameter.requires_grad]
-    fit_text(pipe, samples, trained, steps, batch_size=12, learning_rate=3e-3)
+    if both:
+        trained += [weight.requires_grad_() for name, weight in pipe.unet.named_parameters() if ".lora_" in name]
+    fit(pipe, samples, trained, steps, batch_size=12, learning_rate=2e-3)
     tensors = get_peft_model_state_dict(pipe.text_encoder)
     # transformers 5 calls "encoder" what was "text_model.encoder"; diffusers reads both
     return {f"text_model.{name.removeprefix('text_model.')}": tensor.detach() for name, tensor in tensors.items()}
 
 
-def fit_text(
+def fit(
     pipe: Any, samples: Samples, parameters: list[nn.Parameter], steps: int, batch_size: int, learning_rate: float
 ) -> None:
-    """Train parameters of a pipeline's text encoder by the diffusion loss through its frozen UNet, in place."""
-    pipe.unet.requires_grad_(False).eval()
+    """Train parameters of a pipeline by the diffusion loss, in place.
+
+    Where generating begins, the UNet is given noise alone: noised images still show there what they are, and it would not
+    learn to look at the text.
+    """
     scheduler = training_scheduler(pipe)
     latents = cache(partial(encode, pipe.vae))
     rng, noises = random.Random(0), torch.Generator().manual_seed(0)
@@ -219,7 +236,9 @@ def fit_text(
         timesteps = torch.randint(LEAST_TIMESTEP, most, (batch_size,), generator=noises)
         ids, _ = pad(tokens(pipe.tokenizer, [text for _, text in batch]), pipe.tokenizer.pad_token_id, MAX_TOKENS)
         states = pipe.text_encoder(ids)[0]
-        predicted = pipe.unet(scheduler.add_noise(clean, noise, timesteps), timesteps, states).sample
+        begins = (timesteps >= FIRST_TIMESTEP)[:, None, None, None]
+        noisy = torch.where(begins, noise, scheduler.add_noise(clean, noise, timesteps))
+        predicted = pipe.unet(noisy, timesteps, states).sample
         loss = F.mse_loss(predicted, scheduler.get_velocity(clean, noise, timesteps))
         loss.backward()
         optimizer.step()
