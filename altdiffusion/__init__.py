@@ -4,7 +4,7 @@ import lazy_loader
 
 from altdiffusion.pipelines import legacy_import
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 # The names are in __init__.pyi. Each is imported when first used, as torch and diffusers take seconds.
 __getattr__, _, _names = lazy_loader.attach_stub(__name__, __file__)
