@@ -127,16 +127,16 @@ class ImageSettings(Settings):
         metavar="M", source="model", infotext="Text encoder", loading=True)
     bridge: str | None = setting(None, "from AltCLIP to a model trained with CLIP: folder, id on the hub, mini",
         metavar="B", source="model", infotext="Bridge", loading=True)
-    route: Route | None = setting(None, "what of a prompt goes through the bridge: auto, all or none (default: auto, what isn't "
-        "English)", metavar="R", infotext="Route", web=True)
-    literal: list[str] | None = setting(None, "keep a word or phrase from the bridge, as `backquotes` do; may be repeated",
-        metavar="WORD", infotext="Literal words", repeat=True)
     dtype: Literal["float32", "float16", "bfloat16"] | None = setting(None, "(default: float16 on a GPU, else float32)",
         metavar="T", infotext="Precision", loading=True)
     allow_pickle: bool | None = setting(None, "read .bin and .ckpt files, which can carry code",
         metavar="", infotext="Pickle allowed", loading=True)
     prompt_syntax: PromptSyntax = setting("webui", "(word:1.2), BREAK, [from:to:0.5] ... as the web UIs read them; lenient: "
         "malformed ones too; none: brackets are text", metavar="S", infotext="Prompt syntax", web=True)
+    route: Route | None = setting(None, "what of a prompt goes through the bridge: auto, all or none (default: auto, what isn't "
+        "English)", metavar="R", infotext="Route", web=True)
+    literal: list[str] | None = setting(None, "keep a word or phrase from the bridge, as `backquotes` do; may be repeated",
+        metavar="WORD", infotext="Literal words", repeat=True)
     weighting: Literal["masked", "a1111", "no-norm", "comfyui"] | None = setting(None, "what a weight does: masked, a1111, "
         "no-norm or comfyui (default: masked, for a model's own CLIP a1111)", metavar="W", infotext="Weighting")
     long_prompts: Literal["chunks", "whole"] = setting("chunks", "over 75 tokens: in chunks, or all at once",

@@ -27,6 +27,7 @@ EARLY = [  # wrong input of each command, which is said before the libraries loa
     (["generate", "a (cat", "--prompt-syntax", "webui"], "character 3, “a (cat”: ( isn't closed"),
     (["tokens", "a", "--model", "./nowhere"], "unknown model './nowhere'"),
     (["info", "nowhere.png"], "no such image"),
+    (["invert", "猫", "--bridge", "./nowhere", "--out", "x.png"], "x.png"),
     (["demo", "--models", "./nowhere", "--port", "99999"], "--port: expected 0 to 65535"),
     (["convert", "./nowhere", "out"], "unknown model './nowhere'"),
     (["train", "align", "--model", "m.bin", "--train-data", "x*.tar", "--output-dir", "o"], "there is no x*.tar"),

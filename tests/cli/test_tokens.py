@@ -85,6 +85,6 @@ def test_bridges_and_models_that_give_no_soft_tokens_are_one_line(run, with_brid
     small_bridge().save_pretrained(tmp_path / "exit")
     assert "stands at CLIP's exit and gives no soft tokens" in run("tokens", "猫", "--bridge", tmp_path / "exit").err
     assert "this tokenizer is a XLMRoberta" in run("tokens", "猫", "--model", "mini", *with_bridge).err
-    assert (
-        "this bridge reads text states of width 32, this AltCLIP gives 192" in run("tokens", "猫", *with_bridge[:2]).err
-    )
+    assert "doesn't say which AltCLIP it reads: name it" in run("tokens", "猫", *with_bridge[:2]).err
+    wrong = run("tokens", "猫", *with_bridge[:2], "--text-encoder", "mini")
+    assert "this bridge reads text states of width 32, this AltCLIP gives 192" in wrong.err

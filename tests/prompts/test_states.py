@@ -178,7 +178,7 @@ def test_behind_a_bridge(published, kind):
     if kind == "xl":
         torch.testing.assert_close(plain["pooled_prompt_embeds"], theirs[2])
     assert pipe(**encoded, num_inference_steps=1, output_type="np").images[0].shape[-1] == 3
-    with pytest.raises(InputError, match="a bridge's states don't stand at the places"):
+    with pytest.raises(InputError, match="the states of a bridge at CLIP's exit don't stand at the places"):
         encode_prompts(pipe, "(一只猫:1.3)", weighting="a1111")
 
 
