@@ -116,9 +116,9 @@ class PromptInverter:
         ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if not ids:
             raise InputError(f"prompt: {prompt!r} has no words: expected some")
-        english = self._tokenizer.decode(ids).strip()
+        english = self._tokenizer.in_english(ids)
         if len(ids) > MAX_VECTORS:
-            cut = self._tokenizer.decode(ids[MAX_VECTORS:]).strip()
+            cut = self._tokenizer.in_english(ids[MAX_VECTORS:])
             raise InputError(
                 f"the prompt becomes {len(ids)} vectors, and CLIP reads at most {MAX_VECTORS}: leave out as much as "
                 f"“{cut[:60]}”, or make two inversions of it"
@@ -138,7 +138,7 @@ class PromptInverter:
         return vectors
 
     def _meanings(self, ids: list[int]) -> tuple[InvertedToken, ...]:
-        meanings = [InvertedToken(str(self._tokenizer.decode([token])).strip()) for token in ids]
+        meanings = [InvertedToken(self._tokenizer.in_english([token])) for token in ids]
         for text in self._tokenizer.understood(ids):
             for place, token in enumerate(text.tokens, text.first):
                 words = tuple((word, share) for word, share in token.words)

@@ -175,6 +175,12 @@ class SoftTokenizerMixin:
         text: str = self.convert_tokens_to_string([piece.removesuffix("</w>")])  # type: ignore[attr-defined]
         return text.strip() + "-" * (not piece.endswith(("</w>", "|>")))
 
+    def in_english(self, ids: Sequence[int]) -> str:
+        """The text of these tokens, soft ones as the words of CLIP's vocabulary that they are nearest to."""
+        words = [self._likeliest(token) if token < 0 else token for token in ids]
+        text: str = super()._decode([word for word in words if word is not None])  # type: ignore[misc]
+        return text.strip()
+
     def _likeliest(self, token: int) -> int | None:
         """The entry of CLIP's vocabulary that a soft token is nearest to, None for one that was dropped."""
         found = self.soft_prompts.text_of(token)
