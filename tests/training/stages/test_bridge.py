@@ -183,6 +183,8 @@ def test_it_goes_on_from_a_trained_bridge(settings, tmp_path):
     kept = {name: value for name, value in settings.items() if name not in SIZES}
     train_bridge(BridgeSettings(**kept | on))
     assert losses(tmp_path / "on")[0] < 0.6 * losses(settings["output_dir"])[0]
+    tables = [load_bridge(folder).token_embeddings[0] for folder in (settings["output_dir"], tmp_path / "on")]
+    assert torch.equal(*tables), "CLIP's own, which no training changes"
 
 
 def test_a_model_without_clip_is_refused(settings):
