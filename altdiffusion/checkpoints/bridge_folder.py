@@ -19,6 +19,13 @@ def local_bridge(name: str | Path) -> Path:
     return hub.mini_folder() / "bridge" if name == hub.MINI else hub.result_of_training(local_path(name))
 
 
+def with_tokenizer(name: str | Path) -> Path:
+    """A bridge's folder, with its CLIP's tokenizer in `tokenizer` if it has one; downloaded from the hub. Raises InputError."""
+    if name == hub.MINI:
+        return local_bridge(name)
+    return hub.resolve(name, ["config.json", "tokenizer/*.json", "tokenizer/*.txt"])
+
+
 def model_type(name: str | Path) -> str | None:
     """EXIT, ENTRANCE or another word; None where there is none, and for a bridge on the hub."""
     with contextlib.suppress(OSError, ValueError, RecursionError, InputError):

@@ -116,9 +116,10 @@ def load_textual_inversion(pipe: Any, source: str | Path, allow_pickle: bool = F
 def _load_xl_inversion(pipe: Any, path: Path) -> None:
     if not hasattr(pipe, "text_encoder_2"):
         raise InputError(f"{path} is a textual inversion for Stable Diffusion XL: expected one for this model's CLIP")
+    vectors = load_file(path)
     for number, name in (("", "clip_l"), ("_2", "clip_g")):
         parts = {part: getattr(pipe, part + number) for part in ("text_encoder", "tokenizer")}
-        pipe.load_textual_inversion(load_file(path)[name], token=path.stem, **parts)
+        pipe.load_textual_inversion(vectors[name], token=path.stem, **parts)
 
 
 def load_vae(pipe: Any, source: str | Path, allow_pickle: bool = False) -> None:

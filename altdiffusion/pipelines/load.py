@@ -17,7 +17,7 @@ from diffusers import (
 )
 from transformers import CLIPTextModel
 
-from altdiffusion.checkpoints import hub, single_files, tensor_files
+from altdiffusion.checkpoints import bridge_folder, hub, single_files, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.pipelines import adapters
 from altdiffusion.pipelines.alt_diffusion import (
@@ -58,7 +58,7 @@ def load_by_kind(
         path = AltDiffusionPipeline.fetch(name, **options)
         found = single_files.read_kind(path, allow_pickle) if path.is_file() else None
     if found is not None:
-        options["fallback_tokenizer"] = None if bridge is None else tokenizer_folder(bridge)
+        options["fallback_tokenizer"] = None if bridge is None else bridge_folder.with_tokenizer(bridge)
         if without_vae and not found.has_vae:
             options["vae"] = None
     index = 2 if mask or (found is not None and found.inpaints) else 1 if init_image else 0
@@ -77,13 +77,6 @@ def load_by_kind(
 
 def _lora_state_dict(kind: Any, *args: Any, **kwargs: Any) -> Any:
     return adapters.with_alphas_in_weights(*kind.lora_state_dict(*args, **kwargs))
-
-
-def tokenizer_folder(bridge: str | Path) -> Path:
-    """Where a bridge keeps the tokenizer of the CLIP that it was trained with, if it has one. Raises InputError."""
-    if bridge == hub.MINI:
-        return hub.sd_mini_folder()
-    return hub.resolve(bridge, ["config.json", "tokenizer/*.json", "tokenizer/*.txt"])
 
 
 def _is_xl_folder(path: Path) -> bool:

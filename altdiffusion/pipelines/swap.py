@@ -82,14 +82,13 @@ def swap_text_encoder(
         kwargs["dtype"] = unet.dtype
     if bridge is not None:
         bridge = load_bridge(bridge, read_dtype(kwargs.get("dtype"), kwargs) or unet.dtype, **read.elsewhere)
-    at_entrance = isinstance(bridge, Bridge)
-    if not at_entrance and (route is not None or literal):
-        raise InputError("route= and literal= are for a bridge at CLIP's entrance: leave them out")
     if isinstance(bridge, Bridge):
         check_route(route or "auto")
         tower, tokenizer = load_text_encoder(model or bridge.config.text_encoder, **kwargs)
         read_by_own_clip(pipe, tower, tokenizer, bridge, route or "auto", literal)
         return pipe
+    if route is not None or literal:
+        raise InputError("route= and literal= are for a bridge at CLIP's entrance: leave them out")
     if bridge is not None:
         check_exit_bridge(bridge, unet, aesthetics=bool(pipe.config.get("requires_aesthetics_score")))
     encoder: Any

@@ -9,11 +9,10 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import Literal, get_args
 
 from altdiffusion.errors import InputError
-from altdiffusion.prompt_syntax.clauses import CLAUSE_ENDS, ends_clause
+from altdiffusion.prompt_syntax.clauses import CLAUSE_ENDS, clauses_of
 from altdiffusion.prompt_syntax.languages import readings, script_of
 from altdiffusion.prompt_syntax.tokens import malformed
 
@@ -52,7 +51,7 @@ def stretches(
     quoted = [(start, end) for start, end, is_quoted in signs if is_quoted]
     masked = _masked(text, [(start, end) for start, end, _ in signs])
     named = _found(masked, literal_words)
-    clauses = _clauses(masked)
+    clauses = clauses_of(masked)
     if route == "auto":
         without_names = _masked(masked, named)
         read = readings([without_names[start:end] for start, end in clauses])
@@ -80,8 +79,6 @@ def check_route(route: str) -> None:
 
 # what stands for a quoted part or a name while clauses are sought: no letter, no space, no clause's end
 _MASK = "\ufffc"
-_LINE_BREAKS = "\n\r\u2028\u2029"
-_SIGNS_AND_SPACES = re.compile(rf"[{re.escape(''.join(sorted(CLAUSE_ENDS)))}\s]+")
 _BEHIND_CUT = bytes.maketrans(b"\1\2", b"\2\1")
 _BACKQUOTES = re.compile(r"\\`|``|`")
 _ASCII_SIGNS = {
@@ -146,24 +143,6 @@ def _any_of(words: frozenset[str]) -> re.Pattern[str] | None:
 def _is_boundary(text: str, at: int) -> bool:
     before, after = (script_of(character) if character else "" for character in (text[at - 1 : at], text[at : at + 1]))
     return not before or before != after
-
-
-def _clauses(text: str) -> list[tuple[int, int]]:
-    """(start, end) of each clause, with the signs and spaces behind it."""
-    ends = [
-        run.end() for run in _SIGNS_AND_SPACES.finditer(text) if any(_is_end(text, at) for at in range(*run.span()))
-    ]
-    return list(pairwise(dict.fromkeys([0, *ends, len(text)])))
-
-
-def _is_end(text: str, at: int) -> bool:
-    """Whether the sign at an index ends a clause; none does in 照片：猫, 1.5, artstation.com and J. R. R. Tolkien."""
-    sign, behind = text[at], text[at + 1 : at + 2]
-    if sign in _LINE_BREAKS:
-        return True
-    if sign in ":：" or not ends_clause(text, at + 1) or (sign in ".;!?" and behind.isalnum()):
-        return False
-    return not (sign == "." and text[at - 1 : at].isupper() and not text[max(0, at - 2) : at - 1].isalnum())
 
 
 def _leave_signs(text: str, kinds: bytearray) -> None:

@@ -8,7 +8,7 @@ trigger words and `clip_skip` work as in English. The mixture's largest parts ar
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 
 from altdiffusion.checkpoints import bridge_folder, hub, tensor_files
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.text_encoder.bridge_layers import Attention, DecoderLayer, ExactModel
+from altdiffusion.text_encoder.bridge_layers import Attention, DecoderLayer, ExactModel, check_heads
 from altdiffusion.text_encoder.exit_bridge import ExitBridge
 from altdiffusion.text_encoder.load_options import read_dtype, read_options
 
@@ -56,11 +56,7 @@ class BridgeConfig(PreTrainedConfig):
         languages: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
-        if hidden_size % num_attention_heads:
-            raise InputError(
-                f"a bridge of hidden_size {hidden_size} can't have {num_attention_heads} attention heads: "
-                "expected a divisor of it"
-            )
+        check_heads(hidden_size, num_attention_heads)
         self.input_width = input_width
         self.embedding_widths = list(embedding_widths)
         self.vocab_size = vocab_size
@@ -92,6 +88,21 @@ class SoftTokens(ModelOutput):
     rest_shares: Tensor | None = None
 
 
+class TokenEmbeddings(nn.Module):
+    """Of each CLIP a table (vocab_size, width): they are in the bridge's file, and no training changes them."""
+
+    def __init__(self, vocab_size: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        for index, width in enumerate(widths):
+            self.register_buffer(str(index), torch.zeros(vocab_size, width))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.buffers()
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.get_buffer(str(index))
+
+
 class Bridge(ExactModel):
     """Learned queries, as many as the text will have soft tokens, cross-attend to AltCLIP's token states.
 
@@ -120,9 +131,7 @@ class Bridge(ExactModel):
         for parameter in self.rests.parameters():
             nn.init.zeros_(parameter)  # begins with the mixture alone
         nn.init.normal_(self.lengths.weight, std=width**-0.5)
-        self.token_embeddings = nn.ParameterList(
-            nn.Parameter(torch.zeros(config.vocab_size, size), requires_grad=False) for size in config.embedding_widths
-        )
+        self.token_embeddings = TokenEmbeddings(config.vocab_size, config.embedding_widths)
         self._scales: list[float] | None = None
         self.post_init()
 
@@ -168,16 +177,19 @@ class Bridge(ExactModel):
     def scales(self) -> list[float]:
         """The standard deviation of each CLIP's token embeddings, as it was trained with them."""
         if self._scales is None:
-            scales = [float(table.detach().float().std()) for table in self.token_embeddings]
-            if self.training:  # they are put in after the model is made
-                return scales
-            self._scales = scales
+            self._scales = [float(table.float().std()) for table in self.token_embeddings]
         return self._scales
+
+    def set_token_embeddings(self, tables: Sequence[Tensor]) -> None:
+        """Take those of the CLIPs that the bridge is to be trained with."""
+        for own, table in zip(self.token_embeddings, tables, strict=True):
+            own.copy_(table)
+        self._scales = None
 
     def drop_token_embeddings(self) -> None:
         """Free their memory: from now on `forward` wants those of a related CLIP given."""
         self.scales()
-        self.token_embeddings = nn.ParameterList()
+        self.token_embeddings = TokenEmbeddings(0, [])
 
 
 AnyBridge = Bridge | ExitBridge

@@ -70,6 +70,15 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
+def check_heads(hidden_size: int, num_attention_heads: int) -> None:
+    """Raise InputError unless the width is shared evenly by the heads."""
+    if hidden_size % num_attention_heads:
+        raise InputError(
+            f"a bridge of hidden_size {hidden_size} can't have {num_attention_heads} attention heads: "
+            "expected a divisor of it"
+        )
+
+
 def check_altclip(bridge: Any, tower: Any) -> None:
     """Raise InputError unless a bridge reads states of the width that this text tower of AltCLIP gives."""
     if bridge.config.input_width != tower.config.project_dim:

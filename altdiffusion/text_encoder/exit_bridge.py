@@ -20,7 +20,7 @@ from transformers.utils import ModelOutput
 from altdiffusion.checkpoints import bridge_folder
 from altdiffusion.errors import InputError
 from altdiffusion.forward_override import is_captured
-from altdiffusion.text_encoder.bridge_layers import DecoderLayer, ExactModel, check_altclip
+from altdiffusion.text_encoder.bridge_layers import DecoderLayer, ExactModel, check_altclip, check_heads
 from altdiffusion.text_encoder.forward import patch_forward, real_tokens
 
 
@@ -51,11 +51,7 @@ class ExitBridgeConfig(PreTrainedConfig):
         target: str = "last_hidden_state",
         **kwargs: Any,
     ) -> None:
-        if hidden_size % num_attention_heads:
-            raise InputError(
-                f"a bridge of hidden_size {hidden_size} can't have {num_attention_heads} attention heads: "
-                "expected a divisor of it"
-            )
+        check_heads(hidden_size, num_attention_heads)
         self.input_width = input_width
         self.output_width = output_width
         self.pooled_width = pooled_width

@@ -50,7 +50,9 @@ class SoftPrompts:
         self.device: torch.device | None = None  # where tower and bridge compute; None: where CLIP does
         self._encoders = list(encoders)
         self._texts: OrderedDict[str, SoftText] = OrderedDict()
-        self._embeddings: dict[int, tuple[Tensor, ...]] = {}
+        self._tokens: dict[
+            int, tuple[SoftText, tuple[Tensor, ...]]
+        ] = {}  # what each is of, its embedding for each CLIP
         self._lock = threading.RLock()
         self.tokenizer_lock = threading.RLock()  # of the pipeline's own; nothing of this class is called under it
         for index, encoder in enumerate(encoders):
@@ -69,19 +71,19 @@ class SoftPrompts:
             for text in texts:
                 self._texts.move_to_end(text)
             found = [self._texts[text] for text in texts]
-            while len(self._embeddings) > MAX_KEPT and len(self._texts) > len(set(texts)):
+            while len(self._tokens) > MAX_KEPT and len(self._texts) > len(set(texts)):
                 _, dropped = self._texts.popitem(last=False)
                 for token in dropped.ids:
-                    del self._embeddings[token]
+                    del self._tokens[token]
             return found
 
     def text_of(self, token: int) -> tuple[SoftText, int] | None:
         """What a soft token is of, and its place there; None for one that was dropped."""
         with self._lock:
-            for soft in reversed(self._texts.values()):
-                if soft.ids[-1] <= token <= soft.ids[0]:
-                    return soft, soft.ids[0] - token
-        return None
+            if token not in self._tokens:
+                return None
+            soft, _ = self._tokens[token]
+            return soft, soft.ids[0] - token
 
     def stretches(
         self, text: str, literal: Collection[str], route: Route | None = None, cuts: Collection[int] = ()
@@ -98,7 +100,7 @@ class SoftPrompts:
         """The embeddings (n, width) of soft tokens for the CLIP of this index. Raises InputError for one that was dropped."""
         with self._lock:
             try:
-                return torch.stack([self._embeddings[token][index] for token in ids.tolist()])
+                return torch.stack([self._tokens[token][1][index] for token in ids.tolist()])
             except KeyError:
                 raise InputError(
                     f"the soft tokens of a prompt were dropped, as more than {MAX_KEPT} came after them: tokenize it again"
@@ -120,14 +122,14 @@ class SoftPrompts:
         shares, words = soft.word_logits.float().softmax(-1).topk(min(_WORDS, size))
         rests = soft.rest_shares
         for row, (text, length) in enumerate(zip(texts, soft.lengths.tolist(), strict=True)):
-            names = _new_ids(length)
-            for place, name in enumerate(names):
-                self._embeddings[name] = tuple(part[row, place].clone() for part in soft.embeddings)
             likely = tuple(
                 tuple(zip(words[row, place].tolist(), shares[row, place].tolist(), strict=True))
                 for place in range(length)
             )
-            self._texts[text] = SoftText(text, names, likely, tuple(rests[row, :length].tolist()))
+            read = SoftText(text, _new_ids(length), likely, tuple(rests[row, :length].tolist()))
+            for place, token in enumerate(read.ids):
+                self._tokens[token] = read, tuple(part[row, place].clone() for part in soft.embeddings)
+            self._texts[text] = read
 
     def _fitting(self, stretch: Stretch) -> list[Stretch]:
         """A stretch that AltCLIP's 77 tokens don't hold, cut behind clauses, else behind words, else anywhere."""

@@ -14,7 +14,7 @@ from altdiffusion.text_encoder.bridge_layers import check_altclip
 from altdiffusion.text_encoder.encoder import load_text_encoder
 from altdiffusion.text_encoder.soft_prompts import SoftPrompts
 from altdiffusion.text_encoder.soft_tokenizer import soft_tokenizer
-from altdiffusion.text_encoder.tokenizer import TOKENIZER_FILES, load_any_tokenizer
+from altdiffusion.text_encoder.tokenizer import load_any_tokenizer
 
 
 def load_soft_tokenizer(
@@ -36,8 +36,7 @@ def load_soft_tokenizer(
     if not isinstance(loaded, Bridge):
         raise InputError(bridge_folder.no_soft_tokens(bridge))
     if tokenizer is None:
-        own = bridge_folder.local_bridge(bridge)
-        folder = own if own.is_dir() else hub.resolve(bridge, [*TOKENIZER_FILES, "tokenizer/*.txt"])
+        folder = bridge_folder.with_tokenizer(bridge)
         if not (folder / "tokenizer").is_dir():
             raise InputError(f"no folder tokenizer in {folder}: name a model with the CLIP that this bridge is for")
         tokenizer = load_any_tokenizer(folder / "tokenizer")

@@ -12,11 +12,10 @@ from diffusers import DiffusionPipeline
 from altdiffusion.altclip import best_of
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.checkpoints import hub
-from altdiffusion.checkpoints.bridge_folder import stands_at_exit
+from altdiffusion.checkpoints.bridge_folder import stands_at_exit, with_tokenizer
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
 from altdiffusion.generation.load import load_pipeline
-from altdiffusion.pipelines.load import tokenizer_folder
 from altdiffusion.text_encoder.tokenizer import tokenizer_of
 from altdiffusion.web.model_entry import parse_entry
 from altdiffusion.web.translations import Refused
@@ -102,7 +101,7 @@ class Models:
 
     def _tokenizer(self, label: str) -> Any:
         parts = self._parts[label]
-        fallback = tokenizer_folder(parts["bridge"]) if "bridge" in parts else None
+        fallback = with_tokenizer(parts["bridge"]) if "bridge" in parts else None
         allow_pickle = bool(self._options.get("allow_pickle"))
         return tokenizer_of(self._names[label], parts.get("tokenizer"), fallback=fallback, allow_pickle=allow_pickle)
 

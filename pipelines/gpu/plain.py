@@ -72,7 +72,7 @@ def plain_bridge(setup: Setup) -> Plain:
     if setup.states != 768:
         config.hidden_size, config.num_attention_heads, config.intermediate_size, config.num_layers = 64, 2, 64, 1
     model = Bridge(config)
-    model.token_embeddings[0].data.copy_(table)
+    model.set_token_embeddings([table])
     model, vectors = trainable(model, setup), torch.empty(0)
     install_soft_tokens(clip, lambda ids: vectors[-1 - ids])
 

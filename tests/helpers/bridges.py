@@ -49,12 +49,7 @@ def stock(kind: str = "sd1") -> Any:
     }
     if kind == "xl":
         torch.manual_seed(1)
-        unet = diffusers.UNet2DConditionModel(
-            sample_size=8, block_out_channels=(32, 64), layers_per_block=1, attention_head_dim=8,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=2048, addition_embed_type="text_time", addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=1280 + 6 * 8,
-        )  # fmt: skip
+        unet = _xl_unet(*WIDTHS[kind])
         second = {"text_encoder_2": CLIPTextModelWithProjection(clip), "tokenizer_2": None}
         return StableDiffusionXLPipeline(**parts, **second, unet=unet, add_watermarker=False)
     unet = layouts.small_unet(WIDTHS[kind][0], linear=kind == "sd2", channels=(64, 128) if kind == "sd2" else (32, 64))
@@ -82,12 +77,7 @@ def readable(kind: str = "sd1") -> Any:
     }
     if kind == "xl":
         second = CLIPTextConfig(hidden_size=48, projection_dim=24, **clip)
-        unet = diffusers.UNet2DConditionModel(
-            sample_size=8, block_out_channels=(32, 64), layers_per_block=1, attention_head_dim=8,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=80, addition_embed_type="text_time", addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=24 + 6 * 8,
-        )  # fmt: skip
+        unet = _xl_unet(80, 24)
         parts |= {
             "text_encoder_2": _scaled(CLIPTextModelWithProjection(second)),
             "tokenizer_2": load_any_tokenizer(hub.sd_mini_folder() / "tokenizer"),
@@ -120,8 +110,7 @@ def small_entrance_bridge(pipe: Any, input_width: int = 32, **settings: Any) -> 
         if name.startswith("rests."):  # trained ones are not 0
             nn.init.normal_(parameter, std=0.2)
     bridge.length_head[-1].bias.data[2] = 9
-    for own, table in zip(bridge.token_embeddings, tables, strict=True):
-        own.data.copy_(table)
+    bridge.set_token_embeddings(tables)
     return bridge
 
 
@@ -130,6 +119,24 @@ def save_entrance_bridge(folder: Path, pipe: Any, input_width: int = 32, **setti
     small_entrance_bridge(pipe, input_width, **settings).save_pretrained(folder)
     pipe.tokenizer.save_pretrained(folder / "tokenizer")
     return folder
+
+
+def save_english_and_bridges(root: Path) -> None:
+    """english, a Stable Diffusion; entrance and exit, bridges to it."""
+    pipe = readable()
+    pipe.save_pretrained(root / "english")
+    save_entrance_bridge(root / "entrance", pipe)
+    small_bridge().save_pretrained(root / "exit")
+
+
+def _xl_unet(width: int, pooled: int) -> Any:
+    """A small one of XL's. width: of the states; pooled: of the vector beside them."""
+    return diffusers.UNet2DConditionModel(
+        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, attention_head_dim=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=width, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=pooled + 6 * 8,
+    )  # fmt: skip
 
 
 def _scaled(encoder: Any) -> Any:

@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer, XLMRobertaTokenizer
 
 from altdiffusion import InputError
 from altdiffusion.checkpoints import hub
-from altdiffusion.pipelines.load import tokenizer_folder
+from altdiffusion.checkpoints.bridge_folder import with_tokenizer
 from altdiffusion.text_encoder.tokenizer import choose_clip_tokenizer, tokenizer_of
 
 FOLDER = hub.sd_mini_folder()
@@ -56,8 +56,8 @@ def test_one_that_is_loaded_is_taken_as_it_is(downloads, bridge):
 
 def test_a_bridges_own_comes_before_the_hubs(downloads, bridge):
     assert len(choose_clip_tokenizer(None, bridge, FILE)) < 300
-    assert tokenizer_folder(bridge) == bridge
-    assert len(choose_clip_tokenizer(None, tokenizer_folder("mini"), FILE)) == 1360
+    assert with_tokenizer(bridge) == bridge
+    assert len(choose_clip_tokenizer(None, with_tokenizer("mini"), FILE)) == 1360
     assert not downloads
 
 

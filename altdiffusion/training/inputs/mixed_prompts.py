@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
-import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from altdiffusion.prompt_syntax.clauses import CLAUSE_ENDS, clauses_of
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, tokens
 from altdiffusion.training.inputs.parallel_text import ParallelText
 
 MAX_ROW = MAX_TOKENS - 2  # begin and end stand around it
-_CLAUSE_END = re.compile(r"\s*[,.;!?，。；！？、､،؛؟।\n]+\s*")
+_SIGNS = "".join(CLAUSE_ENDS) + string.whitespace
 _MAX_LITERAL_WORDS = 6
 _MAX_RANDOM_TOKENS = 3
 
@@ -85,7 +86,9 @@ class MixedPrompts:
 
 def _clauses(text: str, english: str, rng: random.Random) -> list[_Stretch]:
     """Some clauses literal, the others not; none where the two languages' clauses don't pair."""
-    of_text, of_english = ([part for part in _CLAUSE_END.split(each) if part] for each in (text, english))
+    of_text, of_english = (
+        [part for start, end in clauses_of(each) if (part := each[start:end].strip(_SIGNS))] for each in (text, english)
+    )
     if len(of_text) != len(of_english) or len(of_text) < 2:
         return []
     literal = [rng.random() < 0.5 for _ in of_text]

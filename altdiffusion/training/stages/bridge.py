@@ -235,10 +235,7 @@ def _begin(settings: BridgeSettings, encoder: Any, clip: SoftClip) -> Bridge:
             intermediate_size=settings.intermediate_size,
         )
         model = Bridge(config)
-    with torch.no_grad():
-        for own_table, table in zip(model.token_embeddings, tables, strict=True):
-            own_table.copy_(table)
-            own_table.requires_grad_(False)  # a loaded one would learn, and no pipeline has it then
+    model.set_token_embeddings(tables)
     return model.train()
 
 
