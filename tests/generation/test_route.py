@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from helpers.bridges import readable, save_entrance_bridge, small_bridge, small_entrance_bridge
+from helpers.bridges import readable, save_english_and_bridges, small_entrance_bridge
 
 from altdiffusion import InputError, generate, generate_all, swap_text_encoder
 from altdiffusion.cli.main import main
@@ -20,10 +20,7 @@ SMALL = {"steps": 2, "size": (16, 16), "seed": 1}
 def folder(tmp_path_factory):
     """english, a Stable Diffusion; entrance and exit, bridges."""
     root = tmp_path_factory.mktemp("route")
-    pipe = readable()
-    pipe.save_pretrained(root / "english")
-    save_entrance_bridge(root / "entrance", pipe)
-    small_bridge().save_pretrained(root / "exit")
+    save_english_and_bridges(root)
     return root
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from helpers import layouts
-from helpers.bridges import readable, save_entrance_bridge, small_bridge
+from helpers.bridges import save_english_and_bridges
 
 pytest.importorskip("gradio", reason="the demo needs gradio: pip install altdiffusion[demo]")
 
@@ -21,10 +21,7 @@ SMALL = {"steps": 2, "width": 16, "height": 16, "seed": "1"}
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    pipe = readable()
-    pipe.save_pretrained(root / "english")
-    save_entrance_bridge(root / "entrance", pipe)
-    small_bridge().save_pretrained(root / "exit")
+    save_english_and_bridges(root)
     layouts.save_published(root / "alt", "m9", "safetensors")
     bridged = f"{root}/english+text-encoder={root}/alt+bridge={root}"
     models = Models([f"{bridged}/entrance", f"{root}/english", f"{bridged}/exit"], device="cpu")

@@ -91,19 +91,25 @@ def test_the_target_is_what_the_pipeline_gives_its_unet(sd1, tokenizer):
 
 
 def test_the_target_of_xl_is_what_its_pipeline_gives_its_unet(tmp_path, tokenizer):
-    torch.manual_seed(0)
-    pipe = diffusers.StableDiffusionXLPipeline(
-        vae=layouts.small_vae(), text_encoder=clip_tower(tokenizer, 8), text_encoder_2=clip_tower(tokenizer, 24, 12),
-        tokenizer=tokenizer, tokenizer_2=tokenizer, unet=None, scheduler=diffusers.DDIMScheduler(), add_watermarker=False,
-    )  # fmt: skip
-    for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
-        getattr(pipe, name).save_pretrained(tmp_path / name)
+    pipe = saved_xl(tokenizer, tmp_path)
     states, _, pooled, _ = pipe.encode_prompt("a big tree", device="cpu", do_classifier_free_guidance=False)
     clip = ClipStates(tmp_path, torch.device("cpu"), torch.float32)
     given = clip.joined([tokenizer("a big tree")["input_ids"]])
     assert (clip.width, clip.pooled_width) == (32, 12)
     torch.testing.assert_close(given[:, :77], states)
     torch.testing.assert_close(given[:, 77, :12], pooled)
+
+
+def saved_xl(tokenizer: Any, folder: Path) -> diffusers.StableDiffusionXLPipeline:
+    """XL with two small CLIPs and no UNet; its text encoders and tokenizers are in the folder."""
+    torch.manual_seed(0)
+    pipe = diffusers.StableDiffusionXLPipeline(
+        vae=layouts.small_vae(), text_encoder=clip_tower(tokenizer, 8), text_encoder_2=clip_tower(tokenizer, 24, 12),
+        tokenizer=tokenizer, tokenizer_2=tokenizer, unet=None, scheduler=diffusers.DDIMScheduler(), add_watermarker=False,
+    )  # fmt: skip
+    for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        getattr(pipe, name).save_pretrained(folder / name)
+    return pipe
 
 
 def log(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -135,13 +141,7 @@ def test_the_folder_has_the_bridge_and_clips_tokenizer(settings, sd1):
 
 
 def test_xl_learns_both_encoders_and_the_pooled_vector(tmp_path, tokenizer, settings):
-    torch.manual_seed(0)
-    pipe = diffusers.StableDiffusionXLPipeline(
-        vae=layouts.small_vae(), text_encoder=clip_tower(tokenizer, 8), text_encoder_2=clip_tower(tokenizer, 24, 12),
-        tokenizer=tokenizer, tokenizer_2=tokenizer, unet=None, scheduler=diffusers.DDIMScheduler(), add_watermarker=False,
-    )  # fmt: skip
-    for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
-        getattr(pipe, name).save_pretrained(tmp_path / "xl" / name)
+    saved_xl(tokenizer, tmp_path / "xl")
     train_bridge(BridgeSettings(**settings | {"model": str(tmp_path / "xl"), "max_train_steps": 60}))
     steps = log(settings["output_dir"], "loss")
     for name in ("mse", "pooled"):
