@@ -255,7 +255,11 @@ class Build:
             name,
             text_encoder=str(self.out / "phase-2/model"),
             model=str(self.out / "sd-mini/model"),
-            languages=[*LANGUAGES, *(f"{language}-wordy=0.3" for language in LANGUAGES)],
+            languages=[
+                *LANGUAGES,
+                *(f"{language}-wordy=0.3" for language in LANGUAGES),
+                *(f"{language}-named=0.3" for language in LANGUAGES if language != "en"),
+            ],
             padding_weight=0.3,
             cross_attention_weight=1.0,
             ema_decay=0.998,

@@ -34,6 +34,8 @@ class BridgeConfig(PreTrainedConfig):
         two CLIPs share a vocabulary.
     vocab_size: entries of CLIP's vocabulary.
     max_soft_tokens: the most that a text becomes.
+    hole_word: the entry of CLIP's vocabulary by which a soft token says that what the text's mask stands for belongs in its
+        place: one that no text has. None: the bridge was not trained to read masks.
     model, text_encoder, languages: what it was trained with, where its name means something elsewhere; text_encoder is the
         default of what reads with it, the others are notes.
     Raises InputError unless hidden_size is a multiple of num_attention_heads.
@@ -51,6 +53,7 @@ class BridgeConfig(PreTrainedConfig):
         num_layers: int = 3,
         num_attention_heads: int = 12,
         intermediate_size: int = 2048,
+        hole_word: int | None = None,
         model: str | None = None,
         text_encoder: str | None = None,
         languages: Sequence[str] = (),
@@ -65,6 +68,7 @@ class BridgeConfig(PreTrainedConfig):
         self.num_layers = num_layers
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
+        self.hole_word = hole_word
         self.model = model
         self.text_encoder = text_encoder
         self.languages = list(languages)

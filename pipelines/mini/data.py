@@ -24,10 +24,12 @@ from altdiffusion.toy.glyphs import (
 
 
 def save_data(out: Path, concepts: Iterable[int], draw: Callable[[int, int], Image.Image]) -> None:
-    """Images of `concepts` on all backgrounds, plain and framed, and lines {"image": ..., "en": ..., "en-wordy": ...}.
+    """Images of `concepts` on all backgrounds, plain and framed, and lines {"image": ..., "en": ..., "en-wordy": ...,
+    "zh-named": ...}.
 
     The English teacher reads "en" alone. All that learns from it sees the wordy ones too, so that what people write
-    around the name of a thing does not change what is shown.
+    around the name of a thing does not change what is shown. The bridge sees captions with the thing's English name, too, as
+    people put a word that must stay as it is into a sentence of their own language.
     draw: makes the image of indices in CONCEPTS and COLOURS.
     """
     names = {language: concept_names(language) for language in LANGUAGES}
@@ -46,14 +48,18 @@ def save_data(out: Path, concepts: Iterable[int], draw: Callable[[int, int], Ima
                 lines = unseen if held_out(concept, colour) else train
                 # plain captions mean white, so white comes oftener
                 for _ in range(16 if colour == 0 else 4):
+                    named_rng = random.Random()
+                    named_rng.setstate(rng.getstate())
                     plain = captions(concept, colour, names, rng)
+                    named = captions(concept, colour, dict.fromkeys(LANGUAGES, names["en"]), named_rng)
                     among = {
                         f"{language}-wordy": wordy(
                             text, words[language], word_rng, "" if language in SPACELESS else " "
                         )
                         for language, text in plain.items()
                     }
-                    lines.append({"image": name, **plain, **among})
+                    with_name = {f"{language}-named": text for language, text in named.items() if language != "en"}
+                    lines.append({"image": name, **plain, **among, **with_name})
         for file, lines in (("train.jsonl", train), ("held-out.jsonl", unseen)):
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             write_text(folder / file, text)

@@ -134,6 +134,7 @@ class SoftTranslation(nn.Module):
         super().__init__()
         self.model = model
         self._read_states, self._clip, self._settings = read_states, clip, settings
+        self._hole_word: int = clip.states.tokenizer.eos_token_id  # as of the bridge's config
         self._metric: Tensor | None = None
         self.prediction_error: PredictionError | None = None
         judged = settings.maximum_prediction_error is not None
@@ -150,10 +151,11 @@ class SoftTranslation(nn.Module):
         prompts: Sequence[list[Part]] = batch["prompts"]
         bridged = [part for parts in prompts for part in parts if part.ids is not None]
         states, mask = stack_states(self._read_states([part.ids for part in bridged]))
-        lengths = torch.tensor([len(part.english) for part in bridged], device=states.device)
+        said = [part.said(self._hole_word) for part in bridged]
+        lengths = torch.tensor(list(map(len, said)), device=states.device)
         soft = self.model(states, mask, lengths)
         present = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-        words = torch.tensor([word for part in bridged for word in part.english], device=states.device)
+        words = torch.tensor([word for row in said for word in row], device=states.device)
         losses = {
             "words": F.cross_entropy(soft.word_logits[present].float(), words),
             "length": F.cross_entropy(soft.length_logits.float(), lengths - 1),
@@ -161,9 +163,11 @@ class SoftTranslation(nn.Module):
         total = self._settings.word_weight * losses["words"] + self._settings.length_weight * losses["length"]
 
         targets = [self._clip.row([word for part in parts for word in part.english]) for parts in prompts]
-        ids = iter(soft_ids([len(part.english) for part in bridged]))
+        ids = iter(soft_ids(list(map(len, said))))
         rows = [
-            self._clip.row([token for part in parts for token in (part.english if part.ids is None else next(ids))])
+            self._clip.row(
+                [token for part in parts for token in (part.english if part.ids is None else _row(part, next(ids)))]
+            )
             for parts in prompts
         ]
         ends = torch.tensor(list(map(len, rows)), device=states.device)
@@ -202,6 +206,13 @@ def soft_ids(counts: Sequence[int]) -> list[range]:
     return [range(start, start - count, -1) for start, count in zip(starts, counts, strict=True)]
 
 
+def _row(part: Part, ids: range) -> list[int]:
+    """The soft tokens of what was said, with the literal tokens in the place of the one that tells where they belong."""
+    if part.hole is None:
+        return list(ids)
+    return [*ids[: part.hole.start], *part.english[part.hole], *ids[part.hole.start + 1 :]]
+
+
 def _length(parts: list[Part]) -> int:
     return sum(len(part.english) for part in parts)
 
@@ -235,6 +246,7 @@ def _begin(settings: BridgeSettings, encoder: Any, clip: SoftClip) -> Bridge:
             intermediate_size=settings.intermediate_size,
         )
         model = Bridge(config)
+    model.config.hole_word = clip.states.tokenizer.eos_token_id
     model.set_token_embeddings(tables)
     return model.train()
 
