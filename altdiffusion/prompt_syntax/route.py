@@ -6,6 +6,7 @@ Pure: no tokenizer, no model. An English prompt is one literal stretch, so that 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,23 +25,30 @@ class Stretch:
     """A part of a prompt. start, end: its characters in the prompt as given. text: what is read, without backquotes.
 
     literal: whether CLIP reads it by its own tokens; else it goes through the bridge.
+    inner: a literal stretch in the midst of one for the bridge, whose text has HOLE in its place.
     """
 
     start: int
     end: int
     text: str
     literal: bool
+    inner: Stretch | None = None
 
 
 def stretches(
-    text: str, route: Route = "auto", literal_words: Collection[str] = (), cuts: Collection[int] = ()
+    text: str,
+    route: Route = "auto",
+    literal_words: Collection[str] = (),
+    cuts: Collection[int] = (),
+    holes: bool = False,
 ) -> list[Stretch]:
-    """A prompt's stretches, in order and without gaps, literal ones and others by turns, but for `cuts`.
+    """A prompt's stretches, in order and without gaps, literal ones and others by turns, but for `cuts` and `holes`.
 
     route: "auto" leaves clauses literal that aren't surely in another language than English; "all" leaves nothing literal
         but what stands in backquotes and literal_words; "none" leaves all as it is, backquotes too.
     literal_words: names of textual inversions and triggers of LoRAs, in any case.
     cuts: offsets that no stretch for the bridge reaches over, as where a weight changes. Signs and spaces at one are literal.
+    holes: whether a clause for the bridge with one literal part is one stretch, with that part as its `inner`.
     Full-width commas and the like become ASCII's in literal stretches beside others.
     Raises InputError for another route and for a backquote that isn't closed; \\` and `` are a backquote that is text.
     """
@@ -66,9 +74,19 @@ def stretches(
         kinds[start:end] = bytes(end - start)
     for cut in set(cuts):
         kinds[cut:] = kinds[cut:].translate(_BEHIND_CUT)
+    inner = _holes(masked, clauses, kinds, cuts) if holes else []
     _leave_signs(masked, kinds)
     read_as = _read_as(text, signs, kinds)
-    return [Stretch(start, end, "".join(read_as[start:end]), not kinds[start]) for start, end in _runs(kinds)]
+    return [_stretch(read_as, start, end, bool(kinds[start]), inner) for start, end in _runs(kinds)]
+
+
+def _stretch(read_as: list[str], start: int, end: int, bridged: bool, inner: Collection[tuple[int, int]]) -> Stretch:
+    for first, last in inner:
+        if bridged and start <= first < end:
+            literal = Stretch(first, last, "".join(read_as[first:last]).strip(), True)
+            around = "".join(read_as[start:first]) + HOLE + "".join(read_as[last:end])
+            return Stretch(start, end, around, False, literal)
+    return Stretch(start, end, "".join(read_as[start:end]), not bridged)
 
 
 def check_route(route: str) -> None:
@@ -77,9 +95,11 @@ def check_route(route: str) -> None:
         raise InputError(f"route: expected {', '.join(get_args(Route))}, got {route!r}")
 
 
+HOLE = "\ufffc"  # in the text of a stretch, what stands for its inner one
 # what stands for a quoted part or a name while clauses are sought: no letter, no space, no clause's end
-_MASK = "\ufffc"
+_MASK = HOLE
 _BEHIND_CUT = bytes.maketrans(b"\1\2", b"\2\1")
+_SIGNS = "".join(CLAUSE_ENDS) + string.whitespace
 _BACKQUOTES = re.compile(r"\\`|``|`")
 _ASCII_SIGNS = {
     **dict.fromkeys("，、､،၊፣", ","),
@@ -145,6 +165,34 @@ def _is_boundary(text: str, at: int) -> bool:
     return not before or before != after
 
 
+def _holes(
+    text: str, clauses: Collection[tuple[int, int]], kinds: bytearray, cuts: Collection[int]
+) -> list[tuple[int, int]]:
+    """The literal parts of clauses that have one and are otherwise for the bridge; these clauses become stretches of their own.
+
+    kinds: by character, is changed: 3 and 4 by turns are such a clause with its literal part, without signs behind it.
+    """
+    found: list[tuple[int, int]] = []
+    for start, end in clauses:
+        content = text[start:end].rstrip(_SIGNS)
+        end = start + len(content)
+        is_bridged = [bool(kind) for kind in kinds[start:end]]
+        parts = "".join(
+            ("B" if not character.isspace() else " ") if kind else "L"
+            for kind, character in zip(is_bridged, content, strict=True)
+        )
+        literal = [part.span() for part in re.finditer("L+(?: +L+)*", parts)]
+        has_words = any(kind and _is_word(character) for kind, character in zip(is_bridged, content, strict=True))
+        if len(literal) == 1 and has_words and not any(start < cut < end for cut in cuts):
+            kinds[start:end] = bytes([3 + len(found) % 2]) * (end - start)
+            found.append((start + literal[0][0], start + literal[0][1]))
+    return found
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or not character.isascii()
+
+
 def _leave_signs(text: str, kinds: bytearray) -> None:
     """Signs and spaces between a stretch for the bridge and another one become literal, and what is nothing but signs."""
     ahead, behind = range(1, len(text)), range(len(text) - 2, -1, -1)
@@ -153,7 +201,7 @@ def _leave_signs(text: str, kinds: bytearray) -> None:
             if kinds[at] and kinds[at] != kinds[at + step] and (text[at].isspace() or text[at] in CLAUSE_ENDS):
                 kinds[at] = 0
     for start, end in list(_runs(kinds)):
-        if kinds[start] and not any(character.isalnum() or not character.isascii() for character in text[start:end]):
+        if kinds[start] and not any(map(_is_word, text[start:end])):
             kinds[start:end] = bytes(end - start)
 
 
@@ -162,7 +210,9 @@ def _read_as(text: str, signs: Collection[tuple[int, int, bool]], kinds: bytearr
     characters = list(text)
     if any(kinds):
         for at, character in enumerate(text):
-            if character in _ASCII_SIGNS and not kinds[at]:
+            if character == HOLE:
+                characters[at] = " "
+            elif character in _ASCII_SIGNS and not kinds[at]:
                 space = "" if text[at + 1 : at + 2].isspace() else " "
                 characters[at] = _ASCII_SIGNS[character] + space
     for start, end, is_quoted in signs:
@@ -173,4 +223,4 @@ def _read_as(text: str, signs: Collection[tuple[int, int, bool]], kinds: bytearr
 
 def _runs(kinds: bytearray) -> Iterator[tuple[int, int]]:
     """(start, end) of each run of equal numbers."""
-    return (run.span() for run in re.finditer(rb"\x00+|\x01+|\x02+", kinds))
+    return (run.span() for run in re.finditer(rb"\x00+|\x01+|\x02+|\x03+|\x04+", kinds))

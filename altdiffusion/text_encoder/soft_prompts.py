@@ -13,24 +13,27 @@ from torch import Tensor
 
 from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax.clauses import ends_clause
-from altdiffusion.prompt_syntax.route import Route, Stretch, stretches
+from altdiffusion.prompt_syntax.route import HOLE, Route, Stretch, stretches
 from altdiffusion.text_encoder.bridge import Bridge
 from altdiffusion.text_encoder.soft_tokens import install_soft_tokens, token_table
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad, tokenized, tokens
 
 MAX_KEPT = 16_384  # soft tokens whose embeddings are kept: 50 MB for Stable Diffusion 1.x in float32
+_ROOM = MAX_TOKENS - 2  # of AltCLIP's tokens
 _WORDS = 3  # of a mixture, the most likely entries that are kept to be shown
 
 
 @dataclass(frozen=True)
 class SoftText:
     """What a text is as soft tokens. ids: below zero. words: for each, the most likely entries of CLIP's vocabulary, with their
-    shares of the mixture; share of the rest: how much of each embedding is none of the vocabulary's, 0 to 1."""
+    shares of the mixture; rests: how much of each embedding is none of the vocabulary's, 0 to 1. hole: before which of the
+    tokens the literal ones stand that HOLE in the text stands for; None without one."""
 
     text: str
     ids: tuple[int, ...]
     words: tuple[tuple[tuple[int, float], ...], ...]
     rests: tuple[float, ...]
+    hole: int | None = None
 
 
 class SoftPrompts:
@@ -93,7 +96,10 @@ class SoftPrompts:
         literal: more words that stay literal, such as the tokens that textual inversions have added to the pipeline's
             tokenizer. route: None: this object's own. cuts: see `stretches` of prompt_syntax/route.py.
         """
-        parts = stretches(text, route or self.route, {*self.literal_words, *literal}, cuts)
+        options = route or self.route, {*self.literal_words, *literal}, cuts
+        parts = stretches(text, *options, holes=self.bridge.config.hole_word is not None)
+        if any(part.inner is not None and not self._fits(part) for part in parts):
+            parts = stretches(text, *options)
         return [piece for part in parts for piece in ([part] if part.literal else self._fitting(part))]
 
     def embeddings(self, index: int, ids: Tensor) -> Tensor:
@@ -114,7 +120,8 @@ class SoftPrompts:
         offloaded = any(hasattr(part, "_hf_hook") for encoder in self._encoders for part in encoder.modules())
         device = self.device or (torch.device("cpu") if offloaded else tables[0].device)
         tower, bridge = self.tower.to(device), self.bridge.to(device)
-        ids, mask = pad(tokens(self.tokenizer, texts), self.tokenizer.pad_token_id)
+        masked = [text.replace(HOLE, self.tokenizer.mask_token) for text in texts]
+        ids, mask = pad(tokens(self.tokenizer, masked), self.tokenizer.pad_token_id)
         ids, mask = ids.to(device), mask.to(device)
         states = tower(input_ids=ids, attention_mask=mask)[0]
         tables = [table.to(device, bridge.dtype) for table in tables]
@@ -122,22 +129,29 @@ class SoftPrompts:
         shares, words = soft.word_logits.float().softmax(-1).topk(min(_WORDS, size))
         rests = soft.rest_shares
         for row, (text, length) in enumerate(zip(texts, soft.lengths.tolist(), strict=True)):
+            hole = None
+            if HOLE in text:
+                said = soft.word_logits[row, :length].float().log_softmax(-1)
+                hole = int(said[:, bridge.config.hole_word].argmax())
+            places = [place for place in range(length) if place != hole]
             likely = tuple(
-                tuple(zip(words[row, place].tolist(), shares[row, place].tolist(), strict=True))
-                for place in range(length)
+                tuple(zip(words[row, place].tolist(), shares[row, place].tolist(), strict=True)) for place in places
             )
-            read = SoftText(text, _new_ids(length), likely, tuple(rests[row, :length].tolist()))
-            for place, token in enumerate(read.ids):
+            read = SoftText(text, _new_ids(len(places)), likely, tuple(rests[row, places].tolist()), hole)
+            for place, token in zip(places, read.ids, strict=True):
                 self._tokens[token] = read, tuple(part[row, place].clone() for part in soft.embeddings)
             self._texts[text] = read
 
+    def _fits(self, stretch: Stretch) -> bool:
+        ids, _ = tokenized(self.tokenizer, stretch.text)
+        return len(ids) <= _ROOM
+
     def _fitting(self, stretch: Stretch) -> list[Stretch]:
         """A stretch that AltCLIP's 77 tokens don't hold, cut behind clauses, else behind words, else anywhere."""
-        ids, offsets = tokenized(self.tokenizer, stretch.text)
-        room = MAX_TOKENS - 2
-        if len(ids) <= room:
+        if self._fits(stretch):
             return [stretch]
-        end = offsets[room - 1][1]
+        _, offsets = tokenized(self.tokenizer, stretch.text)
+        end = offsets[_ROOM - 1][1]
         clauses = [at for at in range(1, end + 1) if ends_clause(stretch.text, at)]
         spaces = [at for at in range(1, end + 1) if stretch.text[at - 1].isspace()]
         cut = max(clauses or spaces or [end])

@@ -11,6 +11,7 @@ from transformers import BatchEncoding
 from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax.route import Route, Stretch
 from altdiffusion.text_encoder.soft_prompts import SoftPrompts, SoftText
+from altdiffusion.text_encoder.soft_texts import SoftRun, joined, written_parts
 
 # What a call may ask for where a prompt has soft tokens; anything else is refused.
 _KNOWN = frozenset(
@@ -114,23 +115,31 @@ class SoftTokenizerMixin:
         where they would not stay literal without.
         """
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
-        pieces: list[list[int] | str] = []  # literal tokens; or what soft tokens are of
-        for at, token in enumerate(ids):
-            if token >= 0:
-                if not pieces or isinstance(pieces[-1], str):
-                    pieces.append([])
-                pieces[-1].append(token)  # type: ignore[union-attr]
-            elif (found := self.soft_prompts.text_of(token)) and (not found[1] or not at or ids[at - 1] != token + 1):
-                pieces.append(found[0].text)
         decode = super()._decode  # type: ignore[misc]
-        parts = [(piece, False) if isinstance(piece, str) else (decode(piece, **kwargs), True) for piece in pieces]
-        text = _joined(parts)
+        runs = [run if isinstance(run, SoftRun) else decode(run, **kwargs) for _, run in self._runs(ids)]
+        parts = written_parts(runs)
         is_prompt = self.bos_token_id not in ids and self.eos_token_id not in ids  # type: ignore[attr-defined]
-        if is_prompt and not self._reads(text, [part for part, literal in parts if not literal]):
-            text = _joined(
-                [(f"`{part.strip().replace('`', '``')}`" if literal else part, literal) for part, literal in parts]
-            )
-        return text
+        soft = [run.soft.text for run in runs if isinstance(run, SoftRun) and not run.first]
+        text = joined(parts)
+        return text if not is_prompt or self._reads(text, soft) else joined(parts, quoted=True)
+
+    def _runs(self, ids: Sequence[int]) -> list[tuple[int, list[int] | SoftRun]]:
+        """(where it begins, tokens that follow one another): literal ones, or those of one text; not those that were dropped."""
+        runs: list[tuple[int, list[int] | SoftRun]] = []
+        for at, token in enumerate(ids):
+            found = self.soft_prompts.text_of(token) if token < 0 else None
+            first, last = runs[-1] if runs else (0, None)
+            if token >= 0 and isinstance(last, list):
+                last.append(token)
+            elif token >= 0:
+                runs.append((at, [token]))
+            elif found is None:
+                continue
+            elif isinstance(last, SoftRun) and last.soft is found[0] and last.end == found[1]:
+                runs[-1] = first, last._replace(end=last.end + 1)
+            else:
+                runs.append((at, SoftRun(found[0], found[1], found[1] + 1)))
+        return runs
 
     def _reads(self, text: str, soft: list[str]) -> bool:
         """Whether these are the parts of a text that become soft tokens."""
@@ -156,18 +165,16 @@ class SoftTokenizerMixin:
         return [token for token, _ in tokens], [place for _, place in tokens]
 
     def understood(self, ids: Sequence[int]) -> list[UnderstoodText]:
-        """What the soft tokens among these are of, in order: a text once for each time that its tokens stand there."""
-        texts: list[UnderstoodText] = []
-        for at, token in enumerate(ids):
-            found = self.soft_prompts.text_of(token) if token < 0 else None
-            if found is None:
-                continue
-            soft, place = found
-            if place == 0 or at == 0 or ids[at - 1] != token + 1:
-                texts.append(UnderstoodText(at, []))
-            words = [Word(self._written(word), share) for word, share in soft.words[place]]
-            texts[-1].tokens.append(UnderstoodToken(words, soft.rests[place]))
-        return texts
+        """What the soft tokens among these are of, in order: once for each run of one text's tokens."""
+        return [
+            UnderstoodText(at, [self._understood(run.soft, place) for place in range(run.first, run.end)])
+            for at, run in self._runs(ids)
+            if isinstance(run, SoftRun)
+        ]
+
+    def _understood(self, soft: SoftText, place: int) -> UnderstoodToken:
+        words = [Word(self._written(word), share) for word, share in soft.words[place]]
+        return UnderstoodToken(words, soft.rests[place])
 
     def _written(self, entry: int) -> str:
         """An entry of the vocabulary as it reads: with a hyphen behind one that ends no word."""
@@ -205,7 +212,11 @@ class SoftTokenizerMixin:
 
     def _tokens(self, part: Stretch, soft: dict[str, SoftText]) -> list[tuple[int, tuple[int, int]]]:
         if not part.literal:
-            return [(token, (part.start, part.end)) for token in soft[part.text].ids]
+            read = soft[part.text]
+            around = [(token, (part.start, part.end)) for token in read.ids]
+            if part.inner is None:
+                return around
+            return [*around[: read.hole], *self._tokens(part.inner, soft), *around[read.hole :]]
         with self.soft_prompts.tokenizer_lock:
             encoded = super().__call__(  # type: ignore[misc]
                 part.text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
@@ -248,15 +259,6 @@ def routed(tokenizer: Any, route: Route | None, literal: Collection[str] = ()) -
             f"{said}: this model has no bridge at CLIP's entrance, which alone takes a route: leave it out"
         )
     return soft_tokenizer(tokenizer, tokenizer.soft_prompts, route, literal)
-
-
-def _joined(parts: Sequence[tuple[str, bool]]) -> str:
-    """The text of (part, whether it is literal). Neighbours that aren't were cut from one text, others stand apart."""
-    text, before = "", True
-    for part, literal in parts:
-        text += " " * bool(text and (literal or before) and not text.endswith(" ")) + part
-        before = literal
-    return text
 
 
 def _plain(tokenizer: Any) -> Any:

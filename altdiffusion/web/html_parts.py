@@ -197,9 +197,10 @@ def _shown(piece: dict[str, Any]) -> tuple[str, str, bool]:
 
 
 def _stretches(read: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a bridge read, each text once."""
+    """What a bridge read, once; a text around literal words has tokens before and behind them."""
     parts = (part for prompt in read["prompts"] for part in prompt["parts"])
-    return list({stretch["text"]: stretch for part in parts for stretch in part.get("understood", [])}.values())
+    stretches = (stretch for part in parts for stretch in part.get("understood", []))
+    return list({(stretch["text"], str(stretch["tokens"])): stretch for stretch in stretches}.values())
 
 
 def _in_english(stretch: dict[str, Any]) -> str:

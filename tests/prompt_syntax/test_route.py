@@ -211,6 +211,37 @@ def test_stretches_for_the_bridge_end_at_cuts_and_literal_ones_do_not(prompt, cu
     assert [(part.text, part.literal) for part in stretches(prompt, cuts=cuts)] == expected
 
 
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("蓝色背景上的<rune>", [("蓝色背景上的\ufffc", "<rune>")]),
+        ("<rune>在蓝色背景上。", [("\ufffc在蓝色背景上", "<rune>"), (". ", None)]),
+        ("картинка: <rune> на синем фоне, 8k", [("картинка: \ufffc на синем фоне", "<rune>"), (", 8k", None)]),
+        ("画<rune>，橙色背景", [("画\ufffc", "<rune>"), (", ", None), ("橙色背景", None)]),
+        ("画<rune>，橙色背景上的sks", [("画\ufffc", "<rune>"), (", ", None), ("橙色背景上的\ufffc", "sks")]),
+        ("一只`cat, red` 狗", [("一只\ufffc 狗", "cat, red")]),
+        ("桌上的<rune> <rune> 猫", [("桌上的\ufffc 猫", "<rune> <rune>")]),
+        ("<rune>和sks猫", [("<rune>", None), ("和", None), ("sks", None), ("猫", None)]),
+        ("<rune>，蓝色背景", [("<rune>, ", None), ("蓝色背景", None)]),
+        ("a <rune> cat, 猫", [("a <rune> cat, ", None), ("猫", None)]),
+        ("猫\ufffc和<rune>", [("猫 和\ufffc", "<rune>")]),
+    ],
+)
+def test_one_literal_part_of_a_clause_is_a_hole_in_it(prompt, expected):
+    found = stretches(prompt, literal_words=["<rune>", "sks"], holes=True)
+    assert [(part.text, part.inner and part.inner.text) for part in found] == expected
+    assert "".join(prompt[part.start : part.end] for part in found) == prompt
+    for part in found:
+        if part.inner is not None:
+            assert prompt[part.inner.start : part.inner.end].strip(" `") == part.inner.text
+
+
+@pytest.mark.parametrize(("cut", "whole"), [(6, False), (3, False), (0, True), (12, True), (13, True)])
+def test_a_clause_with_a_cut_inside_has_no_hole(cut, whole):
+    found = stretches("蓝色背景上的<rune>，猫", literal_words=["<rune>"], cuts=[cut], holes=True)
+    assert (found[0].inner is not None) == whole
+
+
 def test_another_route_is_refused():
     with pytest.raises(InputError, match="route: expected auto, all, none, got 'some'"):
         stretches("a cat", "some")
@@ -234,6 +265,10 @@ def test_stretches_cover_any_text_in_order_by_turns(seed):
                 assert all(
                     part.text == text[part.start : part.end] for part in found if not part.literal or len(found) == 1
                 )
+            with_holes = stretches(text, route, ["sks", "猫"], holes=True)
+            assert [part.start for part in with_holes] == [0, *(part.end for part in with_holes[:-1])]
+            assert with_holes[-1].end == len(text)
+            assert all(part.text.count("\ufffc") == (part.inner is not None) for part in with_holes)
 
 
 @pytest.mark.parametrize("piece", ["a,", "猫，", "é", "``", "un gato, ", " ", "\n", ".,", "ñ́", None])

@@ -118,6 +118,45 @@ def test_what_is_decoded_is_read_again_as_the_same_tokens(tokenizer, text):
     assert tokenizer(tokenizer.decode(ids), add_special_tokens=False).input_ids == ids
 
 
+HOLES = [
+    "画`sks`",
+    "`sks`风格的猫",
+    "蓝色背景上的`a cat`，red, 一只`sks`狗",
+    "a dog, `gato`在桌上",
+    "桌上的`gato`, a dog",
+    "`gato, cat`狗",
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("text", HOLES)
+def test_literal_words_stand_where_the_bridge_puts_them(published, plain, text, seed):
+    stock = readable()
+    bridge = small_entrance_bridge(stock, hole_word=plain.eos_token_id)
+    torch.manual_seed(seed)
+    torch.nn.init.normal_(bridge.words.weight)  # so that it says something else at each place
+    tokenizer = swap_text_encoder(stock, published("m9"), bridge=bridge).tokenizer
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert tokenizer(tokenizer.decode(ids), add_special_tokens=False).input_ids == ids
+    assert sum(len(run.tokens) for run in tokenizer.understood(ids)) == sum(token < 0 for token in ids)
+    for run in tokenizer.understood(ids):
+        assert all(token < 0 for token in ids[run.first : run.first + len(run.tokens)])
+    soft = tokenizer.soft_prompts.read(
+        [part.text for part in tokenizer.soft_prompts.stretches(text, []) if part.inner is not None]
+    )
+    assert soft
+    for each in soft:
+        assert len(each.ids) == 2, "three tokens, of which one says where the literal words belong"
+        literal = plain(text.split("`")[1 if each is soft[0] else 3], add_special_tokens=False).input_ids
+        first = ids.index(each.ids[0]) + (each.hole or -len(literal))
+        assert ids[first : first + len(literal)] == literal
+
+
+def test_a_bridge_that_never_saw_holes_reads_what_stands_around_literal_words(tokenizer):
+    parts = tokenizer.soft_prompts.stretches("蓝色背景上的`cat`", [])
+    assert [(part.text, part.literal) for part in parts] == [("蓝色背景上的", False), ("cat", True)]
+
+
 @pytest.mark.parametrize(("route", "text"), [("all", "一只猫, a cat `sks`"), ("none", "a cat, a dog")])
 def test_what_is_decoded_is_read_again_by_any_route(tokenizer, route, text):
     tokenizer.soft_prompts.route = route

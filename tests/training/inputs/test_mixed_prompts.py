@@ -42,6 +42,36 @@ def english(parts: list[Part], clip: Any) -> str:
     return clip.decode([token for part in parts for token in part.english])
 
 
+def texts_read(parts: list[Part], altclip: Any) -> list[tuple[Part, str]]:
+    return [(part, altclip.decode(part.ids)) for part in parts if part.ids is not None]
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "around", "shared"),
+    [
+        ("a Napoleon on a blue background", "蓝色背景上的napoleon", "蓝色背景上的<mask>", "napoleon"),
+        ("the Eiffel Tower at night", "la torre Eiffel de noche", "la torre<mask> de noche", "eiffel"),
+        ("a cute Sankt Gallen", "可爱的Sankt Gallen", "可爱的<mask>", "sankt gallen"),
+    ],
+)
+def test_words_that_both_texts_have_are_a_hole_which_is_told_by_one_token(
+    tmp_path, altclip, clip, text, source, around, shared
+):
+    read = prompts(tmp_path, altclip, clip, 1.0, [(text, source)]).read(range(60))
+    said = set()
+    for part in (parts[0] for parts in read if len(parts) == 1 and parts[0].hole):
+        if altclip.decode(part.ids, skip_special_tokens=False) == f"<s> {around}</s>":
+            words = part.said(clip.eos_token_id)
+            said.add(clip.decode([word for word in words if word != clip.eos_token_id]).strip())
+            assert words.count(clip.eos_token_id) == 1
+            assert part.english[: part.hole.start] + part.english[part.hole.stop :] == [
+                word for word in words if word != clip.eos_token_id
+            ]
+            assert part.hole.stop - part.hole.start in (1, 2, 3, len(clip(shared).input_ids) - 2)
+    first, last = (clip.decode(clip(each).input_ids[1:-1]) for each in text.lower().split(shared))
+    assert said == {f"{first} {last}".strip()}
+
+
 def test_without_literal_parts_each_prompt_is_a_whole_text(tmp_path, altclip, clip):
     for parts in prompts(tmp_path, altclip, clip, 0.0).read(range(8)):
         (part,) = parts
@@ -53,9 +83,13 @@ def test_without_literal_parts_each_prompt_is_a_whole_text(tmp_path, altclip, cl
 
 def test_literal_parts_stand_beside_others_in_every_way(tmp_path, altclip, clip):
     read = prompts(tmp_path, altclip, clip, 1.0).read(range(400))
-    assert all(any(part.ids is None for part in parts) and any(part.ids for part in parts) for parts in read)
+    assert all(any(part.ids for part in parts) for parts in read)
+    assert all(any(part.ids is None or part.hole for part in parts) for parts in read)
     first_is_literal = sum(parts[0].ids is None for parts in read)
     assert 80 < first_is_literal < 320
+    assert all(
+        text.count("<mask>") == (part.hole is not None) for parts in read for part, text in texts_read(parts, altclip)
+    )
     texts = [english(parts, clip) for parts in read]
     split = [parts for parts, text in zip(read, texts, strict=True) if text == "a cat , blue background"]
     assert split, "clauses of one text, some literal"
