@@ -171,12 +171,19 @@ class Bridge(ExactModel):
         scales = self.scales()
         # as attention does: the deviation of the products does not depend on the width
         word_logits = (self.words(hidden) / (scales[0] * tables[0].shape[1] ** 0.5)) @ tables[0].T
-        mixture = word_logits.float().softmax(-1).to(hidden)
+        mixture = self.without_hole_word(word_logits).softmax(-1).to(hidden)
         mixtures = [mixture @ table for table in tables]
         rests = [scale * rest(hidden) for scale, rest in zip(scales, self.rests, strict=True)]
         embeddings = tuple(word + rest for word, rest in zip(mixtures, rests, strict=True))
         sizes = mixtures[0].norm(dim=-1), rests[0].norm(dim=-1)
         return SoftTokens(embeddings, lengths, length_logits, word_logits, sizes[1] / (sizes[0] + sizes[1]))
+
+    def without_hole_word(self, word_logits: Tensor) -> Tensor:
+        """The logits of the mixture, float32 of the same shape: it says where literal words belong, and has no part in it."""
+        word_logits = word_logits.float()
+        if self.config.hole_word is None:
+            return word_logits
+        return word_logits.index_fill(-1, torch.tensor(self.config.hole_word, device=word_logits.device), -torch.inf)
 
     def scales(self) -> list[float]:
         """The standard deviation of each CLIP's token embeddings, as it was trained with them."""

@@ -126,7 +126,7 @@ class SoftPrompts:
         states = tower(input_ids=ids, attention_mask=mask)[0]
         tables = [table.to(device, bridge.dtype) for table in tables]
         soft = bridge(states.to(bridge.dtype), mask, token_embeddings=tables)
-        shares, words = soft.word_logits.float().softmax(-1).topk(min(_WORDS, size))
+        shares, words = bridge.without_hole_word(soft.word_logits).softmax(-1).topk(min(_WORDS, size))
         rests = soft.rest_shares
         for row, (text, length) in enumerate(zip(texts, soft.lengths.tolist(), strict=True)):
             hole = None

@@ -130,6 +130,26 @@ def test_it_learns_and_its_bridge_swaps_into_the_pipeline(settings, sd1):
     assert torch.equal(pipe.encode_prompt("a cat", "cpu", 1, False)[0], wanted)
 
 
+def test_it_learns_where_literal_words_belong_in_a_clause(settings, sd1, texts):
+    things = [("cat", "猫"), ("dog", "狗"), ("apple", "苹果"), ("tree", "树"), ("sun", "太阳")]
+    lines = [
+        f"{name} on a red {en}\t红{zh}上的{name}\n"
+        for en, zh in things
+        for name in ("apple", "tree", "sun")
+        if en != name
+    ]
+    texts.with_name("names.tsv").write_text("en\tzh\n" + "".join(lines), encoding="utf-8")
+    names = {"train_data": [str(texts.with_name("names.tsv"))], "languages": ["zh"], "literal": 1.0}
+    train_bridge(BridgeSettings(**settings | names | {"max_train_steps": 60}))
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(sd1)
+    pipe = swap_text_encoder(pipe, "mini", bridge=settings["output_dir"] / "model")
+    for zh in ("猫", "狗"):
+        ids = pipe.tokenizer(f"红{zh}上的`big`", add_special_tokens=False).input_ids
+        literal = pipe.tokenizer("`big`", add_special_tokens=False).input_ids
+        assert ids[: len(literal)] == literal, "English has first what Chinese has last"
+        assert all(token < 0 for token in ids[len(literal) :])
+
+
 def test_the_folder_has_the_bridge_and_clips_tokenizer(settings, sd1):
     train_bridge(BridgeSettings(**settings))
     saved = load_bridge(settings["output_dir"] / "model")
@@ -215,4 +235,6 @@ def test_gates_end_the_run_with_a_line_a_language_and_the_bridge_is_saved(settin
 
 def test_what_passes_the_gates_ends_well(settings, texts):
     gates = {"minimum_retrieval": 0.01, "maximum_prediction_error": 1e6, "validation_data": [str(texts)]}
-    train_bridge(BridgeSettings(**settings | gates | {"max_train_steps": 1}))
+    train_bridge(BridgeSettings(**settings | gates | {"max_train_steps": 40}))
+    metrics = log(settings["output_dir"], "validation")[-1]["validation"]
+    assert all(metrics[f"{language} R@1"] >= 0.01 for language in ("en", "zh"))
