@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from altdiffusion.cli.flags import command
-from altdiffusion.cli.options import DeviceSettings
+from altdiffusion.cli.options import DeviceSettings, LabelSettings
 from altdiffusion.cli.terminal import hide_loading, say
 from altdiffusion.settings import setting
 from altdiffusion.web.limits import Limits
 
 
-class DemoSettings(DeviceSettings):
+class DemoSettings(DeviceSettings, LabelSettings):
     """How the page is served."""
 
     models: list[str] = setting(
@@ -46,4 +46,7 @@ def demo(settings: DemoSettings) -> None:
 
     hide_loading()
     limits = Limits(pixels=settings.max_pixels)
-    serve(Serving(limits=limits, **{name: value for name, value in settings if name != "max_pixels"}))
+    other = {"max_pixels", *LabelSettings.model_fields}
+    serve(
+        Serving(limits=limits, label=settings.label, **{name: value for name, value in settings if name not in other})
+    )

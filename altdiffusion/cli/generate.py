@@ -40,7 +40,7 @@ def generate(settings: GenerateSettings) -> None:
         if not results:
             say_about(settings.model)
         path = settings.out if settings.is_file else free_path(settings.out, image.settings)
-        save_image(image, path)
+        save_image(image, path, settings.label)
         results.append(report(path, image.settings, image.filtered, settings.as_json))
     if settings.as_json:
         print_json({"pictures": results, "seconds": round(time.monotonic() - started, 2)})

@@ -37,7 +37,7 @@ def generate_many(settings: GenerateSettings) -> None:
     from altdiffusion.generation.run import Run
 
     hide_loading(steps=False)
-    run = Run(plan, settings.out, manifest, seed, settings.resume)
+    run = Run(plan, settings.out, manifest, seed, settings.resume, settings.label)
     if there := len(plan.images) - len(run.remaining):
         say(f"{there} of {len(plan.images)} images are there already")
     about_said = False

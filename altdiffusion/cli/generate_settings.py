@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from altdiffusion.cli.flags import subset_of
-from altdiffusion.cli.options import device_setting
+from altdiffusion.cli.options import LabelSettings, device_setting
 from altdiffusion.cli.sources import missing
 from altdiffusion.errors import InputError
 from altdiffusion.generation.grid import Axis, parse_grid
@@ -19,7 +19,7 @@ from altdiffusion.settings import read_settings, setting
 ImageFlags: Any = subset_of(ImageSettings, settings_with("metavar"), group="Image")
 
 
-class GenerateSettings(ImageFlags):
+class GenerateSettings(ImageFlags, LabelSettings):
     """The flags of an image, those of a run, and the prompts."""
 
     prompts: list[str] = setting(

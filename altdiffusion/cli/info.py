@@ -70,17 +70,25 @@ def describe() -> dict[str, Any]:
 
 
 def _print_settings(image: str, as_json: bool) -> None:
+    from altdiffusion.files import local_path
     from altdiffusion.generation.infotext import read_info, to_command
+    from altdiffusion.generation.label import read_label
     from altdiffusion.generation.runnable import runnable
+    from altdiffusion.images import opened_image
 
+    with opened_image(local_path(image)) as opened:
+        label = read_label(opened)
     settings, unread = read_info(image)
     left_out = [*runnable(settings)[1], *unread]
     if as_json:
-        print_json({**dict(settings), "command": to_command(settings), "left_out": left_out})
+        found = {"label": {"source_type": label.source_type, "aigc": label.aigc}}
+        print_json({**dict(settings), "command": to_command(settings), "left_out": left_out, **found})
         return
     for name, value in settings:
         if value not in (None, ""):
             print_line(f"{name.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}")
+    for line in label.lines():
+        print_line(f"label: {line}")
     print_line(f"\n{to_command(settings)}")
     if left_out:
         print("\nleft out of the command:", *left_out, sep="\n  ")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from altdiffusion.settings import Settings, setting
+
+if TYPE_CHECKING:
+    from altdiffusion.generation.label import Label
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -31,6 +34,24 @@ class ExactSettings(DeviceSettings):
     """The same for what measures."""
 
     dtype: Dtype | None = setting(None, "arithmetic (default: float32, the exact one)")
+
+
+class LabelSettings(Settings):
+    """What generated images say of themselves."""
+
+    group: ClassVar[str] = "Label"
+
+    no_label: bool = setting(False, "leave out the label that says that no camera made the image")
+    producer: str = setting(
+        "", "who answers for the images, in the label: a name or a registration code", metavar="WHO"
+    )
+    mark: str | None = setting(None, "text for people to see, in a corner: AI, AI生成", metavar="TEXT")
+
+    @property
+    def label(self) -> Label:
+        from altdiffusion.generation.label import Label
+
+        return Label(self.producer, self.mark, is_written=not self.no_label)
 
 
 class JsonSettings(Settings):

@@ -8,12 +8,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from altdiffusion import files
 from altdiffusion.errors import GenerationFailed, InputError
 from altdiffusion.files import local_path
 from altdiffusion.generation.infotext import exif_info, png_info
+from altdiffusion.generation.label import DEFAULT, PNG_KEY, Label
 from altdiffusion.generation.settings import ImageSettings
 from altdiffusion.images import WRITTEN
 
@@ -48,26 +49,32 @@ class NotFinite(GenerationFailed):
         self.images, self.failed = list(images), list(failed)
 
 
-def save_image(generated: GeneratedImage, path: Path) -> Path:
-    """Writes a file with prompt and settings inside, whole or not at all: a PNG, or what the path's ending says.
+def save_image(generated: GeneratedImage, path: Path, label: Label = DEFAULT) -> Path:
+    """Writes a file with prompt, settings and label inside, whole or not at all: a PNG, or what the path's ending says.
 
     Raises InputError where it can't be written.
     """
     buffer, form = io.BytesIO(), WRITTEN.get(path.suffix.lower(), "PNG")
+    settings, image, xmp = generated.settings, label.marked(generated.image), label.xmp(generated.settings)
     try:
         if form == "PNG":
-            generated.image.save(buffer, format=form, pnginfo=png_info(generated.settings))
+            info = png_info(settings)
+            if xmp is not None:
+                info.add_itxt(PNG_KEY, xmp.decode())
+            image.save(buffer, format=form, pnginfo=info)
         else:
-            generated.image.save(buffer, format=form, quality=_QUALITY, exif=exif_info(generated.settings))
+            image.save(buffer, format=form, quality=_QUALITY, exif=exif_info(settings), **({"xmp": xmp} if xmp else {}))
     except ValueError as error:  # JPEG holds 64 KiB of settings
         raise InputError(f"{path} can't hold its settings ({error}): name a .png file") from None
     return _write(path, buffer)
 
 
-def save_png(image: Image.Image, path: Path) -> Path:
-    """A PNG without settings, whole or not at all. Raises InputError where it can't be written."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+def save_png(image: Image.Image, path: Path, xmp: bytes | None = None) -> Path:
+    """A PNG without settings, whole or not at all. xmp: a `Label`'s. Raises InputError where it can't be written."""
+    buffer, info = io.BytesIO(), PngImagePlugin.PngInfo()
+    if xmp is not None:
+        info.add_itxt(PNG_KEY, xmp.decode())
+    image.save(buffer, format="PNG", pnginfo=info)
     return _write(path, buffer)
 
 

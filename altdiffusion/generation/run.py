@@ -13,6 +13,7 @@ from typing import Any
 from altdiffusion.files import remove_partial
 from altdiffusion.generation.contact_sheet import contact_sheet
 from altdiffusion.generation.generate import generate_all
+from altdiffusion.generation.label import DEFAULT, Label
 from altdiffusion.generation.manifest import Manifest
 from altdiffusion.generation.plan import Plan, PlannedImage
 from altdiffusion.generation.result import GeneratedImage, save_image, save_png
@@ -33,10 +34,13 @@ class Run:
     """A plan in a folder.
 
     resume: whether names and images of earlier runs in the folder are kept, else all images are new.
-    remaining: the images that are still to be generated.
+    label: of the images and sheets. remaining: the images that are still to be generated.
     """
 
-    def __init__(self, plan: Plan, folder: Path, manifest: Manifest, seed: int, resume: bool) -> None:
+    def __init__(
+        self, plan: Plan, folder: Path, manifest: Manifest, seed: int, resume: bool, label: Label = DEFAULT
+    ) -> None:
+        self._label = label
         self.plan, self._folder, self._manifest = plan, folder, manifest
         self._names = plan.names(folder, manifest.planned if resume else {}, manifest.planned.values())
         manifest.begin(seed, self._names)
@@ -84,11 +88,11 @@ class Run:
                 open_image(self._folder / self._names[key]) if self._manifest.done(key) else None
                 for key in sheet.images
             ]
-            save_png(contact_sheet(sheet.settings.prompt, sheet.axes, images), path)
+            save_png(contact_sheet(sheet.settings.prompt, sheet.axes, images), path, self._label.xmp(sheet.settings))
             yield path
 
     def _save(self, image: PlannedImage, generated: GeneratedImage) -> SavedImage:
         path = self._folder / self._names[image.key]
-        save_image(generated, path)
+        save_image(generated, path, self._label)
         self._manifest.add(image.key, generated.settings, generated.filtered)
         return SavedImage(path, generated.settings, generated.filtered)

@@ -17,6 +17,7 @@ from PIL import Image
 from altdiffusion.errors import InputError
 from altdiffusion.generation.contact_sheet import contact_sheet
 from altdiffusion.generation.grid import combinations, parse_grid
+from altdiffusion.generation.label import Label
 from altdiffusion.generation.result import save_png
 from altdiffusion.web import request as checks
 from altdiffusion.web.draw_queue import Generating, Loading
@@ -87,11 +88,11 @@ async def generate_grid(service: DemoService, grid: GridRequest) -> AsyncGenerat
                 else:
                     yield news
         done += cell.settings.steps_run
-    sheet = await asyncio.to_thread(_sheet, service.folder, grid, images)
+    sheet = await asyncio.to_thread(_sheet, service.folder, grid, images, service.label)
     yield FinishedGrid(images, time.monotonic() - started, sheet)
 
 
-def _sheet(folder: Path, grid: GridRequest, images: list[SavedImage]) -> Path:
+def _sheet(folder: Path, grid: GridRequest, images: list[SavedImage], label: Label) -> Path:
     cells = [Image.open(image.path) for image in images]
     sheet = contact_sheet(images[0].settings.prompt, grid.axes, cells)
-    return save_png(sheet, Path(tempfile.mkdtemp(dir=folder)) / "grid.png")
+    return save_png(sheet, Path(tempfile.mkdtemp(dir=folder)) / "grid.png", label.xmp(images[0].settings))

@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from altdiffusion.errors import InputError
+from altdiffusion.generation.label import DEFAULT, Label
 from altdiffusion.generation.styles import read_styles
 from altdiffusion.web.limits import Limits
 
@@ -31,6 +32,7 @@ class Serving:
 
     auth: "name:password". models: what visitors may choose from; empty: mini. root_path: where a proxy shows the page, below a
     path ("/draw") or at a whole address. styles: a file as `read_styles` reads it; None: the package's own.
+    label: of all images.
     """
 
     host: str = LOOPBACK
@@ -45,6 +47,7 @@ class Serving:
     allow_pickle: bool = False
     root_path: str | None = None
     styles: Path | None = None
+    label: Label = DEFAULT
 
 
 def serve(serving: Serving) -> None:
@@ -84,7 +87,9 @@ def running(serving: Serving) -> Iterator[str]:
         models = Models(list(serving.models) or offered(), scorer=serving.scorer, **options)
         generated = folder / "generated"
         generated.mkdir()
-        service = DemoService(models, serving.limits, max_waiting=serving.max_queue, folder=generated, styles=styles)
+        service = DemoService(
+            models, serving.limits, max_waiting=serving.max_queue, folder=generated, styles=styles, label=serving.label
+        )
         page = build_page(service)
         page.queue(api_open=False, max_size=1000, default_concurrency_limit=None)
         uploads = serving.limits.upload_bytes * serving.limits.pictures

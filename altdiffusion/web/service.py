@@ -21,6 +21,7 @@ from altdiffusion.altclip import best_of, zero_shot
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.errors import InputError
 from altdiffusion.generation import infotext
+from altdiffusion.generation.label import DEFAULT, Label
 from altdiffusion.generation.result import GeneratedImage, free_path, save_image
 from altdiffusion.generation.settings import DEFAULT_STEPS, ImageSettings
 from altdiffusion.generation.styles import Style
@@ -102,8 +103,10 @@ class DemoService:
         max_waiting: int,
         folder: Path,
         styles: Mapping[str, Style] = MappingProxyType({}),
+        label: Label = DEFAULT,
     ) -> None:
         self.models, self.limits, self.folder, self.styles = models, limits, folder, styles
+        self.label = label
         self.queue = DrawQueue(models, max_waiting, pixels=2 * limits.pixels)
         self._scoring, self._counting = Turns(max_waiting), Turns(COUNTERS_WAITING)
 
@@ -291,7 +294,7 @@ class DemoService:
     def _saved(self, image: GeneratedImage, label: str, score: float | None) -> SavedImage:
         settings = image.settings.replace(model=label, score=score)
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        path = save_image(replace(image, settings=settings), free_path(folder, settings))
+        path = save_image(replace(image, settings=settings), free_path(folder, settings), self.label)
         return SavedImage(path, settings, image.filtered, score)
 
 
