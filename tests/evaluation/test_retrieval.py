@@ -2,8 +2,10 @@
 
 import re
 import threading
+import zlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -81,6 +83,49 @@ def test_every_format_gives_the_figures_worked_out_by_hand(tmp_path, form):
         (row,) = as_json([result])["results"]
         assert [row["measured"][column] for column in COLUMNS] == pytest.approx([*BY_HAND, sum(BY_HAND) / 6], abs=1e-12)
         assert (result.images, result.captions, result.language, result.problems) == (COUNT, 2 * COUNT, language, [])
+
+
+class Random(Fake):
+    """Random directions, the same for the same text and for the same colour."""
+
+    name = "Random"
+
+    def image_features(self, images):
+        return torch.stack([self.of(str(image.getpixel((0, 0)))) for image in images])
+
+    def text_features(self, texts):
+        return torch.stack([self.of(text) for text in texts])
+
+    @staticmethod
+    def of(text):
+        vector = np.random.default_rng(zlib.crc32(text.encode())).normal(size=8)
+        return torch.from_numpy(vector / np.linalg.norm(vector)).float()
+
+
+def by_numpy(captions):
+    """COLUMNS of Random. captions: of each image, in the order of caption_sets."""
+    images = np.stack([Random.of(str(caption_sets.colour(image))) for image in range(COUNT)])
+    owner = np.repeat(np.arange(COUNT), [len(texts) for texts in captions])
+    similarity = np.stack([Random.of(text) for texts in captions for text in texts]) @ images.T
+    own = similarity[np.arange(len(owner)), owner]
+    ranks = (similarity > own[:, None]).sum(1)
+    back = [(similarity[:, image] > own[owner == image].max()).sum() for image in range(COUNT)]
+    recalls = [100 * np.mean(np.asarray(place) < k) for place in (ranks, back) for k in (1, 5, 10)]
+    return [*recalls, np.mean(recalls)]
+
+
+@pytest.mark.parametrize("used", ["all", "first"])
+@pytest.mark.parametrize("form", caption_sets.WRITERS)
+def test_every_format_gives_the_figures_of_numpy(tmp_path, form, used):
+    for language in ("en", "zh"):
+        folder = tmp_path / language
+        folder.mkdir()
+        (result,) = run(read(form, folder, language, used=used), Random())
+        (row,) = as_json([result])["results"]
+        count = 2 if used == "all" else 1
+        expected = by_numpy([caption_sets.captions(image, language)[:count] for image in range(COUNT)])
+        assert [row["measured"][column] for column in COLUMNS] == pytest.approx(expected, abs=1e-9)
+        assert (result.captions, row["protocol"]["captions"]) == (count * COUNT, row["protocol"]["captions"])
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 24, 100])
