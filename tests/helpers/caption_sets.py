@@ -156,7 +156,12 @@ def _wit_rows(language: str) -> list[dict[str, object]]:
     for number, (name, _, text) in enumerate(_pairs(language)):
         url = f"https://upload.wikimedia.org/wikipedia/commons/3/33/{name}"
         row = {"image_idx": number, "image_url": url, "meta_url": f"http://commons.wikimedia.org/wiki/File:{name}"}
-        row |= {"caption_reference_description": text, "language": language, "page_url": "https://x", "wit_ix": "wit-test_0"}
+        row |= {
+            "caption_reference_description": text,
+            "language": language,
+            "page_url": "https://x",
+            "wit_ix": "wit-test_0",
+        }
         rows.append(row)
     return rows
 

@@ -26,6 +26,11 @@ _TWO_LETTERS = {
 }  # fmt: skip
 
 
+def has_flores_code(name: str) -> bool:
+    """Whether the name of a file, with or without its ending, ends in a code of FLORES-200."""
+    return bool(_FLORES.search(name.partition(".")[0]))
+
+
 def usual_code(language: str) -> str:
     """The code that tables here have: ja for XTD's jp, de for FLORES' deu_Latn; any other as it is."""
     return _TWO_LETTERS.get(language, language)

@@ -70,7 +70,9 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path, form):
     assert content(read(arguments)) == before
 
 
-@pytest.mark.parametrize("form", ["token", "karpathy", "cn-clip", "clip-benchmark", "xtd10", "csv", "wit", "clip-benchmark-json"])
+@pytest.mark.parametrize(
+    "form", ["token", "karpathy", "cn-clip", "clip-benchmark", "xtd10", "csv", "wit", "clip-benchmark-json"]
+)
 def test_a_folder_with_one_set_of_captions_is_enough(tmp_path, form):
     arguments = caption_sets.write(form, tmp_path)
     write(tmp_path / "README.txt", "About this data.", "Have fun.")
