@@ -6,16 +6,17 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.paper_results import PublishedRow
-from altdiffusion.evaluation.retrieval import DATA_PROTOCOL, RetrievalResult
+from altdiffusion.evaluation.retrieval import RetrievalResult
 from altdiffusion.metrics import KS
 
 COLUMNS = [f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in KS] + ["mr"]
 _HEADS = [f"{direction} R@{k}" for direction in ("T2I", "I2T") for k in KS] + ["MR"]
+_OF_THE_DATA = ("captions", "prompts", "pool", "data")  # what of a protocol is no system's own
 _LANGUAGES = {
     "en": "English", "zh": "Chinese", "es": "Spanish", "fr": "French", "ru": "Russian", "ja": "Japanese", "ko": "Korean",
     "ar": "Arabic", "it": "Italian", "de": "German", "pl": "Polish", "pt": "Portuguese", "tr": "Turkish", "vi": "Vietnamese",
@@ -161,20 +162,20 @@ def _notes(results: Sequence[RetrievalResult]) -> list[str]:
     lines = [f"{row.system}, published: {row.note}" for result in results for row in result.published if row.note]
     lines = [f"published: {row.about}; {row.source}" for result in results for row in result.published] + lines
     lines += [note for result in results for note in result.notes]
-    lines += [line for result in results for line in _protocol_lines(result)]
+    lines += [line for result in results for line in protocol_lines(result.system, result.protocol)]
     if problems := results[-1].problems:
         lines.append(f"{len(problems)} left out, the first: {problems[0].where}: {problems[0].reason}")
     return list(dict.fromkeys(lines))
 
 
-def _protocol_lines(result: RetrievalResult) -> Iterator[str]:
-    """How the figures were measured: what of it is every system's, then this one's."""
-    about = dict(result.protocol)
-    if shared := [about.pop(name) for name in DATA_PROTOCOL if name in about]:
+def protocol_lines(system: str, protocol: Mapping[str, str]) -> Iterator[str]:
+    """How a figure was measured: what of it is the same for every system, then this one's."""
+    words = {"prompts": "asked with ", "padding": "padded "}
+    about = {name: words.get(name, "") + value for name, value in protocol.items()}
+    if shared := [about.pop(name) for name in _OF_THE_DATA if name in about]:
         yield f"protocol: {'; '.join(shared)}"
     if about:
-        words = {"padding": "padded "}
-        yield f"{result.system}: {'; '.join(words.get(name, '') + value for name, value in about.items())}"
+        yield f"{system}: {'; '.join(about.values())}"
 
 
 _FORMS: dict[str, Callable[[Sequence[RetrievalResult]], str]] = {

@@ -25,8 +25,6 @@ from altdiffusion.evaluation.paper_results import FLICKR30K, PublishedRow, publi
 from altdiffusion.evaluation.systems.base import System
 from altdiffusion.metrics import RetrievalMetrics, retrieval_metrics_of_features
 
-DATA_PROTOCOL = ("captions", "pool", "data")  # what of a protocol is the same for every system
-
 
 @dataclass(frozen=True)
 class RetrievalResult:
@@ -42,7 +40,7 @@ class RetrievalResult:
     problems: Sequence[Problem]  # captions and images that were left out
     published: Sequence[PublishedRow]  # what may be compared with it: empty unless the data is a known test set
     notes: Sequence[str]
-    protocol: Mapping[str, str] = field(default_factory=dict)  # of the data (DATA_PROTOCOL), and the system's own
+    protocol: Mapping[str, str] = field(default_factory=dict)  # of the data, and the system's own
 
 
 def evaluate_retrieval(

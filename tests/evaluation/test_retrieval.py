@@ -26,6 +26,7 @@ def direction(**weights):
     return vector
 
 
+MULTILINGUAL = ["xtd10", "xm3600", "xflickrco", "wit", "wit-tsv", "babel", "clip-benchmark-json"]
 ODD_TEXTS = {
     (3, 1): direction(_4=0.8, _3=0.6),  # text to image: image 4 first, its own second
     (9, 1): direction(_10=0.8, _9=0.6),  # and image to text: it comes before image 10's own
@@ -114,18 +115,17 @@ def by_numpy(captions):
     return [*recalls, np.mean(recalls)]
 
 
-@pytest.mark.parametrize("used", ["all", "first"])
-@pytest.mark.parametrize("form", caption_sets.WRITERS)
-def test_every_format_gives_the_figures_of_numpy(tmp_path, form, used):
+@pytest.mark.parametrize("form", MULTILINGUAL)
+def test_every_set_in_many_languages_gives_the_figures_of_numpy(tmp_path, form):
     for language in ("en", "zh"):
-        folder = tmp_path / language
-        folder.mkdir()
-        (result,) = run(read(form, folder, language, used=used), Random())
-        (row,) = as_json([result])["results"]
-        count = 2 if used == "all" else 1
-        expected = by_numpy([caption_sets.captions(image, language)[:count] for image in range(COUNT)])
-        assert [row["measured"][column] for column in COLUMNS] == pytest.approx(expected, abs=1e-9)
-        assert (result.captions, row["protocol"]["captions"]) == (count * COUNT, row["protocol"]["captions"])
+        for used, count, which in (("all", 2, "all captions"), ("first", 1, "the first caption")):
+            folder = tmp_path / f"{language}-{used}"
+            folder.mkdir()
+            (result,) = run(read(form, folder, language, used=used), Random())
+            (row,) = as_json([result])["results"]
+            expected = by_numpy([caption_sets.captions(image, language)[:count] for image in range(COUNT)])
+            assert [row["measured"][column] for column in COLUMNS] == pytest.approx(expected, abs=1e-9)
+            assert (result.captions, row["protocol"]["captions"]) == (count * COUNT, f"{which} of each image")
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 24, 100])
@@ -234,6 +234,16 @@ def test_published_figures_stand_beside_flickr30ks_test_set_alone(tmp_path, publ
         (result,) = run(data, altclip, published=published)
         rows = ["AltCLIP", "AltCLIP*"] if published and language != "it" else []
         assert [row.system for row in result.published] == rows
+
+
+def test_published_figures_stand_beside_every_known_set(tmp_path):
+    data = read("babel", tmp_path)
+    altclip, names = Fake(), [f"COCO_{'train' if n < 800 else 'val'}2014_{n:012}.jpg" for n in range(1000)]
+    altclip.name = "AltCLIP"
+    images, captions = [data.images[0]] * 1000, [data.captions[0]] * 1000
+    xtd10 = replace(data, image_names=names, images=images, captions=captions, positives=[(n,) for n in range(1000)])
+    (result,) = run(xtd10, altclip, batch_size=500)
+    assert [row.about for row in result.published] == ["XTD10, 1000 images with a caption each"]
 
 
 def test_features_of_another_number_or_with_nan_are_refused(tmp_path):

@@ -16,6 +16,7 @@ CaptionForm = Literal[
     "token", "karpathy", "cn-clip", "clip-benchmark", "csv", "jsonl", "xm3600", "xflickrco", "wit", "babel",
     "clip-benchmark-json", "xtd10", "xtd200", "flickr30k-200", "multi30k",
 ]  # fmt: skip
+CaptionsUsed = Literal["all", "first"]  # of each image
 PAIRED = ("xtd10", "xtd200", "flickr30k-200", "multi30k")  # a file of captions, and one of image names
 
 _GZIP = b"\x1f\x8b"

@@ -66,6 +66,6 @@ def guess_language(captions: Sequence[str], name: str = "") -> str:
         pattern = re.compile(f"[{letters}]")
         if sum(bool(pattern.search(caption)) for caption in sample) > len(sample) / 2:
             return language
-    if (named := language_in_name(name)) in _LATIN:
-        return str(named)
+    if named := language_in_name(name):
+        return named
     return "en" if sum(bool(_ENGLISH.search(caption)) for caption in sample) > len(sample) / 2 else "und"

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor, tensor
 
@@ -24,7 +23,14 @@ from altdiffusion.data.open_tables import READERS, open_table, table_in
 from altdiffusion.data.table import BadRecord, Skip, SkipLog, text_of
 from altdiffusion.data.tar_shards import TarTable
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.evaluation.datasets.caption_entry import PAIRED, CaptionForm, Captions, Entry, read_lines
+from altdiffusion.evaluation.datasets.caption_entry import (
+    PAIRED,
+    CaptionForm,
+    Captions,
+    CaptionsUsed,
+    Entry,
+    read_lines,
+)
 from altdiffusion.evaluation.datasets.caption_formats import (
     IMAGES,
     LINES,
@@ -41,8 +47,6 @@ from altdiffusion.evaluation.datasets.image_stores import Base64Images, ImagesBy
 from altdiffusion.evaluation.datasets.paired_lines import NAMES_FOLDERS, choose_names
 from altdiffusion.files import local_path
 from altdiffusion.images import ImageSource
-
-CaptionsUsed = Literal["all", "first"]  # of each image
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from altdiffusion.evaluation.datasets.caption_languages import has_flores_code
 from altdiffusion.evaluation.datasets.captioned import COCO_TRAINING, CaptionedImages
 from altdiffusion.evaluation.datasets.image_stores import stem
 
+# How images are named. Flickr's numbers have up to 11 digits, XM3600's keys 16.
 _KINDS = {
-    "digits": r"\d+",
+    "digits": r"\d{1,15}",
     "hex": r"[0-9a-f]{16}",
     "training": rf"{COCO_TRAINING}_\d+",
     "validation": r"COCO_val2014_\d+",

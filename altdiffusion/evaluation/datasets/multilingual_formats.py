@@ -72,7 +72,7 @@ def read_xflickrco(path: Path, lines: Sequence[bytes], skip: Skip) -> Captions:
         else:
             entries += _each(where, captions, image)
     folder = path.absolute().parent.name
-    return Captions("xflickrco", entries, language=folder if is_language(folder) else None)
+    return Captions("xflickrco", entries, language=folder if is_language(folder) or folder == "id" else None)
 
 
 def read_wit(path: Path, lines: Sequence[bytes], language: str | None, skip: Skip) -> Captions:
@@ -146,4 +146,5 @@ def _chosen(path: Path, present: Sequence[str], language: str | None) -> str:
 
 def _tab_separated(path: Path, skip: Skip) -> Iterator[tuple[str, dict[str, Any]]]:
     refuse_packed(path)
-    return LineFile(path, is_json=False).rows(lambda where, reason: reason == EMPTY_LINE or skip(where, reason))
+    file = LineFile(path, is_json=False, delimiter="\t")
+    return file.rows(lambda where, reason: reason == EMPTY_LINE or skip(where, reason))
