@@ -5,7 +5,7 @@
 | XTD10 | `XTD10/test_1kcaptions_it.txt`, `MIC/..._de.txt`, `STAIR/..._jp.txt` | `XTD10/test_image_names.txt` |
 | XTD200, Flickr30k-200 | `deu_Latn.txt` | `test_image_names.txt`, `filenames.txt` |
 | Multi30k, task 1 | `raw/test_2016_flickr.de.gz` | `image_splits/test_2016_flickr.txt`, of COCO `name.jpg#id of a caption` |
-| Multi30k, task 2 | `raw/test_2016.1.de.gz` to `.5.de.gz` | given by --names |
+| Multi30k, task 2 | `raw/test_2016.1.de.gz` to `.5.de.gz` | `image_splits/test_2016_images.txt` |
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ def numbered_alike(path: Path) -> list[Path]:
 
 def choose_names(path: Path, found: Sequence[Path]) -> Path | None:
     """Of the files of image names around a file of captions, the one that is its own: by its name, or by its length."""
-    count = len(read_lines(path))
-    own = [file for file in found if file.stem == path.name.partition(".")[0]]
+    name = path.name.partition(".")[0]
+    own = [file for file in found if file.stem in (name, f"{name}_images")]
     if own or len(found) == 1:
         return (own or found)[0]
+    count = len(read_lines(path))
     fitting = [file for file in found if len(read_lines(file)) == count]
     return fitting[0] if len(fitting) == 1 else None
 

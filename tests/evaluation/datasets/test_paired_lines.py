@@ -54,13 +54,15 @@ def test_multi30ks_names_of_cocos_images_have_the_number_of_a_caption(tmp_path, 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
 def test_multi30ks_captions_in_several_files_are_read_together(tmp_path, pictures, ending):
-    names = write(tmp_path / "names.txt", NAMES)
+    for name, images in (("test_2016", NAMES), ("val", NAMES[::-1])):
+        names = write(tmp_path / "image_splits" / f"{name}_images.txt", images)
     for number, texts in enumerate((FIRST, SECOND), 1):
         path = write(tmp_path / "raw" / f"test_2016.{number}.en{ending}", texts)
-    data = read_captions(path, pictures, names=names)
+    data = read_captions(path, pictures)
     assert (data.captions, data.positives) == (FIRST + SECOND, [(image,) for image in [*range(COUNT)] * 2])
     assert data.notes == [f"captions are read from test_2016.1.en{ending} to test_2016.2.en{ending}"]
-    assert read_captions(path, pictures, names=names, used="first").captions == FIRST
+    assert read_captions(path, pictures, used="first").captions == FIRST
+    assert read_captions(path, pictures, names=names).image_names == NAMES[::-1]
 
 
 @pytest.mark.parametrize(("names", "form"), [("test_image_names.txt", "xtd200"), ("filenames.txt", "flickr30k-200")])
