@@ -325,7 +325,7 @@ def _stem(path: Path) -> str:
 
 def _read_ids(path: Path, split: str, language: str | None) -> set[str]:
     if recognise(path) in (NAMES, LINES):
-        names = {line.decode("utf-8", "replace").strip() for line in read_lines(path)}
+        names = {line.decode("utf-8", "replace").strip().partition("#")[0] for line in read_lines(path)}
     else:
         entries = read_entries(path, split, lambda where, reason: None, language=language).entries
         names = {name for entry in entries for name in entry.images}

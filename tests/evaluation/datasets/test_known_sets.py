@@ -37,7 +37,8 @@ def test_a_set_is_known_by_its_shape(known, parts, captions):
 
 
 def test_other_captions_of_the_same_images_are_no_known_set():
-    assert known_set(data((HEX, 3600), used="first")) is None
+    assert known_set(data((HEX, 3600), captions=2, used="first")) is None
+    assert known_set(data((HEX, 3600))) is None  # a file that has the first alone
     assert known_set(data((TRAINING, 800), (VALIDATION, 200), captions=2)) is None
     assert known_set(data((TRAINING, 200), (VALIDATION, 800))) is None
     assert known_set(data((FLICKR, 1000))) is None
