@@ -65,7 +65,10 @@ class RetrievalSettings(SystemSettings, JsonSettings):
         None, "file of the images to keep, such as the test set of a whole data set", source="path", metavar="FILE"
     )
     names: str | None = setting(
-        None, "XTD10's file of image names (default: the one beside CAPTIONS)", source="path", metavar="FILE"
+        None,
+        "file of image names, XTD10's or Multi30k's (default: the one beside CAPTIONS)",
+        source="path",
+        metavar="FILE",
     )
     captions_format: CaptionForm | None = setting(None, "what CAPTIONS is (default: recognised by its content)")
     captions_used: CaptionsUsed = setting("all", "all captions of each image, or its first alone")

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 from torch import Tensor, tensor
@@ -45,7 +44,7 @@ from altdiffusion.evaluation.datasets.caption_formats import (
 from altdiffusion.evaluation.datasets.caption_languages import guess_language, language_in_name, usual_code
 from altdiffusion.evaluation.datasets.image_stores import Base64Images, ImagesByName, ImageStore, TableImages, stem
 from altdiffusion.evaluation.datasets.paired_lines import NAMES_FOLDERS, choose_names
-from altdiffusion.files import local_path
+from altdiffusion.files import local_path, sha256_of
 from altdiffusion.images import ImageSource
 
 
@@ -57,6 +56,7 @@ class Problem:
     reason: str
 
 
+_HASHED = 2**32  # bytes: tables beyond that hold the images, and would take minutes to hash
 COCO_TRAINING = "COCO_train2014"  # how names of images in COCO's training half begin
 
 
@@ -190,7 +190,7 @@ def read_captions(
         problems=problems,
         notes=notes,
         used=used,
-        revision="" if read.form == "table" else f"sha256 {sha256(path.read_bytes()).hexdigest()[:12]}",
+        revision=f"sha256 {sha256_of([path])}" if path.is_file() and path.stat().st_size < _HASHED else "",
     )
 
 
@@ -272,7 +272,8 @@ def _captions_file(path: Path, split: str, language: str | None, form: str | Non
         return inside
     files = [] if form in PAIRED else _files(path, WITH_CAPTIONS)
     if not files:
-        pairs = [(file, _names_beside(file, form)) for file in _files(path, {LINES})]
+        around = _names_around(path)
+        pairs = [(file, choose_names(file, around)) for file in _files(path, {LINES})]
         files = [file for file, names in pairs if names and len(read_lines(file)) == len(read_lines(names))]
     if not files:
         raise InputError(f"{path} holds no captions that can be read: name the file")
@@ -283,11 +284,13 @@ def _names_beside(path: Path, form: str | None = None) -> Path | None:
     """The file of image names that belongs to one of captions alone."""
     if form not in PAIRED and (form is not None or recognise(path) != LINES):
         return None
-    for folder in NAMES_FOLDERS:
-        place = path.parent / folder
-        if place.is_dir() and (found := choose_names(path, _files(place, {NAMES}))):
-            return found
-    return None
+    return choose_names(path, _names_around(path.parent))
+
+
+def _names_around(folder: Path) -> list[Path]:
+    """The files of image names in the first place that has some."""
+    places = [folder / name for name in NAMES_FOLDERS if (folder / name).is_dir()]
+    return next((found for place in places if (found := _files(place, {NAMES}))), [])
 
 
 def _files(folder: Path, forms: Collection[str]) -> list[Path]:

@@ -48,14 +48,18 @@ def read_xm3600(path: Path, lines: Sequence[bytes], language: str | None, skip: 
     present = [name for name in (records[0][1] if records else {}) if not name.startswith("image/")]
     code = _chosen(path, present, language)
     entries = []
+    seen: set[str] = set()
     for where, record in records:
         image, captions = record.get(_XM3600_KEY), record.get(code)
         captions = captions.get("caption") if isinstance(captions, dict) else None
         if not isinstance(image, str) or not image:
             skip(where, f"no {_XM3600_KEY}")
+        elif image in seen:
+            skip(where, f"the same {_XM3600_KEY} again")
         elif not isinstance(captions, list) or not captions:
             skip(where, f"no caption in {code}")
         else:
+            seen.add(image)
             entries += _each(f"{where}, {code}", captions, f"{image}.jpg")
     return Captions("xm3600", entries, language=usual_code(code))
 
@@ -63,13 +67,17 @@ def read_xm3600(path: Path, lines: Sequence[bytes], language: str | None, skip: 
 def read_xflickrco(path: Path, lines: Sequence[bytes], skip: Skip) -> Captions:
     """One language's file, which lies in a folder of its name."""
     entries = []
+    seen: set[str] = set()
     for where, record in objects(path, lines, skip):
         image, captions = record.get("img_path"), record.get("sentences")
         if not isinstance(image, str) or not image:
             skip(where, "no img_path")
+        elif image in seen:
+            skip(where, "the same img_path again")
         elif not isinstance(captions, list) or not captions:
             skip(where, "no sentences: an image without captions")
         else:
+            seen.add(image)
             entries += _each(where, captions, image)
     folder = path.absolute().parent.name
     return Captions("xflickrco", entries, language=folder if is_language(folder) or folder == "id" else None)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
-from pathlib import Path
-
 from altdiffusion.altclip.model import EMBEDDED
 from altdiffusion.checkpoints import hub
 from altdiffusion.evaluation.systems.vocabulary import split_name
+from altdiffusion.files import sha256_of
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -23,13 +21,4 @@ def revision_of(name: str) -> str:
         files = sorted(file for pattern in _WEIGHTS for file in path.glob(pattern))
     else:
         files = [path]
-    return f"{name}, sha256 {_digest(files)}" if files else name
-
-
-def _digest(files: list[Path]) -> str:
-    digest = sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while part := file.read(2**22):
-                digest.update(part)
-    return digest.hexdigest()[:12]
+    return f"{name}, sha256 {sha256_of(files)}" if files else name
