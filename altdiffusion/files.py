@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -50,6 +51,16 @@ def as_json(document: Any, encoding: str = "utf-8") -> str:
     except UnicodeEncodeError:
         return json.dumps(json.loads(text), indent=2)
     return text
+
+
+def sha256_of(paths: Iterable[Path]) -> str:
+    """The first twelve digits of the SHA-256 of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while part := file.read(2**22):
+                digest.update(part)
+    return digest.hexdigest()[:12]
 
 
 def local_path(name: str | Path) -> Path:

@@ -16,6 +16,7 @@ from altdiffusion.cli.options import DeviceSettings, ExactSettings, JsonSettings
 from altdiffusion.cli.sources import check_some, check_system
 from altdiffusion.cli.terminal import hide_loading, print_json, print_table, say
 from altdiffusion.errors import InputError
+from altdiffusion.evaluation.datasets.caption_entry import CaptionForm, CaptionsUsed
 from altdiffusion.settings import Settings, setting
 
 if TYPE_CHECKING:
@@ -64,8 +65,13 @@ class RetrievalSettings(SystemSettings, JsonSettings):
         None, "file of the images to keep, such as the test set of a whole data set", source="path", metavar="FILE"
     )
     names: str | None = setting(
-        None, "XTD10's file of image names (default: the one beside CAPTIONS)", source="path", metavar="FILE"
+        None,
+        "file of image names, XTD10's or Multi30k's (default: the one beside CAPTIONS)",
+        source="path",
+        metavar="FILE",
     )
+    captions_format: CaptionForm | None = setting(None, "what CAPTIONS is (default: recognised by its content)")
+    captions_used: CaptionsUsed = setting("all", "all captions of each image, or its first alone")
     format: Literal["text", "markdown", "csv", "json"] = setting("text", "how results are printed; --json is json")
 
 
@@ -79,9 +85,14 @@ class ClassificationSettings(SystemSettings, JsonSettings):
     )
     language: str = setting("en", "to ask in")
     classes: str | None = setting(
-        None, "names of the classes, a line each, in the order of the sorted folders", source="path", metavar="FILE"
+        None,
+        "names of the classes, a line each, in the order of the sorted folders; or Babel-ImageNet's JSON",
+        source="path",
+        metavar="FILE",
     )
-    templates: str | None = setting(None, "sentences with {} for the name, a line each", source="path", metavar="FILE")
+    templates: str | None = setting(
+        None, "sentences with {} for the name, a line each; or Babel-ImageNet's JSON", source="path", metavar="FILE"
+    )
     split: str = setting("test", "folder of one folder a class, or split")
 
 
@@ -135,6 +146,7 @@ def retrieval(settings: RetrievalSettings) -> None:
     about: dict[str, Any] = {
         name: getattr(settings, name) for name in ("names", "ids", "split", "language", "max_skipped")
     }
+    about |= {"form": settings.captions_format, "used": settings.captions_used}
     data = read_captions(settings.captions, settings.images, **about)
 
     def measure(system: System) -> RetrievalResult:
@@ -175,11 +187,12 @@ def classification(settings: ClassificationSettings) -> None:
     check_some(settings.model, check_system)
     say("loading ...")
     from altdiffusion.evaluation.classification import evaluate_classification, localised
-    from altdiffusion.evaluation.datasets.labelled import read_labelled, read_lines
+    from altdiffusion.evaluation.datasets.class_files import read_class_names, read_templates
+    from altdiffusion.evaluation.datasets.labelled import read_labelled
 
     hide_loading()
-    names = None if settings.classes is None else read_lines(settings.classes)
-    templates = None if settings.templates is None else read_lines(settings.templates)
+    names = None if settings.classes is None else read_class_names(settings.classes, settings.language)
+    templates = None if settings.templates is None else read_templates(settings.templates, settings.language)
     data = localised(read_labelled(settings.data, settings.split, settings.max_skipped), settings.language, names)
     limits = (settings.batch_size, settings.max_skipped)
 
@@ -197,8 +210,10 @@ def classification(settings: ClassificationSettings) -> None:
         for result in results:
             rows.append(_in_per_cent(result.system, [result.top1, result.top5, result.mean_per_class_recall]))
             if result.published:
-                rows.append(_in_per_cent(f"  {result.system}, published by FlagAI", result.published.values()))
+                known = [result.published.get(name) for name in ("top1", "top5", "mean_per_class_recall")]
+                rows.append(_in_per_cent(f"  {result.published_by}", known))
         print_table(rows)
+        _print_protocols(results)
         if problems := results[0].problems:
             print(f"\n{len(problems)} left out, the first: {problems[0][0]}: {problems[0][1]}")
     _refuse(failed, settings.model)
@@ -291,4 +306,15 @@ def _refuse(failed: Sequence[str], names: Sequence[str]) -> None:
 
 
 def _in_per_cent(name: str, values: Any) -> list[str]:
-    return [name, *(f"{100 * value:.2f}" for value in values)]
+    return [name, *("-" if value is None else f"{100 * value:.2f}" for value in values)]
+
+
+def _print_protocols(results: Sequence[ClassificationResult]) -> None:
+    """How the figures of classification were measured, and where published ones come from."""
+    from altdiffusion.evaluation.report import protocol_lines
+
+    sources = [f"{result.published_by}: {result.source}" for result in results if result.published]
+    lines = dict.fromkeys(
+        sources + [line for result in results for line in protocol_lines(result.system, result.protocol)]
+    )
+    print("\n".join(["", *(f"  {line}" for line in lines)]))

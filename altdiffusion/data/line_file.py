@@ -24,15 +24,15 @@ EMPTY_LINE = "an empty line"  # why a record is skipped
 class LineFile:
     """A file of records, in UTF-8: columns under a header line, or JSON objects.
 
-    is_json: by default whether its name ends in `.jsonl`. The delimiter is what its name says (`.csv`: commas, `.tsv` and
-    `.txt`: tabs), or another of DELIMITERS, if with that the header names columns that are known.
+    is_json: by default whether its name ends in `.jsonl`. The delimiter, if not given, is what its name says (`.csv`: commas,
+    `.tsv` and `.txt`: tabs), or another of DELIMITERS, if with that the header names columns that are known.
     Raises InputError: empty, UTF-16, no header line or nothing below it.
     """
 
-    def __init__(self, path: Path, is_json: bool | None = None) -> None:
+    def __init__(self, path: Path, is_json: bool | None = None, delimiter: str = "") -> None:
         self.path = path
         self.names: list[str] | None = None  # of the fields; None in JSON, where every record has its own
-        self.delimiter = ""
+        self.delimiter = delimiter
         with path.open("rb") as file:
             start = file.read(4096)
             if utf16 := utf16_order(start):
@@ -49,7 +49,8 @@ class LineFile:
     def _read_header(self, line: bytes) -> None:
         try:
             header = _decode(line)
-            self.delimiter = find_delimiter(header, "\t" if self.path.suffix.lower() in (".tsv", ".txt") else ",")
+            usual = "\t" if self.path.suffix.lower() in (".tsv", ".txt") else ","
+            self.delimiter = self.delimiter or find_delimiter(header, usual)
             names = split_header(header, self.delimiter)
         except BadRecord as reason:
             wanted = way_out(self.path) if str(reason) == NOT_UTF8 else "expected UTF-8 and commas or tabs between them"

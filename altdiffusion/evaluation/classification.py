@@ -5,8 +5,8 @@ A class is asked for in several sentences; the mean of their unit features stand
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,8 +14,10 @@ from torch import Tensor
 from altdiffusion.altclip.zero_shot import ensemble, fill
 from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import InputError
+from altdiffusion.evaluation.datasets.class_files import BABEL, ClassSubset
 from altdiffusion.evaluation.datasets.decoding import good_batches
 from altdiffusion.evaluation.datasets.labelled import CIFAR_10, LabelledImages
+from altdiffusion.evaluation.paper_results import BABEL_SOURCE, published_accuracy
 from altdiffusion.evaluation.systems.base import System
 from altdiffusion.files import packaged_toml
 from altdiffusion.metrics import classification_metrics
@@ -28,6 +30,8 @@ OTHER_SCRIPTS = ("zh", "ru", "ja", "ko", "ar")  # whose names can't be written i
 CIFAR_10_IMAGES = 10_000  # of its test set
 # AltCLIP on CIFAR-10 in English, with CIFAR_TEMPLATES, as FlagAI prints it. Fractions, 0 to 1.
 FLAGAI_CIFAR_10 = {"top1": 0.95402, "top5": 0.99616, "mean_per_class_recall": 0.95412}
+LABEL_ALONE = ("{}",)  # how Babel-ImageNet asks where no prompts are given
+BABEL_IMAGES = 50  # of each class in ImageNet's validation set
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,10 @@ class ClassificationResult:
     top5: float
     mean_per_class_recall: float
     problems: tuple[tuple[str, str], ...] = ()
-    published: dict[str, float] | None = None  # the same metrics, where they are known for this very task
+    published: dict[str, float] | None = None  # the same metrics, as far as they are known for this very task
+    published_by: str = ""  # whose they are: "AltCLIP, published by FlagAI"
+    source: str = ""  # of the published ones
+    protocol: Mapping[str, str] = field(default_factory=dict)  # of data and prompts, and the system's own
 
 
 def evaluate_classification(
@@ -78,8 +85,12 @@ def evaluate_classification(
     if not scores:
         raise InputError(f"{data.name}: none of its images can be read")
     metrics = classification_metrics(torch.cat(scores), torch.tensor(labels))
-    whole = data.kind == "cifar-10" and len(data.images) == CIFAR_10_IMAGES
-    known = whole and system.name == "AltCLIP" and language == "en" and sentences == CIFAR_TEMPLATES
+    known = _published(system.name, data, language, sentences)
+    protocol = {
+        "pool": f"{len(labels)} images, {len(data.classes)} classes",
+        "prompts": "the label alone" if sentences == LABEL_ALONE else f"{len(sentences)}, such as {sentences[0]}",
+        "data": f"{data.name}, {data.kind}",
+    }
     return ClassificationResult(
         system=system.name,
         data=data.name,
@@ -87,12 +98,34 @@ def evaluate_classification(
         images=len(labels),
         **metrics,
         problems=tuple((data.images[index].where, reason) for index, reason in bad.items()),
-        published=FLAGAI_CIFAR_10 if known else None,
+        published=known[0] if known else None,
+        published_by=known[1] if known else "",
+        source=known[2] if known else "",
+        protocol=protocol | getattr(system, "protocol", {}),
     )
 
 
-def localised(data: LabelledImages, language: str, names: Sequence[str] | None = None) -> LabelledImages:
-    """The data set with its classes named in a language: those given, or known ones of CIFAR-10. Raises InputError."""
+def _published(
+    system: str, data: LabelledImages, language: str, sentences: Sequence[str]
+) -> tuple[dict[str, float], str, str] | None:
+    """Published metrics of this very task, whose they are, and their source."""
+    asked = (language, sentences) == ("en", CIFAR_TEMPLATES)
+    if asked and data.kind == "cifar-10" and len(data.images) == CIFAR_10_IMAGES and system == "AltCLIP":
+        return FLAGAI_CIFAR_10, "AltCLIP, published by FlagAI", "FlagAI's evaluation of AltCLIP on CIFAR-10"
+    whole = data.kind == BABEL and len(data.images) == BABEL_IMAGES * len(data.classes)
+    if whole and (len(sentences) > 1 or sentences == LABEL_ALONE):
+        row = published_accuracy(system, language, len(data.classes), len(sentences))
+        return row and ({"top1": row[1]}, f"{row[0]}, published", BABEL_SOURCE)
+    return None
+
+
+def localised(data: LabelledImages, language: str, names: Sequence[str] | ClassSubset | None = None) -> LabelledImages:
+    """The data set with its classes named in a language: those given, or known ones of CIFAR-10. Raises InputError.
+
+    names: of all classes, or Babel-ImageNet's, which leave only the images of classes that have one.
+    """
+    if isinstance(names, ClassSubset):
+        return names.of(data)
     if names is not None:
         return data.named(names)
     if data.kind == "cifar-10" and language in CIFAR_10_NAMES:
@@ -111,6 +144,8 @@ def usual_templates(data: LabelledImages, language: str) -> tuple[str, ...]:
     """The sentences that a data set is asked with in a language. Raises InputError where none are known."""
     if language == "en" and data.kind in ("cifar-10", "cifar-100"):
         return CIFAR_TEMPLATES
+    if data.kind == BABEL:
+        return LABEL_ALONE
     if language not in TEMPLATES:
         raise InputError(
             f"no templates in {language!r}: give them, a line each with {{}} for the name (--templates FILE)"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from altdiffusion.errors import InputError
-from altdiffusion.evaluation.paper_results import SOURCE, PublishedRow
+from altdiffusion.evaluation.paper_results import PublishedRow
 from altdiffusion.evaluation.retrieval import RetrievalResult
 from altdiffusion.metrics import KS
 
 COLUMNS = [f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in KS] + ["mr"]
 _HEADS = [f"{direction} R@{k}" for direction in ("T2I", "I2T") for k in KS] + ["MR"]
+_OF_THE_DATA = ("captions", "prompts", "pool", "data")  # what of a protocol is no system's own
 _LANGUAGES = {
     "en": "English", "zh": "Chinese", "es": "Spanish", "fr": "French", "ru": "Russian", "ja": "Japanese", "ko": "Korean",
     "ar": "Arabic", "it": "Italian", "de": "German", "pl": "Polish", "pt": "Portuguese", "tr": "Turkish", "vi": "Vietnamese",
@@ -46,7 +48,7 @@ def render(results: Sequence[RetrievalResult], form: str) -> str:
 
 
 def as_json(results: Sequence[RetrievalResult]) -> dict[str, Any]:
-    """One JSON document; recalls unrounded."""
+    """One JSON document; recalls unrounded, null where they were not published."""
     return {
         "results": [
             {
@@ -58,10 +60,17 @@ def as_json(results: Sequence[RetrievalResult]) -> dict[str, Any]:
                 "seconds": round(result.seconds, 2),
                 "measured": dict(zip(COLUMNS, _measured(result), strict=True)),
                 "published": [
-                    {"row": row.system, **dict(zip(COLUMNS, _printed(row), strict=True)), "note": row.note}
+                    {
+                        "row": row.system,
+                        **{name: _known(value) for name, value in zip(COLUMNS, _printed(row), strict=True)},
+                        "note": row.note,
+                        "about": row.about,
+                        "source": row.source,
+                    }
                     for row in result.published
                 ],
-                "source": SOURCE if result.published else None,
+                "source": "; ".join(dict.fromkeys(row.source for row in result.published)) or None,
+                "protocol": dict(result.protocol),
                 "notes": list(result.notes),
                 "problems": [{"where": problem.where, "reason": problem.reason} for problem in result.problems],
             }
@@ -98,7 +107,18 @@ def _csv(results: Sequence[RetrievalResult]) -> str:
         writer.writerow([result.data, result.language, result.system, "measured", *_measured(result), *about])
         for row in result.published:
             writer.writerow(
-                [result.data, result.language, row.system, "published", *_printed(row), "", "", "", "", row.note]
+                [
+                    result.data,
+                    result.language,
+                    row.system,
+                    "published",
+                    *map(_known, _printed(row)),
+                    "",
+                    "",
+                    "",
+                    "",
+                    row.note,
+                ]
             )
     return out.getvalue().rstrip("\n")
 
@@ -109,7 +129,8 @@ def _rows(results: Sequence[RetrievalResult], indent: str = "") -> list[list[str
     for result in results:
         rows.append([result.system, *(f"{value:.1f}" for value in _measured(result))])
         for row in result.published:
-            rows.append([f"{indent}{row.system}, published", *(f"{value:.1f}" for value in _printed(row))])
+            cells = ("-" if math.isnan(value) else f"{value:.1f}" for value in _printed(row))
+            rows.append([f"{indent}{row.system}, published", *cells])
     return rows
 
 
@@ -120,6 +141,10 @@ def _measured(result: RetrievalResult) -> list[float]:
 
 def _printed(row: PublishedRow) -> list[float]:
     return [*row.metrics.text_to_image, *row.metrics.image_to_text, row.mean]
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _by_data(results: Sequence[RetrievalResult]) -> Iterator[tuple[str, list[RetrievalResult]]]:
@@ -135,12 +160,22 @@ def _by_data(results: Sequence[RetrievalResult]) -> Iterator[tuple[str, list[Ret
 def _notes(results: Sequence[RetrievalResult]) -> list[str]:
     """What must be known about the metrics above."""
     lines = [f"{row.system}, published: {row.note}" for result in results for row in result.published if row.note]
-    if any(result.published for result in results):
-        lines.insert(0, f"published: Flickr30k's test set, ViT-L image encoders; {SOURCE}")
+    lines = [f"published: {row.about}; {row.source}" for result in results for row in result.published] + lines
     lines += [note for result in results for note in result.notes]
+    lines += [line for result in results for line in protocol_lines(result.system, result.protocol)]
     if problems := results[-1].problems:
         lines.append(f"{len(problems)} left out, the first: {problems[0].where}: {problems[0].reason}")
     return list(dict.fromkeys(lines))
+
+
+def protocol_lines(system: str, protocol: Mapping[str, str]) -> Iterator[str]:
+    """How a figure was measured: what of it is the same for every system, then this one's."""
+    words = {"prompts": "asked with ", "padding": "padded "}
+    about = {name: words.get(name, "") + value for name, value in protocol.items()}
+    if shared := [about.pop(name) for name in _OF_THE_DATA if name in about]:
+        yield f"protocol: {'; '.join(shared)}"
+    if about:
+        yield f"{system}: {'; '.join(about.values())}"
 
 
 _FORMS: dict[str, Callable[[Sequence[RetrievalResult]], str]] = {

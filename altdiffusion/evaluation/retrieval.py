@@ -8,8 +8,8 @@ for result in evaluate_retrieval(map(load_system, ["mini", ...]), data):
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,8 @@ from altdiffusion.data.table import SkipLog
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.datasets.captioned import CaptionedImages, Problem
 from altdiffusion.evaluation.datasets.decoding import good_batches
-from altdiffusion.evaluation.paper_results import PublishedRow, published_rows
+from altdiffusion.evaluation.datasets.known_sets import known_set
+from altdiffusion.evaluation.paper_results import FLICKR30K, PublishedRow, published_rows
 from altdiffusion.evaluation.systems.base import System
 from altdiffusion.metrics import RetrievalMetrics, retrieval_metrics_of_features
 
@@ -37,8 +38,9 @@ class RetrievalResult:
     captions: int
     seconds: float  # of decoding, features and metrics
     problems: Sequence[Problem]  # captions and images that were left out
-    published: Sequence[PublishedRow]  # what may be compared with it: empty unless this is Flickr30k's test set
+    published: Sequence[PublishedRow]  # what may be compared with it: empty unless the data is a known test set
     notes: Sequence[str]
+    protocol: Mapping[str, str] = field(default_factory=dict)  # of the data, and the system's own
 
 
 def evaluate_retrieval(
@@ -54,12 +56,11 @@ def evaluate_retrieval(
     batch_size: images, or captions, that a system is given at once.
     max_skipped: the fraction of images, 0 to 1, that may be unreadable; they and their captions are left out, and listed
         in the results.
-    published: whether published metrics stand beside the measured ones; None: if the data has the shape of Flickr30k's
-        test set.
+    published: whether published metrics stand beside the measured ones, Flickr30k's if the data is no known set; None: if
+        the data has the shape of a test set with published results.
     Raises InputError: too many bad images, similarities that are NaN, more or fewer features than items.
     """
-    if published is None:
-        published = data.is_flickr30k_test
+    data_set = known_set(data) or (FLICKR30K if published else None)
     for system in systems:
         started = time.monotonic()
         images, bad = _image_features(system, data, batch_size, max_skipped)
@@ -80,9 +81,20 @@ def evaluate_retrieval(
             captions=len(data.captions),
             seconds=time.monotonic() - started,
             problems=list(data.problems),
-            published=published_rows(system.name, data.language) if published else [],
+            published=published_rows(system.name, data.language, data_set)
+            if data_set and published is not False
+            else [],
             notes=[*data.notes, *([f"{system.name}: {system.note}"] if system.note else [])],
+            protocol=_protocol_of(data) | getattr(system, "protocol", {}),
         )
+
+
+def _protocol_of(data: CaptionedImages) -> dict[str, str]:
+    return {
+        "captions": "all captions of each image" if data.used == "all" else "the first caption of each image",
+        "pool": f"{len(data.images)} images, {len(data.captions)} captions",
+        "data": ", ".join(part for part in (data.name, data.form, data.revision) if part),
+    }
 
 
 @torch.no_grad()

@@ -125,6 +125,26 @@ def test_evaluate_retrieval_of_two_systems(capsys, altclip, pictures, tmp_path):
     assert f"| AltCLIP ({altclip}) |" in out
 
 
+def test_evaluate_retrieval_of_a_named_format_says_how_it_was_measured(capsys, altclip, pictures, tmp_path):
+    names = [path.rsplit("/", 1)[1] for path in pictures]
+    document = {"images": names, "captions": {"en": [["a", "b"]] * 3, "zh": [["一只猫", "猫"]] * 3}}
+    (tmp_path / "xtd.json").write_text(json.dumps(document))
+    words = ("evaluate", "retrieval", tmp_path / "xtd.json", "--model", altclip, "--device", "cpu", "--language", "zh")
+    words = (*words, "--captions-used", "first")
+    status, out, _ = run(capsys, *words, "--captions-format", "babel", "--json")
+    (result,) = json.loads(out)["results"]
+    assert (status, result["captions"], result["language"]) == (0, 3, "zh")
+    assert result["protocol"].pop("data").startswith("xtd.json, babel, sha256 ")
+    assert result["protocol"].pop("model").startswith(f"{altclip}, sha256 ")
+    assert result["protocol"] == {
+        "captions": "the first caption of each image", "pool": "3 images, 3 captions", "precision": "float32 on cpu",
+        "padding": "to the longest text of a batch, cut at 77 tokens",
+    }  # fmt: skip
+    status, out, err = run(capsys, *words, "--captions-format", "xm3600")
+    assert (status, out) == (2, "")
+    assert "has no captions in zh" in err.splitlines()[-1]
+
+
 def test_evaluate_retrieval_prints_what_was_measured_before_a_system_that_fails(capsys, altclip, pictures, tmp_path):
     words = ("evaluate", "retrieval", save_data(tmp_path, pictures), tmp_path, "--device", "cpu")
     status, out, err = run(capsys, *words, "--json", "--model", tmp_path / "nowhere", altclip)

@@ -1,5 +1,9 @@
 """Zero-shot classification by a system that sees colours."""
 
+import io
+import zlib
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +19,9 @@ from altdiffusion.evaluation.classification import (
     evaluate_classification,
     localised,
 )
+from altdiffusion.evaluation.datasets.class_files import ClassSubset
 from altdiffusion.evaluation.datasets.labelled import LabelledImages, read_labelled
+from altdiffusion.images import ImageSource
 from altdiffusion.toy.glyphs import LANGUAGES
 
 
@@ -102,6 +108,76 @@ def test_flagais_figures_stand_beside_altclip_on_cifar_10_in_english_alone(folde
     assert evaluate_classification(system, data).published == FLAGAI_CIFAR_10
     assert evaluate_classification(system, data, "zh").published is None
     assert evaluate_classification(system, data, templates=["{}"]).published is None
+
+
+class Random:
+    """Random directions: of a text by its words, of an image by its red."""
+
+    name = "AltCLIP"
+    note = ""
+    protocol = {"precision": "float32 on cpu"}  # noqa: RUF012
+
+    @staticmethod
+    def of(seed):
+        vector = np.random.default_rng(seed).normal(size=8)
+        return vector / np.linalg.norm(vector)
+
+    def text_features(self, texts):
+        return torch.from_numpy(np.stack([self.of(zlib.crc32(text.encode())) for text in texts])).float()
+
+    def image_features(self, images):
+        return torch.from_numpy(np.stack([self.of(image.getpixel((0, 0))[0]) for image in images])).float()
+
+    def similarity(self, texts, images):
+        return texts @ images.T
+
+
+def babel_imagenet(indices, each):
+    """ImageNet's 1000 classes with so many images of those with indices; the image's red says which class and which image."""
+    labels = [index for index in indices for _ in range(each)]
+    images = []
+    for number in range(len(labels)):
+        buffer = io.BytesIO()
+        Image.new("RGB", (2, 2), (number % 256, 0, 0)).save(buffer, "BMP")
+        images.append(ImageSource(None, str(number), buffer.getvalue))
+    return LabelledImages("val", "folders", images, labels, [f"n{n:08}" for n in range(1000)])
+
+
+@pytest.mark.parametrize("templates", [None, ["ein Foto von {}", "{} im Schnee", "das {}"]])
+def test_babel_imagenets_accuracy_is_numpys(templates):
+    names, indices = ("Schleie", "Goldfisch", "Hai", "Hahn", "Henne", "Strauß"), (0, 1, 2, 7, 8, 999)
+    data = localised(babel_imagenet((*indices, 500), 5), "de", ClassSubset("de", indices, names))
+    result = evaluate_classification(Random(), data, "de", templates, batch=7)
+    classes = np.stack(
+        [
+            np.mean([Random.of(zlib.crc32(line.replace("{}", name).encode())) for line in templates or ["{}"]], axis=0)
+            for name in names
+        ]
+    )
+    classes /= np.linalg.norm(classes, axis=1, keepdims=True)
+    similarity = np.stack([Random.of(number) for number in range(30)]) @ classes.T
+    right = similarity.argmax(1) == np.repeat(np.arange(6), 5)
+    assert (result.images, result.top1) == (30, pytest.approx(right.mean()))
+    assert result.mean_per_class_recall == pytest.approx(right.reshape(6, 5).mean())
+    assert result.protocol == {
+        "pool": "30 images, 6 classes", "data": "val, babel-imagenet", "precision": "float32 on cpu",
+        "prompts": "3, such as ein Foto von {}" if templates else "the label alone",
+    }  # fmt: skip
+    assert result.published is None
+
+
+def test_published_accuracy_stands_beside_the_whole_of_babel_imagenet_alone(monkeypatch):
+    count = 202  # Telugu names
+    subset = ClassSubset("te", tuple(range(count)), tuple(f"name {n}" for n in range(count)))
+    data = subset.of(babel_imagenet(range(count), 1))
+    assert evaluate_classification(Random(), data, "te").published is None
+    monkeypatch.setattr("altdiffusion.evaluation.classification.BABEL_IMAGES", 1)
+    for templates, top1 in ((None, 0.0842), ([f"{n} {{}}" for n in range(80)], 0.1075), (["a {}"], None)):
+        result = evaluate_classification(Random(), data, "te", templates)
+        assert result.published == (top1 and {"top1": pytest.approx(top1)})
+        assert (result.published_by, "317c498" in result.source) == (
+            ("AltCLIP-m9, published", True) if top1 else ("", False)
+        )
 
 
 def test_names_in_a_language():

@@ -2,8 +2,10 @@
 
 import re
 import threading
+import zlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,7 @@ def direction(**weights):
     return vector
 
 
+MULTILINGUAL = ["xtd10", "xm3600", "xflickrco", "wit", "wit-tsv", "babel", "clip-benchmark-json"]
 ODD_TEXTS = {
     (3, 1): direction(_4=0.8, _3=0.6),  # text to image: image 4 first, its own second
     (9, 1): direction(_10=0.8, _9=0.6),  # and image to text: it comes before image 10's own
@@ -81,6 +84,48 @@ def test_every_format_gives_the_figures_worked_out_by_hand(tmp_path, form):
         (row,) = as_json([result])["results"]
         assert [row["measured"][column] for column in COLUMNS] == pytest.approx([*BY_HAND, sum(BY_HAND) / 6], abs=1e-12)
         assert (result.images, result.captions, result.language, result.problems) == (COUNT, 2 * COUNT, language, [])
+
+
+class Random(Fake):
+    """Random directions, the same for the same text and for the same colour."""
+
+    name = "Random"
+
+    def image_features(self, images):
+        return torch.stack([self.of(str(image.getpixel((0, 0)))) for image in images])
+
+    def text_features(self, texts):
+        return torch.stack([self.of(text) for text in texts])
+
+    @staticmethod
+    def of(text):
+        vector = np.random.default_rng(zlib.crc32(text.encode())).normal(size=8)
+        return torch.from_numpy(vector / np.linalg.norm(vector)).float()
+
+
+def by_numpy(captions):
+    """COLUMNS of Random. captions: of each image, in the order of caption_sets."""
+    images = np.stack([Random.of(str(caption_sets.colour(image))) for image in range(COUNT)])
+    owner = np.repeat(np.arange(COUNT), [len(texts) for texts in captions])
+    similarity = np.stack([Random.of(text) for texts in captions for text in texts]) @ images.T
+    own = similarity[np.arange(len(owner)), owner]
+    ranks = (similarity > own[:, None]).sum(1)
+    back = [(similarity[:, image] > own[owner == image].max()).sum() for image in range(COUNT)]
+    recalls = [100 * np.mean(np.asarray(place) < k) for place in (ranks, back) for k in (1, 5, 10)]
+    return [*recalls, np.mean(recalls)]
+
+
+@pytest.mark.parametrize("form", MULTILINGUAL)
+def test_every_set_in_many_languages_gives_the_figures_of_numpy(tmp_path, form):
+    for language in ("en", "zh"):
+        for used, count, which in (("all", 2, "all captions"), ("first", 1, "the first caption")):
+            folder = tmp_path / f"{language}-{used}"
+            folder.mkdir()
+            (result,) = run(read(form, folder, language, used=used), Random())
+            (row,) = as_json([result])["results"]
+            expected = by_numpy([caption_sets.captions(image, language)[:count] for image in range(COUNT)])
+            assert [row["measured"][column] for column in COLUMNS] == pytest.approx(expected, abs=1e-9)
+            assert (result.captions, row["protocol"]["captions"]) == (count * COUNT, f"{which} of each image")
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 24, 100])
@@ -189,6 +234,16 @@ def test_published_figures_stand_beside_flickr30ks_test_set_alone(tmp_path, publ
         (result,) = run(data, altclip, published=published)
         rows = ["AltCLIP", "AltCLIP*"] if published and language != "it" else []
         assert [row.system for row in result.published] == rows
+
+
+def test_published_figures_stand_beside_every_known_set(tmp_path):
+    data = read("babel", tmp_path)
+    altclip, names = Fake(), [f"COCO_{'train' if n < 800 else 'val'}2014_{n:012}.jpg" for n in range(1000)]
+    altclip.name = "AltCLIP"
+    images, captions = [data.images[0]] * 1000, [data.captions[0]] * 1000
+    xtd10 = replace(data, image_names=names, images=images, captions=captions, positives=[(n,) for n in range(1000)])
+    (result,) = run(xtd10, altclip, batch_size=500)
+    assert [row.about for row in result.published] == ["XTD10, 1000 images with a caption each"]
 
 
 def test_features_of_another_number_or_with_nan_are_refused(tmp_path):

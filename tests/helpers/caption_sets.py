@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -118,7 +120,85 @@ def plain_csv(folder: Path, language: str) -> dict[str, Path]:
     return {"captions": path}
 
 
-WRITERS: dict[str, Callable[[Path, str], dict[str, Path]]] = {
+def _as_jpg(folder: Path) -> Path:
+    """The pictures under names that end in .jpg, in a folder of their own; what is in them stays exact."""
+    (folder / "images").mkdir()
+    for number in IDS:
+        shutil.copy(folder / "pictures" / f"{number}.png", folder / "images" / f"{number}.jpg")
+    return folder / "images"
+
+
+def xm3600(folder: Path, language: str) -> dict[str, Any]:
+    """Every language in one line, as captions.jsonl has it."""
+    lines = []
+    for image, number in enumerate(IDS):
+        record: dict[str, object] = {"image/key": str(number), "image/locale": "de"}
+        for code in ("en", "zh"):
+            texts = captions(image, code)
+            lower = [text.lower() for text in texts]
+            record[code] = {"caption": texts, "caption/tokenized": lower, "caption/tokenized/lowercase": lower}
+        lines.append(json.dumps(record, ensure_ascii=False))
+    return {"captions": _write(folder / "captions.jsonl", lines), "images": _as_jpg(folder), "language": language}
+
+
+def xflickrco(folder: Path, language: str) -> dict[str, Any]:
+    (folder / "annotations" / language).mkdir(parents=True)
+    rows = [
+        {"sentences": captions(image, language), "id": str(number), "img_path": f"{number}.jpg"}
+        for image, number in enumerate(IDS)
+    ]
+    lines = [json.dumps(row) for row in rows]
+    return {"captions": _write(folder / "annotations" / language / "test.jsonl", lines), "images": _as_jpg(folder)}
+
+
+def _wit_rows(language: str) -> list[dict[str, object]]:
+    rows = []
+    for number, (name, _, text) in enumerate(_pairs(language)):
+        url = f"https://upload.wikimedia.org/wikipedia/commons/3/33/{name}"
+        row = {"image_idx": number, "image_url": url, "meta_url": f"http://commons.wikimedia.org/wiki/File:{name}"}
+        row |= {
+            "caption_reference_description": text,
+            "language": language,
+            "page_url": "https://x",
+            "wit_ix": "wit-test_0",
+        }
+        rows.append(row)
+    return rows
+
+
+def wit(folder: Path, language: str) -> dict[str, Any]:
+    """IGLUE's lines of JSON."""
+    lines = [json.dumps(row) for row in _wit_rows(language)]
+    return {"captions": _write(folder / f"test_{language}.jsonl", lines)}
+
+
+def wit_tsv(folder: Path, language: str) -> dict[str, Any]:
+    """Google's table, of all languages together."""
+    rows = [row for code in ("en", "zh") for row in _wit_rows(code)]
+    columns = ["language", "page_url", "image_url", "caption_reference_description", "caption_alt_text_description"]
+    lines = ["\t".join(columns), *("\t".join(str(row.get(name, "")) for name in columns) for row in rows)]
+    return {"captions": _write(folder / "wit_v1.test.tsv", lines), "language": language}
+
+
+def babel(folder: Path, language: str) -> dict[str, Any]:
+    by_language = {code: [captions(image, code) for image in range(COUNT)] for code in ("en", "zh")}
+    document = {"images": [f"{number}.jpg" for number in IDS], "captions": by_language}
+    path = folder / "xm3600.json"
+    path.write_text(json.dumps(document))
+    return {"captions": path, "images": _as_jpg(folder), "language": language}
+
+
+def clip_benchmark_json(folder: Path, language: str) -> dict[str, Any]:
+    """A caption an image, so each is named twice; paths as they were where the file was written."""
+    pairs = _pairs(language)
+    paths = [f"root/xtd10/images/{name}" for name, _, _ in pairs]
+    document = {"image_paths": paths, "annotations": [text for _, _, text in pairs], "indicies": [*range(len(pairs))]}
+    path = folder / f"xtd10-{language}.json"
+    path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    return {"captions": path}
+
+
+WRITERS: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "token": token,
     "flickr30k-cn": flickr30k_cn,
     "flickr30k-cna": flickr30k_cna,
@@ -129,10 +209,16 @@ WRITERS: dict[str, Callable[[Path, str], dict[str, Path]]] = {
     "clip-benchmark": clip_benchmark,
     "xtd10": xtd10,
     "csv": plain_csv,
+    "xm3600": xm3600,
+    "xflickrco": xflickrco,
+    "wit": wit,
+    "wit-tsv": wit_tsv,
+    "babel": babel,
+    "clip-benchmark-json": clip_benchmark_json,
 }
 
 
-def write(form: str, folder: Path, language: str = "en") -> dict[str, Path]:
+def write(form: str, folder: Path, language: str = "en") -> dict[str, Any]:
     """The arguments of read_captions for the data set in one format."""
     pictures = save_pictures(folder / "pictures")
     return {"images": pictures, **WRITERS[form](folder, language)}

@@ -8,28 +8,47 @@
 | `clip-benchmark` | any header line, then `img.jpg,caption`, commas and quotes in the caption as they are |
 | `csv` | a header with a column of images and one of captions, then rows; also with tabs, `;` or `|`: see `LineFile` |
 | `jsonl` | an object with such columns a line |
-| `xtd10` | a caption, that of the image on the same line of another file, which holds names alone |
+| `xtd10` | a caption, that of the image on the same line of another file, which holds names alone: see paired_lines.py |
+
+Sets in many languages, such as XM3600, have forms of their own: see multilingual_formats.py.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from altdiffusion.data.columns import default_columns, image_column, is_language
 from altdiffusion.data.line_file import LineFile, find_delimiter, split_header
-from altdiffusion.data.table import BadRecord, Skip, decode_text, parse_object
+from altdiffusion.data.table import BadRecord, Skip, parse_object
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.evaluation.datasets import multilingual_formats
+from altdiffusion.evaluation.datasets.caption_entry import (
+    PAIRED,
+    Captions,
+    Entry,
+    as_text,
+    decoded,
+    objects,
+    read_head,
+    read_lines,
+    refuse_packed,
+)
+from altdiffusion.evaluation.datasets.paired_lines import read_paired
 from altdiffusion.images import ENDINGS
 
 FORMS = (
-    "token files of Flickr30k and COCO-CN, Karpathy's JSON, CN-CLIP's jsonl, CLIP_benchmark's files, XTD10, "
-    "CSV with a header such as image,caption, jsonl with such keys"
+    "token files of Flickr30k and COCO-CN, Karpathy's JSON, CN-CLIP's jsonl, CLIP_benchmark's files and JSON, Babel-ImageNet's "
+    "JSON, XM3600, xFlickr&CO, WIT, XTD10 and Multi30k, CSV with a header such as image,caption, jsonl with such keys"
 )
+# The forms that hold captions by themselves. A JSON document, of whichever form, is recognised as "karpathy".
+WITH_CAPTIONS = frozenset(
+    ("token", "karpathy", "cn-clip", "csv", "jsonl", "clip-benchmark", "xm3600", "xflickrco", "wit")
+)
+_DOCUMENTS = ("karpathy", "babel", "clip-benchmark-json")
 
 # What else is recognised, so that it can be named where it is given by mistake, or found where it is needed.
 NAMES, IMAGES, LINES, IDS = "names", "images", "lines", "ids"
@@ -43,21 +62,11 @@ _BASE64 = re.compile(r"[^\t{]+\t[A-Za-z0-9+/_-]{16,}=*")
 _KEYS = (("text_id", "text", "image_ids"), ("query_id", "query_text", "item_ids"))
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A caption as its file has it, unchecked."""
-
-    where: str  # "captions.txt:17"
-    caption: str
-    images: tuple[str, ...]  # names or ids, at least one
-
-
 def recognise(path: Path) -> str:
     """The form of a file: one of those above, or NAMES, IMAGES (base64 after ids), IDS (CN-CLIP's .tr.jsonl, of each
     image the ids of its captions), LINES (anything else).
     """
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
+    head = read_head(path, _HEAD)
     lines = [line.decode("utf-8", "replace").rstrip("\r") for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
     lines = [line for line in (lines[:-1] if len(head) == _HEAD and len(lines) > 1 else lines) if line.strip()][:50]
     if not lines:
@@ -66,14 +75,18 @@ def recognise(path: Path) -> str:
         return "cn-clip"
     if _most(lines, _of_ids):
         return IDS
+    if form := _most_common_form(lines):
+        return form
     if _most(lines, _of_jsonl):
         return "jsonl"
     if lines[0].lstrip().startswith("{"):
         return "karpathy"
-    if _most(lines, _TOKEN.fullmatch):
-        return "token"
+    if _most(lines, _TOKEN.fullmatch):  # without captions: Multi30k's names of COCO's images
+        return "token" if len(lines) == 1 or _most(lines, _has_caption) else NAMES
     if _most(lines, _NAME.fullmatch):
         return NAMES
+    if multilingual_formats.form_of_record(dict.fromkeys(lines[0].split("\t"))) == "wit":
+        return "wit"
     if _is_table(lines):
         return "csv"  # or clip-benchmark: that takes the whole file to tell
     if _most(lines[1:] or lines, _NAME_AND_CAPTION.fullmatch):
@@ -82,31 +95,46 @@ def recognise(path: Path) -> str:
 
 
 def read_entries(
-    path: Path, split: str, skip: Skip, names: Path | None = None, language: str | None = None
-) -> tuple[str, list[Entry], list[str]]:
-    """The form of a file, its captions, and what should be known of how they were read; lines that can't be read are skipped.
+    path: Path,
+    split: str,
+    skip: Skip,
+    names: Path | None = None,
+    language: str | None = None,
+    form: str | None = None,
+) -> Captions:
+    """The captions of a file; lines that can't be read are skipped.
 
     split: for a file that holds several. names: the file of image names, for one that holds captions alone.
-    language: of a table the column to read, if it has one of that name.
-    Raises InputError: in no form that is known, no such split or column, more or fewer names than captions.
+    language: of a table the column to read, if it has one of that name; of a set in many languages the one to read.
+    form: what the file is, recognised if None.
+    Raises InputError: in no form that is known, no such split, column or language, more or fewer names than captions.
     """
-    form, lines = recognise(path), read_lines(path)
+    lines, named = read_lines(path), form
+    form = form or recognise(path)
     if lines and lines[0][:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise InputError(f"{path} is UTF-16, expected UTF-8: iconv -f UTF-16 -t UTF-8")
     if not any(line.strip() for line in lines):
         raise InputError(f"{path} is empty")
-    if form == LINES and names is not None:
-        return "xtd10", list(_lines_of(path, lines, names, skip)), []
-    if form == "karpathy":
-        return form, list(_karpathy(path, lines, split, skip)), []
+    if form in PAIRED or (form == LINES and names is not None):
+        if names is None:
+            raise InputError(f"{path} needs the file of its image names: name it with --names")
+        return read_paired(path, names, skip, form if form in PAIRED else "xtd10")
+    if form in _DOCUMENTS:
+        return _read_document(path, lines, named, split, language, skip)
     if form in ("csv", "jsonl"):
         table = _table(path, form, language, skip)
         if table is not None:
-            return form, *table
+            return table
         form = "clip-benchmark"
+    if form == "xm3600":
+        return multilingual_formats.read_xm3600(path, lines, language, skip)
+    if form == "xflickrco":
+        return multilingual_formats.read_xflickrco(path, lines, skip)
+    if form == "wit":
+        return multilingual_formats.read_wit(path, lines, language, skip)
     readers = {"token": _token, "cn-clip": _cn_clip, "clip-benchmark": _clip_benchmark}
     if form in readers:
-        return form, list(readers[form](path, lines, skip)), []
+        return Captions(form, list(readers[form](path, lines, skip)))
     if form == NAMES:
         raise InputError(f"{path} holds names of images, no captions: give the file of a language's captions")
     if form == IDS:
@@ -118,29 +146,24 @@ def read_entries(
     raise InputError(f"{path} is in no format for captions, nor is a file of image names beside it. Read are {FORMS}")
 
 
-def read_lines(path: Path) -> list[bytes]:
-    """Lines without their ends; the last newline begins no line."""
-    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    return [line.removesuffix(b"\r") for line in (lines if lines[-1] else lines[:-1])]
-
-
 def _most(lines: Sequence[str], fits: Callable[[str], object]) -> bool:
     return sum(bool(fits(line.strip(" \t"))) for line in lines) > len(lines) / 2
 
 
-def _decoded(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[tuple[str, str]]:
-    """(where, text) of lines that aren't empty."""
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield f"{path}:{number}", decode_text(line)
-            except BadRecord as reason:
-                skip(f"{path}:{number}", str(reason))
+def _has_caption(line: str) -> bool:
+    match = _TOKEN.fullmatch(line)
+    return match is None or bool((match[3] or "").strip())
+
+
+def _most_common_form(lines: Sequence[str]) -> str | None:
+    """The form of a set in many languages that most of the lines, JSON objects, are in."""
+    forms = [multilingual_formats.form_of_record(_object(line)) for line in lines]
+    return next((form for form in dict.fromkeys(forms) if form and forms.count(form) > len(lines) / 2), None)
 
 
 def _token(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[Entry]:
     seen: set[tuple[str, str, str]] = set()
-    for where, line in _decoded(path, lines, skip):
+    for where, line in decoded(path, lines, skip):
         match = _TOKEN.fullmatch(line.strip())
         if match is None:
             skip(where, "expected image#number, a tab, a caption")
@@ -153,13 +176,30 @@ def _token(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[Entry]:
         yield Entry(where, caption, (name,))
 
 
-def _karpathy(path: Path, lines: Sequence[bytes], split: str, skip: Skip) -> Iterator[Entry]:
+def _read_document(
+    path: Path, lines: Sequence[bytes], named: str | None, split: str, language: str | None, skip: Skip
+) -> Captions:
+    """A file that is one JSON object. named: the form that it is said to be."""
     try:
         document = json.loads(b"\n".join(lines))
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is neither Karpathy's JSON ({first_line(error)}) nor lines with text_id, text and image_ids: is it whole?"
         ) from None
+    document = document if isinstance(document, dict) else {}
+    form = multilingual_formats.form_of_document(document) or "karpathy"
+    if named is not None and named != form:
+        raise InputError(
+            f"{path} is JSON, but not {named}: it looks like {form}. Leave out --captions-format, or mend it"
+        )
+    if form == "babel":
+        return multilingual_formats.read_babel(path, document, language, skip)
+    if form == "clip-benchmark-json":
+        return multilingual_formats.read_clip_benchmark_json(path, document)
+    return Captions(form, list(_karpathy(path, document, split, skip)))
+
+
+def _karpathy(path: Path, document: Mapping[str, Any], split: str, skip: Skip) -> Iterator[Entry]:
     images = document.get("images")
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
         images = []
@@ -188,7 +228,7 @@ def _karpathy(path: Path, lines: Sequence[bytes], split: str, skip: Skip) -> Ite
             name = f"{folder}/{name}" if isinstance(folder, str) and folder else name
             for place, sentence in enumerate(sentences):
                 caption = sentence.get("raw") if isinstance(sentence, dict) else None
-                yield Entry(f"{where}.sentences[{place}]", caption if isinstance(caption, str) else "", (name,))
+                yield Entry(f"{where}.sentences[{place}]", as_text(caption), (name,))
 
 
 def _object(line: str) -> dict[str, Any]:
@@ -213,12 +253,7 @@ def _of_ids(line: str) -> bool:
 
 def _cn_clip(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[Entry]:
     seen: set[str] = set()
-    for where, line in _decoded(path, lines, skip):
-        try:
-            record = parse_object(line)
-        except BadRecord as reason:
-            skip(where, str(reason))
-            continue
+    for where, record in objects(path, lines, skip):
         keys = next((keys for keys in _KEYS if keys[0] in record), None)
         if keys is None:
             skip(where, "no text_id")
@@ -230,11 +265,11 @@ def _cn_clip(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[Entry]:
             skip(where, f"no {keys[2]}: it names no image")
         else:
             seen.add(str(key))
-            yield Entry(where, caption if isinstance(caption, str) else "", tuple(str(image) for image in images))
+            yield Entry(where, as_text(caption), tuple(str(image) for image in images))
 
 
 def _clip_benchmark(path: Path, lines: Sequence[bytes], skip: Skip) -> Iterator[Entry]:
-    for number, (where, line) in enumerate(_decoded(path, lines, skip)):
+    for number, (where, line) in enumerate(decoded(path, lines, skip)):
         match = _NAME_AND_CAPTION.fullmatch(line.strip())
         if match is not None:
             yield Entry(where, match[2], (match[1],))
@@ -282,11 +317,12 @@ def one_column(path: Path, names: Sequence[str], captions: Sequence[str], langua
     raise InputError(f"{path} has no {what}: its columns are {', '.join(names)}; choose one of them with --language")
 
 
-def _table(path: Path, form: str, language: str | None, skip: Skip) -> tuple[list[Entry], list[str]] | None:
+def _table(path: Path, form: str, language: str | None, skip: Skip) -> Captions | None:
     """Its captions, and which columns were read.
 
     None if this is no CSV but the form of CLIP_benchmark, whose captions may hold commas without being quoted.
     """
+    refuse_packed(path)
     file, odd = LineFile(path, is_json=form == "jsonl"), list[tuple[str, str]]()
     rows = list(file.rows(lambda where, reason: odd.append((where, reason))))
     names = file.names or list(dict.fromkeys(name for _, row in rows[:1] for name in row))
@@ -299,7 +335,8 @@ def _table(path: Path, form: str, language: str | None, skip: Skip) -> tuple[lis
         if reason != "an empty line":
             skip(where, reason)
     note = columns_read(names, image, caption)
-    return [Entry(where, _text(row.get(caption)), (_text(row.get(image)).strip(),)) for where, row in rows], [note]
+    entries = [Entry(where, as_text(row.get(caption)), (as_text(row.get(image)).strip(),)) for where, row in rows]
+    return Captions(form, entries, [note])
 
 
 def columns_read(names: Sequence[str], image: str | None, caption: str) -> str:
@@ -310,10 +347,6 @@ def columns_read(names: Sequence[str], image: str | None, caption: str) -> str:
         + (f", images from {image}" if image else "")
         + (f"; left out: {left_out}" if left_out else "")
     )
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
 
 
 _TAGGED = re.compile(r"(\S+)[:/]([A-Za-z]{1,5}\d?)")
@@ -336,20 +369,3 @@ def _join_words(words: Iterable[re.Match[str] | str]) -> str:
     joined = " ".join(word if isinstance(word, str) else word[1] for word in words)
     # a space stays between two words in Latin letters or digits alone
     return re.sub(r"(?<![!-~]) | (?![!-~])", "", joined)
-
-
-def _lines_of(path: Path, captions: Sequence[bytes], names: Path, skip: Skip) -> Iterator[Entry]:
-    images = read_lines(names)
-    if len(captions) != len(images):
-        raise InputError(
-            f"{path} has {len(captions)} lines, {names} has {len(images)}: expected a caption for every image name"
-        )
-    texts = dict(_decoded(path, captions, skip))
-    for number, image in enumerate(images, 1):
-        where, name = f"{path}:{number}", image.decode("utf-8", "replace").strip()
-        if not name:
-            skip(where, f"no image name on that line of {names.name}")
-        elif captions[number - 1].strip() == b"":
-            yield Entry(where, "", (name,))
-        elif where in texts:
-            yield Entry(where, texts[where], (name,))

@@ -22,20 +22,29 @@ from altdiffusion.data.open_tables import READERS, open_table, table_in
 from altdiffusion.data.table import BadRecord, Skip, SkipLog, text_of
 from altdiffusion.data.tar_shards import TarTable
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.evaluation.datasets.caption_entry import (
+    PAIRED,
+    CaptionForm,
+    Captions,
+    CaptionsUsed,
+    Entry,
+    read_lines,
+)
 from altdiffusion.evaluation.datasets.caption_formats import (
     IMAGES,
     LINES,
     NAMES,
-    Entry,
+    WITH_CAPTIONS,
     columns_read,
     one_column,
     read_entries,
-    read_lines,
     recognise,
     strip_tags,
 )
+from altdiffusion.evaluation.datasets.caption_languages import guess_language, language_in_name, usual_code
 from altdiffusion.evaluation.datasets.image_stores import Base64Images, ImagesByName, ImageStore, TableImages, stem
-from altdiffusion.files import local_path
+from altdiffusion.evaluation.datasets.paired_lines import NAMES_FOLDERS, choose_names
+from altdiffusion.files import local_path, sha256_of
 from altdiffusion.images import ImageSource
 
 
@@ -45,6 +54,10 @@ class Problem:
 
     where: str
     reason: str
+
+
+_HASHED = 2**32  # bytes: tables beyond that hold the images, and would take minutes to hash
+COCO_TRAINING = "COCO_train2014"  # how names of images in COCO's training half begin
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,8 @@ class CaptionedImages:
     positives: Sequence[tuple[int, ...]]  # for each caption, the indices of its images
     problems: Sequence[Problem]  # what was left out
     notes: Sequence[str] = ()  # what is no mistake, but should be known
+    used: CaptionsUsed = "all"  # which captions of each image
+    revision: str = ""  # of the file of captions: the beginning of its SHA-256
 
     @property
     def pairs(self) -> Tensor:
@@ -97,16 +112,20 @@ def read_captions(
     split: str = "test",
     language: str | None = None,
     max_skipped: float = 0.01,
+    form: CaptionForm | None = None,
+    used: CaptionsUsed = "all",
 ) -> CaptionedImages:
     """Read a data set. What can't be used is left out, and listed in `problems`; images are not opened.
 
     captions: a file, or the folder that holds it. images: the folder of the images, or CN-CLIP's .tsv of them; by default
         what lies beside the captions.
-    names: XTD10's file of image names; by default the one beside the captions.
+    names: the file of image names of XTD10, Multi30k and the like; by default the one beside the captions.
     ids: a file of the images to keep, others are passed over: a name or id a line, or any file of captions (of
         Karpathy's JSON the split). It makes the test set of a file that holds everything.
-    split: of Karpathy's JSON, and where a folder holds several files. language: "en", "zh", ...; guessed if None.
+    split: of Karpathy's JSON, and where a folder holds several files. language: "en", "zh", ...; guessed if None; of a file
+        in many languages the one to read.
     max_skipped: the fraction of captions, 0 to 1, that may be left out.
+    form: the format of the captions, recognised if None. used: all captions, or of each image the first in the file alone.
     Raises InputError: no such file, unknown format, no images, too much that can't be used.
     """
     problems: list[Problem] = []
@@ -117,17 +136,19 @@ def read_captions(
             problems.append(Problem(where, reason))
 
     try:
-        path = _captions_file(_existing(captions), split, language)
+        path = _captions_file(_existing(captions), split, language, form)
         store: ImageStore
         if path.is_dir() or READERS.get(path.suffix.lower()) in (ArrowTable, TarTable):
             if given := images or names:
                 raise InputError(f"{path} has images of its own: leave out {given}")
-            form = "table"
-            entries, store, notes = _read_table(path, language, skip)
+            if form is not None:
+                raise InputError(f"{path} is a table of images, not {form}: leave out --captions-format")
+            read, store = _read_table(path, language, skip)
         else:
-            beside = _existing(names) if names is not None else _names_beside(path)
-            form, entries, notes = read_entries(path, split, skip, beside, language)
-            store = _open_store(path, form, images, split, skip)
+            beside = _existing(names) if names is not None else _names_beside(path, form)
+            read = read_entries(path, split, skip, beside, language, form)
+            store = _open_store(path, read.form, images, split, skip)
+        entries, notes = read.entries, list(read.notes)
         wanted = _read_ids(_existing(ids), split, language) if ids is not None else None
         if wanted is not None:
             entries = [entry for entry in entries if any(stem(name) in wanted for name in entry.images)]
@@ -148,52 +169,33 @@ def read_captions(
     skipped.check(len(kept) + skipped.count)
     if not kept:
         raise InputError(f"{path} has no caption that can be used")
+    if used == "first":
+        kept, positives = _first_of_each(kept, positives)
     distractors, about_images = store.distractors(image_names, wanted)
     notes += about_images
     if (untagged := strip_tags(kept)) is not None:
         kept, notes = untagged, [*notes, f"parts of speech are left out of the captions, which read: {untagged[0]}"]
+    if seen := sum(stem(name).startswith(COCO_TRAINING) for name in image_names):
+        of = f"{seen} of the {len(image_names)} images"
+        notes.append(f"{of} are of COCO's training half ({COCO_TRAINING}...): a system trained on COCO has seen them")
     image_names += distractors
     return CaptionedImages(
         name=path.name,
-        form=form,
-        language=language or guess_language(kept, path.stem),
+        form=read.form,
+        language=usual_code(language) if language else read.language or guess_language(kept, _stem(path)),
         image_names=image_names,
         images=[store.source(name) for name in image_names],
         captions=kept,
         positives=positives,
         problems=problems,
         notes=notes,
+        used=used,
+        revision=f"sha256 {sha256_of([path])}" if path.is_file() and path.stat().st_size < _HASHED else "",
     )
 
 
-_SCRIPTS = {
-    "ja": "\u3040-\u30ff",
-    "ko": "\uac00-\ud7af",
-    "zh": "\u4e00-\u9fff",
-    "ru": "\u0400-\u04ff",
-    "ar": "\u0600-\u06ff",
-}
-_LATIN = ("en", "de", "es", "fr", "it", "pl", "pt", "tr", "vi")
-_ENGLISH = re.compile(r"\b(?:the|an?|is|are|in|on|of|with|and)\b", re.IGNORECASE)
-
-
-def guess_language(captions: Sequence[str], name: str = "") -> str:
-    """By script; of those in Latin letters by the end of the file's name, such as _it, or by English words; else "und".
-
-    By hand: only the headings of tables and the published rows depend on it, and --language overrides it.
-    """
-    sample = captions[:: max(1, len(captions) // 500)]
-    for language, letters in _SCRIPTS.items():
-        pattern = re.compile(f"[{letters}]")
-        if sum(bool(pattern.search(caption)) for caption in sample) > len(sample) / 2:
-            return language
-    if (ending := re.split(r"[^a-z]", name.lower())[-1]) in _LATIN:
-        return ending
-    return "en" if sum(bool(_ENGLISH.search(caption)) for caption in sample) > len(sample) / 2 else "und"
-
-
-def _read_table(path: Path, language: str | None, skip: Skip) -> tuple[list[Entry], TableImages, list[str]]:
-    """What a training would read too: captions, images, and what should be known of how they were read."""
+def _read_table(path: Path, language: str | None, skip: Skip) -> tuple[Captions, TableImages]:
+    """What a training would read too."""
     table = None
     if language is not None:
         with suppress(InputError):  # no such column: the language of others. What else is wrong is met again
@@ -209,7 +211,7 @@ def _read_table(path: Path, language: str | None, skip: Skip) -> tuple[list[Entr
         sources.setdefault(name, source)
         entries.append(Entry(table.where(index), record[column], (name,)))
     image = table.image_column if isinstance(table, ArrowTable) else None
-    return entries, TableImages(path, sources), [columns_read(table.present, image, column)]
+    return Captions("table", entries, [columns_read(table.present, image, column)]), TableImages(path, sources)
 
 
 def _match(
@@ -234,17 +236,33 @@ def _match(
     return list(indices), captions, positives
 
 
+def _first_of_each(
+    captions: Sequence[str], positives: Sequence[tuple[int, ...]]
+) -> tuple[list[str], list[tuple[int, ...]]]:
+    """Without the captions whose images all have an earlier one."""
+    kept: list[str] = []
+    images: list[tuple[int, ...]] = []
+    seen: set[int] = set()
+    for caption, its_images in zip(captions, positives, strict=True):
+        if not seen.issuperset(its_images):
+            kept.append(caption)
+            images.append(its_images)
+            seen.update(its_images)
+    return kept, images
+
+
 def _open_store(path: Path, form: str, images: str | Path | None, split: str, skip: Skip) -> ImageStore:
     place = path.parent if images is None else _existing(images)
     if place.is_file():
         return Base64Images(place, skip)
     if form == "cn-clip" and (files := _files(place, {IMAGES})):
         same_start = path.name.partition("_")[0]  # test_texts.jsonl, test_imgs.tsv
-        return Base64Images(_the_one(files, (same_start, split), f"{place} holds several files of images"), skip)
+        files = [file for file in files if same_start in re.split(r"[^a-z0-9]+", file.stem.lower())] or files
+        return Base64Images(_the_one(files, split, None, f"{place} holds several files of images"), skip)
     return ImagesByName(place)
 
 
-def _captions_file(path: Path, split: str, language: str | None) -> Path:
+def _captions_file(path: Path, split: str, language: str | None, form: str | None) -> Path:
     if path.is_file():
         return path
     inside = table_in(path, split)
@@ -252,44 +270,50 @@ def _captions_file(path: Path, split: str, language: str | None) -> Path:
         return path
     if inside is not None and (inside.is_dir() or inside.suffix == ".parquet"):
         return inside
-    files = _files(path, {"token", "karpathy", "cn-clip", "csv", "jsonl", "clip-benchmark"})
-    if not files and (names := _files(path, {NAMES})):
-        files = _as_long_as(names[0], LINES)
+    files = [] if form in PAIRED else _files(path, WITH_CAPTIONS)
+    if not files:
+        around = _names_around(path)
+        pairs = [(file, choose_names(file, around)) for file in _files(path, {LINES})]
+        files = [file for file, names in pairs if names and len(read_lines(file)) == len(read_lines(names))]
     if not files:
         raise InputError(f"{path} holds no captions that can be read: name the file")
-    return _the_one(files, (split, language or ""), f"{path} holds several files of captions")
+    return _the_one(files, split, language, f"{path} holds several files of captions")
 
 
-def _names_beside(path: Path) -> Path | None:
-    if recognise(path) != LINES:
+def _names_beside(path: Path, form: str | None = None) -> Path | None:
+    """The file of image names that belongs to one of captions alone."""
+    if form not in PAIRED and (form is not None or recognise(path) != LINES):
         return None
-    files = _as_long_as(path, NAMES)
-    return files[0] if len(files) == 1 else None
+    return choose_names(path, _names_around(path.parent))
 
 
-def _as_long_as(path: Path, form: str) -> list[Path]:
-    """The files beside one, in a form, that have as many lines."""
-    count = len(read_lines(path))
-    return [file for file in _files(path.parent, {form}) if len(read_lines(file)) == count]
+def _names_around(folder: Path) -> list[Path]:
+    """The files of image names in the first place that has some."""
+    places = [folder / name for name in NAMES_FOLDERS if (folder / name).is_dir()]
+    return next((found for place in places if (found := _files(place, {NAMES}))), [])
 
 
 def _files(folder: Path, forms: Collection[str]) -> list[Path]:
     """The files in a folder that are in one of some forms."""
-    endings = {".txt", ".token", ".tsv", ".json", ".jsonl", ".csv", ""}
-    files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in endings)
+    endings = {".txt", ".token", ".tsv", ".json", ".jsonl", ".csv", ".gz", ""}  # and languages: Multi30k's test.de
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    files = [file for file in files if file.suffix.lower() in endings or is_language(file.suffix[1:])]
     return [
         file for file in files if file.stat().st_size and not file.name.startswith(".") and recognise(file) in forms
     ]
 
 
-def _the_one(files: list[Path], words: Sequence[str], several: str) -> Path:
-    """The only file, or the only one left after preferring those that have each of the words in their names.
+def _the_one(files: list[Path], split: str, language: str | None, several: str) -> Path:
+    """The only file, or the only one left after preferring those that have the split and the language in their names.
 
     test_texts.jsonl comes before its translations, such as test_texts.tr.jsonl.
     """
-    parts = {file: re.split(r"[^a-z0-9]+", file.stem.lower()) for file in files}
-    for word in words:
-        files = [file for file in files if word and word in parts[file]] or files
+    parts = {file: re.split(r"[^a-z0-9]+", _stem(file).lower()) for file in files}
+    files = [file for file in files if split in parts[file]] or files
+    if language:
+        files = [
+            file for file in files if language in parts[file] or language_in_name(_stem(file)) == usual_code(language)
+        ] or files
     if len(files) > 1:
         files = [file for file in files if not any(map(is_language, parts[file]))] or files
     if len(files) > 1:
@@ -297,11 +321,16 @@ def _the_one(files: list[Path], words: Sequence[str], several: str) -> Path:
     return files[0]
 
 
+def _stem(path: Path) -> str:
+    """A file's name without its ending; of Multi30k's test.de.gz, test.de."""
+    return path.name if is_language(path.suffix[1:]) else path.stem
+
+
 def _read_ids(path: Path, split: str, language: str | None) -> set[str]:
     if recognise(path) in (NAMES, LINES):
-        names = {line.decode("utf-8", "replace").strip() for line in read_lines(path)}
+        names = {line.decode("utf-8", "replace").strip().partition("#")[0] for line in read_lines(path)}
     else:
-        entries = read_entries(path, split, lambda where, reason: None, language=language)[1]
+        entries = read_entries(path, split, lambda where, reason: None, language=language).entries
         names = {name for entry in entries for name in entry.images}
     return {stem(name) for name in names if name}
 

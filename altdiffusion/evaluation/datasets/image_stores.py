@@ -7,6 +7,7 @@ import binascii
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from urllib.parse import unquote
 
 from altdiffusion.data.table import Skip
 from altdiffusion.images import ENDINGS, BadImage, ImageSource, image_file, image_files
@@ -26,10 +27,13 @@ class ImagesByName:
                 self._files.setdefault(key, file)
 
     def find(self, name: str) -> str | None:
-        """The path in the folder of the image with that name, with or without extension and folders."""
+        """The path in the folder of the image with that name, with or without extension and folders, or from that URL."""
         if name and (self.place / name).is_file():
             return name
         path = self._files.get(Path(name).name)
+        if path is None and "://" in name:  # saved under the URL's file name, decoded or not, perhaps in another format
+            last = Path(unquote(name)).name
+            path = self._files.get(last) or self._files.get(Path(last).stem)
         return None if path is None else path.relative_to(self.place).as_posix()
 
     def source(self, key: str) -> ImageSource:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
+from altdiffusion.evaluation.systems.vocabulary import padded
+from altdiffusion.text_encoder.tokenizer import MAX_TOKENS
 
 
 def load_altclip(name: str, options: Options) -> DualEncoder:
@@ -21,4 +23,5 @@ def load_altclip(name: str, options: Options) -> DualEncoder:
         lambda images: scorer.image_features(list(images)),
         lambda texts: scorer.text_features(list(texts)),
         options.batch_size,
+        protocol=padded(MAX_TOKENS),
     )

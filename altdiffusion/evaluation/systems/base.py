@@ -20,6 +20,7 @@ class System(Protocol):
 
     name: str  # as the table shows it
     note: str  # what must be known about its metrics, "" if nothing
+    protocol: dict[str, str]  # how it computes: "padding" of texts, "precision", "model" and its revision
 
     def image_features(self, images: Sequence[Image]) -> Tensor:
         """Features of RGB images of any sizes."""

@@ -11,7 +11,7 @@ from transformers import BertTokenizer, ChineseCLIPModel
 from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
 from altdiffusion.evaluation.systems.pixels import squashed_pixels
-from altdiffusion.evaluation.systems.vocabulary import VOCABULARY, encode, load_tokenizer
+from altdiffusion.evaluation.systems.vocabulary import VOCABULARY, encode, load_tokenizer, padded
 from altdiffusion.evaluation.systems.weights import find_folder, load_model
 
 CONTEXT = 52  # tokens
@@ -37,7 +37,7 @@ def load_chinese_clip(name: str, options: Options) -> DualEncoder:
         inputs = encode(tokenizer, [prepared(text) for text in texts], CONTEXT, options.device)
         return model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
 
-    return DualEncoder("CN-CLIP", encode_images, encode_texts, options.batch_size)
+    return DualEncoder("CN-CLIP", encode_images, encode_texts, options.batch_size, protocol=padded(CONTEXT))
 
 
 def prepared(text: str) -> str:

@@ -13,7 +13,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
-from altdiffusion.evaluation.systems.vocabulary import encode, load_tokenizer
+from altdiffusion.evaluation.systems.vocabulary import encode, load_tokenizer, padded
 from altdiffusion.evaluation.systems.weights import find_folder, load_model
 
 CONTEXT = 77  # tokens
@@ -35,7 +35,7 @@ def load_clip(name: str, options: Options) -> DualEncoder:
         inputs = encode(tokenizer, texts, context, options.device)
         return model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
 
-    return DualEncoder("CLIP", encode_images, encode_texts, options.batch_size)
+    return DualEncoder("CLIP", encode_images, encode_texts, options.batch_size, protocol=padded(context))
 
 
 class CLIPImages:

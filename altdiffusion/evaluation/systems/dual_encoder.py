@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -25,6 +25,7 @@ class DualEncoder:
     encode_texts: Callable[[Sequence[str]], Tensor]
     batch_size: int
     note: str = ""  # what the table says below it
+    protocol: dict[str, str] = field(default_factory=dict)  # how it computes: see `System`
 
     def image_features(self, images: Sequence[Image]) -> Tensor:
         """float32 (images, width) on the CPU, unit vectors."""

@@ -29,6 +29,7 @@ from altdiffusion.evaluation.systems.chinese_clip import load_chinese_clip
 from altdiffusion.evaluation.systems.clip import load_clip
 from altdiffusion.evaluation.systems.open_clip import load_open_clip
 from altdiffusion.evaluation.systems.r2d2 import is_r2d2, load_r2d2, read_r2d2
+from altdiffusion.evaluation.systems.revision import revision_of
 from altdiffusion.evaluation.systems.taiyi import load_taiyi
 from altdiffusion.evaluation.systems.vocabulary import split_name
 from altdiffusion.evaluation.systems.wukong import is_wukong, load_wukong
@@ -84,7 +85,10 @@ def load_system(
     family, colon, rest = name.partition(":")
     if not colon or family not in FAMILIES:
         family, rest = _recognise(name, options)
-    return FAMILIES[family].load(rest, options)
+    system = FAMILIES[family].load(rest, options)
+    precision = f"{str(options.dtype).removeprefix('torch.')} on {options.device.type}"
+    system.protocol |= {"precision": precision, "model": name if family == "open_clip" else revision_of(rest)}
+    return system
 
 
 def _recognise(name: str, options: Options) -> tuple[str, str]:

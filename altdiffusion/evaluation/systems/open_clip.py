@@ -50,7 +50,9 @@ def load_open_clip(name: str, options: Options) -> DualEncoder:
         return model.encode_text(tokenizer(list(texts)).to(options.device))
 
     row = Path(model_name.partition(":")[2]).name if has_schema else model_name
-    return DualEncoder(row, encode_images, encode_texts, options.batch_size)
+    context = getattr(tokenizer, "context_length", None)
+    protocol = {"padding": f"to {context} tokens" if context else "as its tokenizer does"}
+    return DualEncoder(row, encode_images, encode_texts, options.batch_size, protocol=protocol)
 
 
 def _import() -> Any:

@@ -25,7 +25,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
 from altdiffusion.evaluation.systems.pixels import squashed_pixels
-from altdiffusion.evaluation.systems.vocabulary import encode, load_vocabulary, split_name
+from altdiffusion.evaluation.systems.vocabulary import encode, load_vocabulary, padded, split_name
 from altdiffusion.evaluation.systems.weights import build_model, build_vision, check_there, count_layers, without_prefix
 from altdiffusion.files import local_path
 
@@ -77,7 +77,7 @@ def load_r2d2(name: str, options: Options) -> DualEncoder:
         first = bert(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state[:, 0]
         return linear(first, *heads["text_proj"])
 
-    return DualEncoder("R2D2", encode_images, encode_texts, options.batch_size, NOTE)
+    return DualEncoder("R2D2", encode_images, encode_texts, options.batch_size, NOTE, padded(CONTEXT))
 
 
 def read_r2d2(path: Path, allow_pickle: bool) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.clip import CLIPImages
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
-from altdiffusion.evaluation.systems.vocabulary import VOCABULARY, encode, load_tokenizer, split_name
+from altdiffusion.evaluation.systems.vocabulary import VOCABULARY, encode, load_tokenizer, padded, split_name
 from altdiffusion.evaluation.systems.weights import find_folder, load_model
 
 CONTEXT = 77  # tokens
@@ -41,4 +41,5 @@ def load_taiyi(name: str, options: Options) -> DualEncoder:
         inputs = encode(tokenizer, texts, CONTEXT, options.device, padding="max_length")
         return model(input_ids=inputs["input_ids"]).logits
 
-    return DualEncoder("Taiyi", encode_images, encode_texts, options.batch_size)
+    protocol = padded(CONTEXT, "max_length")
+    return DualEncoder("Taiyi", encode_images, encode_texts, options.batch_size, protocol=protocol)

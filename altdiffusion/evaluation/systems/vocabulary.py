@@ -45,6 +45,12 @@ def encode(tokenizer: Any, texts: Sequence[str], context: int, device: torch.dev
     return inputs.to(device)
 
 
+def padded(context: int, padding: bool | str = True) -> dict[str, str]:
+    """What `encode` does, in a system's protocol."""
+    longest = f"to the longest text of a batch, cut at {context} tokens"
+    return {"padding": longest if padding is True else f"to {context} tokens"}
+
+
 def load_vocabulary(checkpoint: Path, named: str | None, rows: int) -> BertTokenizer:
     """BERT's tokenizer for a checkpoint that carries none.
 

@@ -27,7 +27,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.dual_encoder import in_batches
 from altdiffusion.evaluation.systems.pixels import cropped_pixels
-from altdiffusion.evaluation.systems.vocabulary import encode, load_vocabulary, split_name
+from altdiffusion.evaluation.systems.vocabulary import encode, load_vocabulary, padded, split_name
 from altdiffusion.evaluation.systems.weights import build_model, build_vision, check_there, count_layers, without_prefix
 from altdiffusion.files import local_path
 
@@ -62,6 +62,7 @@ class Wukong:
         )
         self._text = build_model(CLIPTextModel, config, text, what, options)
         self._context = positions
+        self.protocol = padded(positions, "max_length")
         own = {name: state[name].to(options.device, options.dtype) for name in _OWN}
         self._project, self._project_text = own["proj"], own["text_projection"]
         self._reduce = TokenReduction(without_prefix(own, "reduction."))

@@ -16,7 +16,7 @@ from altdiffusion.evaluation.datasets.captioned import CaptionedImages, guess_la
 from altdiffusion.images import BadImage, ImageSource, decode_image
 
 FORMS = {
-    "flickr30k-cn": "token", "flickr30k-cna": "token", "coco-cn": "token", "old cn-clip": "cn-clip"
+    "flickr30k-cn": "token", "flickr30k-cna": "token", "coco-cn": "token", "old cn-clip": "cn-clip", "wit-tsv": "wit",
 }  # fmt: skip
 
 
@@ -70,7 +70,9 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path, form):
     assert content(read(arguments)) == before
 
 
-@pytest.mark.parametrize("form", ["token", "karpathy", "cn-clip", "clip-benchmark", "xtd10", "csv"])
+@pytest.mark.parametrize(
+    "form", ["token", "karpathy", "cn-clip", "clip-benchmark", "xtd10", "csv", "wit", "clip-benchmark-json"]
+)
 def test_a_folder_with_one_set_of_captions_is_enough(tmp_path, form):
     arguments = caption_sets.write(form, tmp_path)
     write(tmp_path / "README.txt", "About this data.", "Have fun.")
