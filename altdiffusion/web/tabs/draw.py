@@ -20,6 +20,7 @@ from altdiffusion.web.tabs.controls import (
     stage,
     start_and_stop,
 )
+from altdiffusion.web.tabs.inversion import inversion_part
 from altdiffusion.web.tabs.prompt_box import prompt_box
 
 EXAMPLES = [
@@ -47,6 +48,7 @@ def draw_tab(
             gr.Examples([[example] for example in EXAMPLES], prompt, label=I18N("examples"), api_visibility="private")
             settings = controls(service, sizes=True)
             box.count_tokens(service, model, language, settings)
+            inversion_part(service, model, language, prompt, settings)
             again = gr.Button(I18N("again"), size="sm", elem_classes="again")
         with gr.Column():
             shown = stage()
