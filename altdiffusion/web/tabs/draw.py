@@ -48,8 +48,8 @@ def draw_tab(
             gr.Examples([[example] for example in EXAMPLES], prompt, label=I18N("examples"), api_visibility="private")
             settings = controls(service, sizes=True)
             box.count_tokens(service, model, language, settings)
-            inversion_part(service, model, language, prompt, settings)
             again = gr.Button(I18N("again"), size="sm", elem_classes="again")
+            inversion_part(service, model, language, prompt, settings)
         with gr.Column():
             shown = stage()
 
