@@ -77,11 +77,7 @@ def check_free(path: str | Path, overwrite: bool = False) -> Path:
     file = local_path(path)
     if file.suffix.lower() not in ENDINGS:
         raise InputError(f"{file}: expected a file of a textual inversion that ends in {' or '.join(ENDINGS)}")
-    if found := _NO_NAME.search(file.stem):
-        raise InputError(
-            f"{file.name}: an inversion's name is written in prompts, and {found[0]!r} would end it there or read as syntax: "
-            "expected letters, digits, - and _"
-        )
+    check_name(file.stem)
     for other in (file.with_suffix(ending) for ending in (*ENDINGS, *_READ_TOO)):
         if not other.exists():
             continue
@@ -92,6 +88,15 @@ def check_free(path: str | Path, overwrite: bool = False) -> Path:
         if not overwrite:
             raise InputError(f"{file} is there already: take another name, or --overwrite (overwrite=True)")
     return file
+
+
+def check_name(name: str) -> None:
+    """Raises InputError for a name, without ending, that can't be written in prompts."""
+    if found := _NO_NAME.search(name):
+        raise InputError(
+            f"{name}: an inversion's name is written in prompts, and {found[0]!r} would end it there or read as syntax: "
+            "expected letters, digits, - and _"
+        )
 
 
 def notes_of(prompt: str, bridge: str | Path, route: str, literal: Collection[str]) -> dict[str, str]:

@@ -141,18 +141,7 @@ def _invert(planned: list[_Planned], settings: InvertSettings) -> tuple[list[dic
             say(
                 f"{each.path.stem} is a word of CLIP's: A1111 and Forge would replace it in every prompt; better another name"
             )
-        documents.append(
-            {
-                "path": str(each.path),
-                "name": each.path.stem,
-                "prompt": each.prompt,
-                "english": inversion.english,
-                "vectors": count,
-                "widths": [part.shape[1] for part in inversion.vectors],
-                "tokens": [_document(token) for token in inversion.tokens],
-                "triggers": triggers(each.path.stem),
-            }
-        )
+        documents.append({"path": str(each.path), **inversion.document(each.path.stem)})
     return documents, failed
 
 
@@ -232,11 +221,6 @@ def _shown(token: Any) -> str:
     if not token.words:
         return str(token.text)
     return f"〈{token.text}{'?' * (token.words[0][1] < 0.5)}〉"
-
-
-def _document(token: Any) -> dict[str, Any]:
-    words = [{"word": word, "share": round(share, 4)} for word, share in token.words]
-    return {"text": token.text, "literal": not words, "words": words, "rest": round(token.rest, 4)}
 
 
 def _say_triggers(documents: list[dict[str, Any]], is_file: bool) -> None:

@@ -16,11 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altdiffusion.checkpoints.textual_inversions import MAX_VECTORS, check_free, notes_of, save_textual_inversion
+from altdiffusion.checkpoints.textual_inversions import (
+    MAX_VECTORS,
+    check_free,
+    notes_of,
+    save_textual_inversion,
+    triggers,
+)
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax import PromptSyntax, only_words
 from altdiffusion.prompt_syntax.route import Route
+from altdiffusion.prompts.tokens import more_vectors
 from altdiffusion.text_encoder.soft_reader import load_soft_tokenizer
 from altdiffusion.text_encoder.soft_tokenizer import routed
 
@@ -50,6 +57,18 @@ class Inversion:
     vectors: tuple[Tensor, ...]
     tokens: tuple[InvertedToken, ...]
     english: str
+
+    def document(self, name: str) -> dict[str, Any]:
+        """All but the vectors, in plain types. name: of the file, without its ending."""
+        return {
+            "name": name,
+            "prompt": self.prompt,
+            "english": self.english,
+            "vectors": len(self.tokens),
+            "widths": [part.shape[1] for part in self.vectors],
+            "tokens": [_document(token) for token in self.tokens],
+            "triggers": triggers(name),
+        }
 
 
 def invert_prompt(
@@ -105,15 +124,13 @@ class PromptInverter:
     """Reads prompts as a pipeline with a bridge does: the same tokens, the same vectors, bit for bit on a CPU."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """tokenizer: as `load_soft_tokenizer` gives it."""
+        """tokenizer: as `load_soft_tokenizer` gives it, or of a pipeline with a bridge at its CLIP's entrance."""
         self._tokenizer = tokenizer
-        self._tables: list[Tensor] = list(tokenizer.soft_prompts.bridge.token_embeddings)
 
-    @torch.no_grad()
     def invert(self, prompt: str, syntax: PromptSyntax = "webui") -> Inversion:
         """Raises InputError for what an inversion can't keep, and for more tokens than CLIP reads."""
         text = only_words(prompt, syntax)
-        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = self._ids(text)
         if not ids:
             raise InputError(f"prompt: {prompt!r} has no words: expected some")
         english = self._tokenizer.in_english(ids)
@@ -123,19 +140,21 @@ class PromptInverter:
                 f"the prompt becomes {len(ids)} vectors, and CLIP reads at most {MAX_VECTORS}: leave out as much as "
                 f"“{cut[:60]}”, or make two inversions of it"
             )
-        tensor = torch.tensor(ids, device=self._tables[0].device)
-        vectors = tuple(self._vectors(index, tensor).cpu() for index in range(len(self._tables)))
+        soft_prompts, tensor = self._tokenizer.soft_prompts, torch.tensor(ids)
+        clips = range(len(soft_prompts.bridge.config.embedding_widths))
+        vectors = tuple(soft_prompts.mixed_embeddings(index, tensor) for index in clips)
         return Inversion(prompt, vectors, self._meanings(ids), english)
 
     def is_word(self, name: str) -> bool:
         """Whether a name is a word of CLIP's vocabulary: as an inversion's it would take that word out of web UIs' prompts."""
         return len(self._tokenizer(f"`{name}`", add_special_tokens=False)["input_ids"]) == 1
 
-    def _vectors(self, index: int, ids: Tensor) -> Tensor:
-        vectors = self._tables[index][ids.clamp(min=0)]
-        if bool((soft := ids < 0).any()):
-            vectors[soft] = self._tokenizer.soft_prompts.embeddings(index, ids[soft]).to(vectors)
-        return vectors
+    def _ids(self, text: str) -> list[int]:
+        """Those of a textual inversion that was loaded into the pipeline are as many as it has vectors."""
+        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        added = self._tokenizer.added_tokens_encoder
+        pieces = zip(ids, self._tokenizer.convert_ids_to_tokens(ids), strict=True)
+        return [each for token, piece in pieces for each in (token, *(more for more, _ in more_vectors(added, piece)))]
 
     def _meanings(self, ids: list[int]) -> tuple[InvertedToken, ...]:
         meanings = [InvertedToken(self._tokenizer.in_english([token])) for token in ids]
@@ -144,3 +163,8 @@ class PromptInverter:
                 words = tuple((word, share) for word, share in token.words)
                 meanings[place] = InvertedToken(meanings[place].text, words, token.rest)
         return tuple(meanings)
+
+
+def _document(token: InvertedToken) -> dict[str, Any]:
+    words = [{"word": word, "share": round(share, 4)} for word, share in token.words]
+    return {"text": token.text, "literal": not words, "words": words, "rest": round(token.rest, 4)}

@@ -47,7 +47,7 @@ def prompt_tokens(tokenizer: Any, prompt: WeightedPrompt, limit: int | None = MA
         weight = _mean_weight(prompt.spans, start, end)
         known = token_id != tokenizer.unk_token_id
         tokens.append(Token(token_id, piece, start, end, weight, known))
-        for vector_id, name in _more_vectors(added, piece):
+        for vector_id, name in more_vectors(added, piece):
             tokens.append(Token(vector_id, name, start, end, weight, known))
     if limit is not None and len(tokens) > limit:
         raise InputError(
@@ -106,7 +106,7 @@ def _mean_weight(spans: Sequence[Span], start: int, end: int) -> float:
     return sum(count * weight for count, weight in shares) / sum(count for count, _ in shares)
 
 
-def _more_vectors(added: Mapping[str, int], piece: str) -> list[tuple[int, str]]:
+def more_vectors(added: Mapping[str, int], piece: str) -> list[tuple[int, str]]:
     """(id, name) of the second and further vectors of a textual inversion: diffusers names them `<name>_1`, `<name>_2`, ..."""
     vectors: list[tuple[int, str]] = []
     while piece in added and (name := f"{piece}_{len(vectors) + 1}") in added:

@@ -15,7 +15,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.prompt_syntax.clauses import ends_clause
 from altdiffusion.prompt_syntax.route import HOLE, Route, Stretch, stretches
 from altdiffusion.text_encoder.bridge import Bridge
-from altdiffusion.text_encoder.soft_tokens import install_soft_tokens, token_table
+from altdiffusion.text_encoder.soft_tokens import install_soft_tokens, literal_embeddings, token_table
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad, tokenized, tokens
 
 MAX_KEPT = 16_384  # soft tokens whose embeddings are kept: 50 MB for Stable Diffusion 1.x in float32
@@ -111,6 +111,17 @@ class SoftPrompts:
                 raise InputError(
                     f"the soft tokens of a prompt were dropped, as more than {MAX_KEPT} came after them: tokenize it again"
                 ) from None
+
+    @torch.no_grad()
+    def mixed_embeddings(self, index: int, ids: Tensor) -> Tensor:
+        """The same of any tokens, literal ones as the CLIP of this index has them: float32, on the CPU."""
+        literal = ids.clamp(min=0)
+        own = self.bridge.token_embeddings
+        read = literal_embeddings(self._encoders[index], literal) if self._encoders else own[index][literal]
+        embeddings = read.float().cpu()
+        if bool((soft := ids < 0).any()):
+            embeddings[soft] = self.embeddings(index, ids[soft]).to(embeddings)
+        return embeddings
 
     @torch.no_grad()
     def _compute(self, texts: Sequence[str]) -> None:

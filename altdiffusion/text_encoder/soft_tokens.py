@@ -60,12 +60,16 @@ def embedding_layer(encoder: Any) -> CLIPTextEmbeddings:
 
 
 def token_table(encoder: Any, size: int) -> Tensor:
-    """The first `size` rows of the token embeddings, on the device where the encoder computes.
+    """The first `size` rows of the token embeddings, on the device where the encoder computes."""
+    return literal_embeddings(encoder, torch.arange(size))
+
+
+def literal_embeddings(encoder: Any, ids: Tensor) -> Tensor:
+    """The embeddings (n, width) of CLIP's own tokens (n,), on the device where the encoder computes.
 
     The layer is called, not its weight read: an offload brings the weight in when the layer is called.
     """
     layer = embedding_layer(encoder).token_embedding
     device = layer.weight.device
-    ids = torch.arange(size, device="cpu" if device.type == "meta" else device)
-    table: Tensor = layer(ids)
-    return table.detach()
+    embeddings: Tensor = layer(ids.to("cpu" if device.type == "meta" else device))
+    return embeddings.detach()

@@ -29,7 +29,7 @@ _COMPARE = ("left_prompt", "right_prompt", "left_model", "right_model", "seed", 
 
 
 def add_endpoints(service: DemoService) -> None:
-    """Named /models, /draw, /change, /compare, /score, /classify, /rank, /read_settings, /tokens, /styles."""
+    """Named /models, /draw, /change, /compare, /score, /classify, /rank, /read_settings, /tokens, /styles, /invert."""
 
     async def models() -> list[str]:
         """Names of the models on offer; the first is taken where none is named."""
@@ -53,6 +53,22 @@ def add_endpoints(service: DemoService) -> None:
         said = {"prompt": prompt, "model": model, "prompt_syntax": prompt_syntax, "steps": steps, "styles": styles}
         said["route"] = route
         return await service.tokens(said)
+
+    async def invert(
+        prompt: str,
+        name: str = "",
+        model: str = "",
+        prompt_syntax: str = "webui",
+        route: str = "",
+        styles: list[str] | None = None,
+    ) -> dict[str, Any]:
+        """A prompt as a textual inversion, by a model with a bridge at its CLIP's entrance, as `altdiffusion invert --json` has
+        it, with "file" in the place of "path", and "is_word": whether the name is a word of CLIP's, which web UIs would replace
+        in every prompt. name: as it will stand in prompts, empty for the prompt's first words; one that ends in .pt gives
+        A1111's own layout. route: auto, all or none, as in /draw."""
+        said = {"prompt": prompt, "name": name, "model": model, "prompt_syntax": prompt_syntax, "styles": styles}
+        saved = await service.invert(said | {"route": route})
+        return {"file": _file_data(saved.path), **saved.document, "is_word": saved.is_word}
 
     async def draw(**said: Any) -> list[dict[str, Any]]:
         """Generate images. seed: digits, empty for random; image i has seed + i. width, height: multiples of 8, 0 for the
@@ -111,7 +127,7 @@ def add_endpoints(service: DemoService) -> None:
         work.__signature__ = _signature([*names, *others, "styles"], service)
         about = [f"{name}: {_field(name).description}" for name in others]
         work.__doc__ = "\n".join([work.__doc__, *about, "styles: names that /styles gives, the first innermost"])
-    for endpoint in (models, draw, change, compare, score, classify, rank, read_settings, tokens, styles):
+    for endpoint in (models, draw, change, compare, score, classify, rank, read_settings, tokens, styles, invert):
         gr.api(_endpoint(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
 
 
@@ -176,12 +192,16 @@ async def _generated(service: DemoService, request: VisitorRequest) -> list[dict
 
 def _as_json(image: SavedImage) -> dict[str, Any]:
     return {
-        "image": {"path": str(image.path), "meta": {"_type": "gradio.FileData"}, "orig_name": image.path.name},
+        "image": _file_data(image.path),
         "seed": str(image.settings.seed),
         "score": image.score,
         "filtered": image.filtered,
         "settings": to_infotext(image.settings),
     }
+
+
+def _file_data(path: Path) -> dict[str, Any]:
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}, "orig_name": path.name}
 
 
 async def _opened(given: Any, service: DemoService, mode: str = "RGB") -> Image.Image:

@@ -9,6 +9,7 @@ from jinja2 import Environment, StrictUndefined
 
 from altdiffusion.prompts.explain import likely_words
 from altdiffusion.web.draw_queue import Generating, Loading, Waiting
+from altdiffusion.web.inversion import SavedInversion
 from altdiffusion.web.service import Scoring
 from altdiffusion.web.translations import say
 
@@ -127,6 +128,23 @@ def bars(
 def settings_list(pairs: Sequence[tuple[str, str]], note: str) -> str:
     """A list of names and values."""
     return _SETTINGS.render(pairs=pairs, note=note)
+
+
+def inversion(saved: SavedInversion, language: str) -> str:
+    """That a textual inversion is there, what was understood, and what each tool calls it."""
+    document = saved.document
+    ready = say("inverted", language, file=saved.path.name, vectors=document["vectors"])
+    pairs = [(say("inversion_english", language), document["english"])]
+    tools: dict[str, list[str]] = {}
+    for tool, written in document["triggers"].items():
+        tools.setdefault(written, []).append(_TOOLS[tool])
+    pairs += [(", ".join(names), written) for written, names in tools.items()]
+    note = say("inversion_is_word", language, word=document["name"]) if saved.is_word else ""
+    return line(ready) + settings_list(pairs, note)
+
+
+# What the tools of `triggers` call themselves.
+_TOOLS = {"a1111": "A1111", "forge": "Forge", "comfyui": "ComfyUI", "invokeai": "InvokeAI", "diffusers": "diffusers"}
 
 
 def token_line(sentence: str) -> str:

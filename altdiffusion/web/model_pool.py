@@ -78,8 +78,12 @@ class Models:
 
     def takes_route(self, label: str) -> bool:
         """Whether a model has a bridge at its CLIP's entrance."""
-        bridge = self._parts[label].get("bridge")
-        return bridge is not None and not stands_at_exit(bridge)
+        return self.bridge(label) is not None
+
+    def bridge(self, label: str) -> str | None:
+        """The bridge at a model's CLIP's entrance, as the owner named it: it may be a path."""
+        bridge: str | None = self._parts[label].get("bridge")
+        return None if bridge is None or stands_at_exit(bridge) else bridge
 
     def tokenizer(self, label: str) -> Any:
         """A model's tokenizer, for which no model is loaded but one with a bridge, as that reads prompts, too.

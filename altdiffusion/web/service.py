@@ -1,4 +1,4 @@
-"""What the page and the API do, apart from how it looks: generate, compare, score, classify, rank, read settings.
+"""What the page and the API do, apart from how it looks: generate, compare, score, classify, rank, invert, read settings.
 
 Every expected failure is a Refused, whose sentence is in the visitor's language.
 """
@@ -33,6 +33,7 @@ from altdiffusion.text_encoder.soft_tokenizer import routed
 from altdiffusion.web import request as checks
 from altdiffusion.web import uploads
 from altdiffusion.web.draw_queue import DrawQueue, Generated, Generating, Job, Loading, Waiting
+from altdiffusion.web.inversion import SavedInversion, write_inversion
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.model_pool import Models
 from altdiffusion.web.request import VisitorRequest
@@ -195,6 +196,12 @@ class DemoService:
         steps_run = max(1, int((steps or DEFAULT_STEPS) * (strength or 1)))
         prompt = checks.clean_text(said.get("prompt") or "", self.limits)
         return self._explained(self.models.label(said.get("model")), prompt, syntax or "webui", route, steps_run)
+
+    async def invert(self, said: Mapping[str, Any]) -> SavedInversion:
+        """A prompt, in the styles that it names, as a textual inversion: see `write_inversion`. Raises Refused."""
+        return await self._counting.run(
+            lambda: write_inversion(self.with_styles(said), self.models, self.limits, self.folder)
+        )
 
     def _explained(
         self, label: str, prompt: str, syntax: PromptSyntax, route: Route | None, steps: int

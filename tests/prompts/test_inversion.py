@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from altdiffusion import InputError, invert_prompt, swap_text_encoder
 from altdiffusion.checkpoints.textual_inversions import read_notes, save_textual_inversion
 from altdiffusion.pipelines.load import load_diffusion
-from altdiffusion.prompts.inversion import load_inverter
+from altdiffusion.prompts.inversion import PromptInverter, load_inverter
 
 PROMPTS = ["黑暗精灵公主，月光, a castle", "eine Katze, bitte, `sks`", "a cat, please"]
 
@@ -71,6 +71,25 @@ def test_mini_in_diffusers_own_class(tmp_path):
     stock.load_textual_inversion(out)  # under the file's name
     wanted = bridges.draw(swap_text_encoder(pipe, "mini", bridge=folder), prompt, **sizes)
     assert np.array_equal(bridges.draw(stock, "dark-elf", **sizes), wanted)
+
+
+@pytest.mark.parametrize("kind", ["sd1", "xl"])
+def test_the_tokenizer_of_a_bridged_pipeline_gives_the_same_vectors(kind, bridge, inverter, published):
+    pipe = swap_text_encoder(bridges.readable(kind), published("m9"), bridge=bridge(kind))
+    for prompt in PROMPTS:
+        ours, alone = PromptInverter(pipe.tokenizer).invert(prompt), inverter(kind).invert(prompt)
+        assert (ours.tokens, ours.english) == (alone.tokens, alone.english)
+        assert all(map(torch.equal, ours.vectors, alone.vectors))
+
+
+def test_words_that_a_pipeline_has_learned_keep_all_their_vectors(bridge, published):
+    pipe = swap_text_encoder(bridges.readable(), published("m9"), bridge=bridge())
+    learned = {"<cup>": torch.randn(2, 32), "<sky>": torch.randn(1, 32)}
+    for word, vectors in learned.items():
+        pipe.load_textual_inversion({word: vectors})
+    inversion = PromptInverter(pipe.tokenizer).invert("一只猫, <cup> <sky>")
+    assert torch.equal(inversion.vectors[0][-3:], torch.cat(list(learned.values())))
+    assert [bool(token.words) for token in inversion.tokens] == [True] * 3 + [False] * 4
 
 
 def test_what_is_literal_are_clips_own_embeddings(inverter):

@@ -54,7 +54,7 @@ def test_every_endpoint_is_named_typed_and_documented(client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert set(endpoints) == {
         "/models", "/draw", "/change", "/compare", "/score", "/classify", "/rank", "/read_settings", "/tokens",
-        "/styles",
+        "/styles", "/invert",
     }  # fmt: skip
     for name, endpoint in endpoints.items():
         assert endpoint["description"], name

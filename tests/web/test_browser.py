@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from helpers import chromium, web_server
+from helpers.bridges import save_english_and_bridges
 from PIL import Image
 
+from altdiffusion.checkpoints.textual_inversions import read_notes
 from altdiffusion.generation.infotext import open_info
 from altdiffusion.web.translations import TEXTS
 
@@ -25,7 +27,11 @@ HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    with web_server.served(tmp_path_factory.mktemp("browser"), max_queue=5) as url:
+    root = tmp_path_factory.mktemp("browser")
+    save_english_and_bridges(root)
+    small = [f"{root}/{name}" for name in ("alt-small", "english-small")]
+    bridged = f"{root}/english+text-encoder={root}/alt-small+bridge={root}/entrance"
+    with web_server.served(root, max_queue=5, models=[*small, bridged]) as url:
         yield url
 
 
@@ -240,6 +246,34 @@ def test_a_grid_is_a_contact_sheet_and_its_images(visit, screenshot):
     page.locator(".drawn img").nth(4).click()
     expect(page.locator(".chosen textarea").first).to_have_value(re.compile("Steps: 3,.*CFG scale: 4"))
     screenshot(page, "grid")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_prompt_is_downloaded_as_a_textual_inversion(visit, screenshot, language):
+    page = visit(**({"viewport": {"width": 390, "height": 844}} if language == "zh" else {}))
+    if language == "zh":
+        page.get_by_text("中文", exact=True).click()
+    part = page.get_by_role("button", name=said("inversion", language))
+    expect(part).to_have_count(0)
+    page.get_by_label(said("model", language), exact=True).locator("visible=true").first.click()
+    page.get_by_role("option", name=re.compile("entrance")).click()
+    part.click()
+    download, shown = page.locator(".download-inversion"), page.locator(".inversion")
+    page.fill("#prompt textarea", "一只猫, a castle")
+    page.get_by_label(said("inversion_name", language)).fill("dark elf")
+    page.locator("button.invert").click()
+    expect(shown).to_contain_text(said("bad_inversion_name", language).format(most=40))
+    page.get_by_label(said("inversion_name", language)).fill("dark-elf")
+    page.locator("button.invert").click()
+    expect(shown).to_contain_text(said("inverted", language).format(file="dark-elf.safetensors", vectors=6))
+    expect(shown).to_contain_text("embedding:dark-elf")
+    with page.expect_download() as file:
+        download.first.click()
+    assert file.value.suggested_filename == "dark-elf.safetensors"
+    notes = read_notes(Path(shutil.copy(file.value.path(), str(file.value.path()) + ".safetensors")))
+    assert notes["prompt"] == "一只猫, a castle"
+    expect(shown).to_contain_text(notes["english"])
+    screenshot(page, f"inversion-{language}")
 
 
 def test_cancel_by_escape(visit, screenshot):

@@ -20,6 +20,7 @@ from altdiffusion.web.tabs.controls import (
     stage,
     start_and_stop,
 )
+from altdiffusion.web.tabs.inversion import inversion_part
 from altdiffusion.web.tabs.prompt_box import prompt_box
 
 EXAMPLES = [
@@ -48,6 +49,7 @@ def draw_tab(
             settings = controls(service, sizes=True)
             box.count_tokens(service, model, language, settings)
             again = gr.Button(I18N("again"), size="sm", elem_classes="again")
+            inversion_part(service, model, language, prompt, settings)
         with gr.Column():
             shown = stage()
 
