@@ -17,7 +17,8 @@ FIELDS = ["Label", "ContentProducer", "ProduceID", "ReservedCode1", "ContentProp
 
 
 def generated(prompt="一只猫"):
-    return GeneratedImage(Image.new("RGB", (64, 48), "red"), ImageSettings(prompt=prompt, steps=3, seed=7, width=8, height=8), False)
+    settings = ImageSettings(prompt=prompt, steps=3, seed=7, width=8, height=8)
+    return GeneratedImage(Image.new("RGB", (64, 48), "red"), settings, False)
 
 
 @pytest.mark.parametrize("ending", WRITTEN)
