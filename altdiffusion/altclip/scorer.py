@@ -200,7 +200,7 @@ class PromptScorer:
         """
         check_kind(self.calibration, as_, language)
         size = self.batch_size * max(1, PAIRS_AT_ONCE // self.batch_size)
-        first = 0
+        first, met = 0, set[str]()
         with closing(prefetch(self._read_pair, pairs, 2 * self.batch_size, self._workers)) as reads:
             while True:
                 texts: list[str] = []
@@ -217,6 +217,9 @@ class PromptScorer:
                             found[index] = calibrated_language(text, languages[index] or language, self.calibration)
                     except InputError as error:
                         defects[index] = str(error)
+                if self.calibration is not None:
+                    warn_of_weak(self.calibration, set(found.values()) - met)
+                met.update(found.values())
                 for index in sorted(defects):
                     _report(bad, first + index, "pair", defects[index])
                 good = [index for index in range(len(texts)) if index not in defects]
