@@ -106,6 +106,35 @@ def prompt_languages(
     return languages
 
 
+def pair_languages(
+    calibration: Calibration | None,
+    texts: Sequence[str],
+    as_: ScoreAs,
+    given: Sequence[str | None],
+    defects: dict[int, str],
+    warned: set[str],
+) -> list[str | None]:
+    """The calibrated language of each pair's text; None where `defects` has its index, and for cosines.
+
+    given: None where it is to be found. defects: gets those without a calibrated language. warned: languages that were warned
+    of already; gets the others. Raises InputError where languages can't be found.
+    """
+    languages: list[str | None] = [None] * len(texts)
+    if calibration is None or as_ == "cosine":
+        return languages
+    for index, (text, own) in enumerate(zip(texts, given, strict=True)):
+        try:
+            languages[index] = None if index in defects else calibrated_language(text, own, calibration)
+        except InputError as error:
+            if own is None and not is_there():
+                raise
+            defects[index] = str(error)
+    new = set(filter(None, languages)) - warned
+    warn_of_weak(calibration, sorted(new))
+    warned |= new
+    return languages
+
+
 def convert(calibration: Calibration | None, cosines: Tensor, languages: Sequence[str | None], as_: ScoreAs) -> Tensor:
     """A table of cosines, (images, texts), as another kind; a column without language is NaN, unless cosines are wanted."""
     if as_ == "cosine" or calibration is None:

@@ -28,11 +28,11 @@ from torch import Tensor
 from transformers import AltCLIPModel
 
 from altdiffusion.altclip.calibrated_scores import (
-    calibrated_language,
     check_kind,
     convert,
     load_calibration,
     measure,
+    pair_languages,
     prompt_languages,
     usable_texts,
     warn_of_weak,
@@ -200,35 +200,41 @@ class PromptScorer:
         """
         check_kind(self.calibration, as_, language)
         size = self.batch_size * max(1, PAIRS_AT_ONCE // self.batch_size)
-        first, met = 0, set[str]()
+        first, warned = 0, set[str]()
         with closing(prefetch(self._read_pair, pairs, 2 * self.batch_size, self._workers)) as reads:
             while True:
-                texts: list[str] = []
-                languages: list[str | None] = []
                 defects: dict[int, str] = {}
-                rows = self._image_rows(_unzip(islice(reads, size), texts, languages), defects)
+                texts, given, cosines = self._pair_cosines(islice(reads, size), defects)
                 if not texts:
                     return
-                columns = self.text_features(texts, defects)
-                found: dict[int, str] = {}
-                for index, text in enumerate(texts):
-                    try:
-                        if self.calibration is not None and as_ != "cosine" and index not in defects:
-                            found[index] = calibrated_language(text, languages[index] or language, self.calibration)
-                    except InputError as error:
-                        defects[index] = str(error)
-                if self.calibration is not None:
-                    warn_of_weak(self.calibration, set(found.values()) - met)
-                met.update(found.values())
+                given = [own or language for own in given]
+                languages = pair_languages(self.calibration, texts, as_, given, defects, warned)
                 for index in sorted(defects):
                     _report(bad, first + index, "pair", defects[index])
-                good = [index for index in range(len(texts)) if index not in defects]
-                scores = torch.full((len(texts),), float("nan"))
-                if good:
-                    cosines = (torch.stack([rows[index] for index in good]) * columns[good]).sum(1).clamp(-1, 1)
-                    scores[good] = convert(self.calibration, cosines[None], [found.get(i) for i in good], as_)[0]
-                yield from scores.tolist()
+                yield from convert(self.calibration, cosines[None], languages, as_)[0].tolist()
                 first += len(texts)
+
+    def _pair_cosines(
+        self, reads: Iterable[tuple[_Read, Any, str | None]], defects: dict[int, str]
+    ) -> tuple[list[str], list[str | None], Tensor]:
+        """Texts, their languages as they are given, and the cosines of some pairs; of those in `defects` text "" and NaN."""
+        texts: list[str] = []
+        languages: list[str | None] = []
+        no_text: dict[int, str] = {}
+
+        def images() -> Iterator[_Read]:
+            for index, (image, text, language) in enumerate(reads):
+                if not isinstance(text, str):
+                    no_text[index] = f"text is a {type(text).__name__}, expected a string"
+                texts.append(text if isinstance(text, str) else "")
+                languages.append(language)
+                yield image
+
+        rows = self._image_rows(images(), defects)
+        columns = self.text_features(texts, defects)
+        defects.update(no_text)
+        table = self._table(len(texts), {index: row for index, row in rows.items() if index not in defects})
+        return texts, languages, (table * columns).sum(1).clamp(-1, 1)
 
     def calibrate(
         self,
@@ -329,6 +335,8 @@ class PromptScorer:
         self._images.clear()
 
     def _read_pair(self, pair: tuple[Any, ...]) -> tuple[_Read, str, str | None]:
+        if not isinstance(pair, tuple | list) or len(pair) not in (2, 3):
+            raise InputError(f"got {str(pair)[:60]!r} as a pair, expected (image, text) or (image, text, language)")
         image, text, *language = pair
         return self._read(image), text, next(iter(language), None)
 
@@ -377,16 +385,6 @@ class PromptScorer:
         for index, row in rows.items():
             table[index] = row
         return table
-
-
-def _unzip(
-    reads: Iterable[tuple[_Read, str, str | None]], texts: list[str], languages: list[str | None]
-) -> Iterator[_Read]:
-    """The images of pairs; texts and languages are appended as they come."""
-    for image, text, language in reads:
-        texts.append(text)
-        languages.append(language)
-        yield image
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -192,7 +192,7 @@ def test_bad_pairs_are_listed_and_the_rest_is_scored(scorer, monkeypatch, tmp_pa
     good = [(image, text, "en") for image, text in zip(IMAGES[:40], ENGLISH, strict=False)]
     wrong = {
         0: (tmp_path / "x.png", "cat", "en"), 3: (IMAGES[0], " ", "en"), 35: (IMAGES[1], "un chat", "fr"),
-        36: (3, "cat", "en"), 37: (tmp_path / "none.png", "", "fr"),
+        36: (3, "cat", "en"), 37: (tmp_path / "none.png", "", "fr"), 38: (IMAGES[2], None, "en"),
     }  # fmt: skip
     pairs = list(good)
     for index, pair in wrong.items():
@@ -205,6 +205,12 @@ def test_bad_pairs_are_listed_and_the_rest_is_scored(scorer, monkeypatch, tmp_pa
     assert "no calibration for 'fr', but for" in bad[35]
     with pytest.raises(InputError, match="pair 35: no calibration for 'fr'"):
         list(scorer.score_pairs(good[:35] + pairs[35:], as_="percentile"))
+
+
+@pytest.mark.parametrize("pair", ["ab", ("x.png",), ("x.png", "cat", "en", 1), 3, {"image": "x.png", "text": "cat"}])
+def test_what_is_no_pair_is_named(scorer, pair):
+    with pytest.raises(InputError, match=r"as a pair, expected \(image, text\)"):
+        list(scorer.score_pairs([pair], {}))
 
 
 def test_pairs_are_read_while_they_are_scored_and_no_more_than_a_few_ahead(scorer, monkeypatch):
