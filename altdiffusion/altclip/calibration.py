@@ -181,18 +181,17 @@ def cosines_of_pairs(images: Array, texts: Array, words: Sequence[str], matching
     matching: text i belongs to image i; then image i and text j belong together, too, where one of the two is the same as
         in pair i or j. Else none belong together.
     """
-    step = math.ceil(len(images) * len(texts) / MAX_PAIRS)
+    step = max(1, math.ceil(len(images) * len(texts) / MAX_PAIRS))
     number: dict[str, int] = {}
     numbers = np.array([number.setdefault(word, len(number)) for word in words])
-    columns = np.arange(len(texts))
     wrong = []
-    for start in range(0, len(images), 256):
-        rows = np.arange(start, min(start + 256, len(images)))
-        chosen = (rows[:, None] + columns) % step == 0
+    for start in range(step):  # every step-th image with every step-th text: each image and each text is measured
+        rows, columns = np.arange(start, len(images), step), np.arange(-start % step, len(texts), step)
+        cosines = images[rows] @ texts[columns].T
         if matching:
-            chosen &= numbers[rows][:, None] != numbers
-            chosen &= images[rows] @ images.T < 1 - 1e-5  # the same image, however it was batched
-        wrong.append((images[rows] @ texts.T)[chosen])
+            differ = numbers[rows][:, None] != numbers[columns]
+            cosines = cosines[differ & (images[rows] @ images[columns].T < 1 - 1e-5)]  # the same, however batched
+        wrong.append(cosines.ravel())
     return np.concatenate(wrong), (images * texts).sum(1) if matching else None
 
 

@@ -109,12 +109,14 @@ def score(settings: ScoreSettings) -> None:
     check_some(images, check_image)
     scorer = load_scorer(settings)
     bad: dict[int, str] = {}
+    from altdiffusion.altclip.calibrated_scores import convert, prompt_languages
+
+    languages = prompt_languages(scorer.calibration, settings.prompt, settings.score_as, settings.language)
     with counting(len(images)) as done:
-        table = scorer.score(
-            images, settings.prompt, bad, as_=settings.score_as, language=settings.language, on_done=done
-        )
+        cosines = scorer.score(images, settings.prompt, bad, on_done=done)
+    table = convert(scorer.calibration, cosines, languages, settings.score_as)
     scores = table.tolist()
-    _print(settings, images, scores, _chosen(settings, scores, bad), bad)
+    _print(settings, images, scores, _chosen(settings, cosines[:, 0].tolist(), scores, bad), bad)
     if settings.plot is not None:
         histogram = score_plot.Histogram(settings.score_as)
         for number, (prompt, column) in enumerate(zip(settings.prompt, table.T.tolist(), strict=True), 1):
@@ -149,13 +151,13 @@ def load_scorer(settings: ScoreSettings) -> Any:
     return scorer
 
 
-def _chosen(settings: ScoreSettings, scores: list[list[float]], bad: dict[int, str]) -> list[int]:
-    """The indices of the images to show, in their order."""
+def _chosen(settings: ScoreSettings, cosines: list[float], scores: list[list[float]], bad: dict[int, str]) -> list[int]:
+    """The indices of the images to show, in their order. cosines: with the first prompt, as percentiles may be equal."""
     order = [index for index in range(len(scores)) if index not in bad]
     if settings.minimum is not None:
         order = [index for index in order if scores[index][0] >= settings.minimum]
     if settings.sort or settings.top:
-        order.sort(key=lambda index: -scores[index][0])
+        order.sort(key=lambda index: -cosines[index])
     return order[: settings.top]
 
 

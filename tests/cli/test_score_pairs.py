@@ -10,6 +10,7 @@ from helpers.small_altclip import save_small
 from PIL import Image
 
 from altdiffusion import PromptScorer
+from altdiffusion.altclip.calibration import Calibration, language_scores
 from altdiffusion.cli.terminal import counting
 
 COUNT = 12
@@ -227,6 +228,20 @@ def test_images_are_scored_as_percentiles_and_the_best_kept(run, model, images):
     assert [row["image"] for row in top] == [row["image"] for row in ordered[:2]]
     kept = json.loads(run(*words, "--json", "--min", ordered[2]["scores"][0] - 1e-4).out)["results"]
     assert {row["image"] for row in kept} == {row["image"] for row in ordered[:3]}
+
+
+def test_images_beyond_the_last_percentile_are_sorted_by_their_cosines(run, model, images, tmp_path):
+    """Of a calibration whose wrong pairs all score less."""
+    calibration = Calibration.load(model)
+    low = language_scores(np.linspace(-1, -0.99, 200), np.linspace(0, 1, 200), 200)
+    (tmp_path / "low").mkdir()
+    Calibration({"en": low}, calibration.weights).save(tmp_path / "low")
+    words = ["score", "images", "--prompt", "a cat", "--model", model, "--json", "--sort"]
+    by_cosine = json.loads(run(*words).out)["results"]
+    words += ["--as", "percentile", "--language", "en", "--calibration", tmp_path / "low"]
+    by_percentile = json.loads(run(*words).out)["results"]
+    assert [row["image"] for row in by_percentile] == [row["image"] for row in by_cosine]
+    assert {row["scores"][0] for row in by_percentile} == {100}
 
 
 def test_in_a_log_progress_has_rate_and_time_left(capsys, monkeypatch):
