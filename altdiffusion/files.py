@@ -75,16 +75,24 @@ def local_path(name: str | Path) -> Path:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically. Raises OSError where it can't be written; nothing partial is left then."""
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
+    with new_file(path) as aside:
+        aside.write_bytes(content)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A file to write, which becomes `path` if the block ends well, and is removed if it does not. Raises OSError."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
+    os.close(handle)
+    aside = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
+        yield aside
+        with aside.open("rb+") as file:
             os.fsync(file.fileno())
         os.chmod(aside, 0o666 & ~_umask())
         os.replace(aside, path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         raise
 
 

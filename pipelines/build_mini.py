@@ -34,6 +34,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from mini.add_ons import ADD_ONS, AddOns
+from mini.calibration import calibrate
 from mini.data import save_data, shape
 from transformers import (
     AltCLIPTextConfig,
@@ -311,6 +312,8 @@ class Build:
                 if "dtype" in settings:
                     write_text(config, json.dumps(settings | {"dtype": "float32"}, indent=2) + "\n")
             forget_paths(folder)
+            if not self.smoke:  # which has too few captions
+                calibrate(folder / "altclip")
 
     def _train(self, stage: str, name: str, **settings: Any) -> None:
         """Run a public trainer, unless its model is there; what it had begun goes on."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 
+from altdiffusion.altclip.score_kinds import ScoreAs
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import GenerationFailed, InputError
@@ -51,9 +52,15 @@ def _load_scorer(name: str, device: str) -> PromptScorer:
     return PromptScorer.from_pretrained(name, device=device)
 
 
-def rank(scorer: PromptScorer, images: Sequence[Any], prompt: str, filtered: Sequence[bool]) -> list[tuple[int, float]]:
-    """(index, score) of one prompt's images, best first; what the safety checker blackened comes last."""
-    return sorted(scorer.rank(images, prompt), key=lambda pair: bool(filtered[pair[0]]))
+def rank(
+    scorer: PromptScorer, images: Sequence[Any], prompt: str, filtered: Sequence[bool], score_as: ScoreAs = "cosine"
+) -> list[tuple[int, float]]:
+    """(index, score) of one prompt's images, best first; what the safety checker blackened comes last.
+
+    score_as: as in `PromptScorer.score`.
+    """
+    ranked = scorer.rank(images, prompt) if score_as == "cosine" else scorer.rank(images, prompt, as_=score_as)
+    return sorted(ranked, key=lambda pair: bool(filtered[pair[0]]))
 
 
 def with_best_of(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.images import as_rgb, open_image
+from altdiffusion.images import BadImage, ImageSource, as_rgb, decode_image, open_image
 
-AnyImage: TypeAlias = "str | Path | Image.Image | npt.NDArray[Any] | Tensor"
+AnyImage: TypeAlias = "str | Path | Image.Image | npt.NDArray[Any] | Tensor | ImageSource"
 AnyImages: TypeAlias = "AnyImage | Iterable[AnyImage]"  # one, several, or arrays with a first dimension of images
 
 MAX_RATIO = 100  # of the sides; the shorter one is scaled to 224, so that a line of pixels would fill the memory
@@ -22,7 +22,7 @@ MAX_RATIO = 100  # of the sides; the shorter one is scaled to 224, so that a lin
 
 def as_list(images: AnyImages) -> list[AnyImage]:
     """Single images: one is a list of one; an array of four dimensions is split along its first."""
-    if isinstance(images, str | Path | Image.Image):
+    if isinstance(images, str | Path | Image.Image | ImageSource):
         return [images]
     if isinstance(images, np.ndarray | Tensor):
         return list(images) if images.ndim == 4 else [images]
@@ -34,14 +34,17 @@ def as_list(images: AnyImages) -> list[AnyImage]:
 def as_image(image: AnyImage) -> Image.Image:
     """One image in RGB, as the eye would see it: turned as its EXIF says, transparency on white, first frame of a file.
 
-    image: a path, a PIL image, a numpy array (height, width, channels) or a tensor (channels, height, width), or each in
-        the other order where only that makes sense; channels 1, 3 or 4 (transparency). Floats lie in [0, 1] and are
-        rounded to 8 bits, as a saved image would be; integers of any width lie in 0 to 255.
+    image: a path, a PIL image, an image of a data set (`ImageSource`), a numpy array (height, width, channels) or a
+        tensor (channels, height, width), or each in the other order where only that makes sense; channels 1, 3 or 4
+        (transparency). Floats lie in [0, 1] and are rounded to 8 bits, as a saved image would be; integers of any width lie
+        in 0 to 255.
     Raises InputError for everything else, in one line.
     """
     try:
         if isinstance(image, str | Path | Image.Image):
             result = open_image(image)
+        elif isinstance(image, ImageSource):
+            result = decode_image(image)
         elif isinstance(image, Tensor):
             values = image.detach().cpu()  # numpy knows no bfloat16
             array = values.float().numpy() if values.is_floating_point() else values.numpy()
@@ -52,6 +55,8 @@ def as_image(image: AnyImage) -> Image.Image:
             raise InputError(f"got a {type(image).__name__}, {_EXPECTED}")
     except (InputError, MemoryError):
         raise
+    except BadImage as error:  # of an image in a data set
+        raise InputError(str(error)) from None
     except Exception as error:  # on damaged files, decoders raise whatever they stumble over
         raise InputError(f"can't be read as an image ({first_line(error)})") from error
     if min(result.size) < 1 or max(result.size) > MAX_RATIO * min(result.size):

@@ -25,6 +25,7 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
+from altdiffusion.altclip import calibration
 from altdiffusion.checkpoints import hub, layouts, tensor_files
 from altdiffusion.errors import InputError
 from altdiffusion.text_encoder.forward import patch_forward
@@ -177,14 +178,14 @@ def load_with_processor(
     allow_pickle: bool = False,
     caller: str = "load_with_processor",
     **options: Any,
-) -> tuple[AltCLIP, AltCLIPProcessor]:
-    """A full AltCLIP and its processor; arguments as in `AltCLIP.from_pretrained`. caller: its name in errors."""
+) -> tuple[AltCLIP, AltCLIPProcessor, Path]:
+    """A full AltCLIP, its processor and their folder; arguments as in `AltCLIP.from_pretrained`. caller: its name in errors."""
     read = read_options(caller, options, (*MODEL_OPTIONS, *_FILE_OPTIONS), ["dtype", "allow_pickle"])
     files = {name: read.others.pop(name) for name in _FILE_OPTIONS if name in read.others}
     weights_dtype = read_dtype(dtype, options)
-    folder = altclip_folder(read.find(model, hub_files(allow_pickle)))
+    folder = altclip_folder(read.find(model, [*hub_files(allow_pickle), calibration.TENSORS]))
     loaded, _ = AltCLIP._from_folder(folder, weights_dtype, read.others, allow_pickle=allow_pickle, **files)
-    return loaded, AltCLIPProcessor(load_image_processor(folder), read_tokenizer(folder))
+    return loaded, AltCLIPProcessor(load_image_processor(folder), read_tokenizer(folder)), folder
 
 
 def _one_name(model: str | Path | None, read: LoadOptions) -> str | Path | None:

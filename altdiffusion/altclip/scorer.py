@@ -3,6 +3,8 @@
     scorer = PromptScorer.from_pretrained()                  # the embedded default; or "BAAI/AltCLIP-m9", or a folder
     scorer.score(["cat.png", "dog.png"], ["一只猫", "a dog"])   # cosines, (2, 2)
     scorer.rank(images, "一只猫")                              # [(index, score)], best first
+    scorer.score("cat.png", "一只猫", as_="percentile")        # the same scale in every language, see calibration.py
+    scorer.score_pairs([("cat.png", "一只猫"), ...])           # a score a pair, in flat memory
 
 Exact: equal to AltCLIPModel on texts padded to 77, within 1e-5 in float32. The speed comes from texts sorted by length
 and never padded beyond the longest of their batch, from images decoded while the model computes, and from cached features.
@@ -14,25 +16,44 @@ import hashlib
 import logging
 import math
 import os
-import threading
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AltCLIPModel
 
+from altdiffusion.altclip.calibrated_scores import (
+    check_kind,
+    convert,
+    load_calibration,
+    measure,
+    pair_languages,
+    prompt_languages,
+    usable_texts,
+    warn_of_weak,
+    weights_of,
+)
+from altdiffusion.altclip.calibration import Calibration
+from altdiffusion.altclip.feature_cache import FeatureCache, file_key
 from altdiffusion.altclip.image_inputs import AnyImage, AnyImages, as_image, as_list
+from altdiffusion.altclip.length_batches import by_length
 from altdiffusion.altclip.model import load_with_processor
+from altdiffusion.altclip.score_kinds import ScoreAs
 from altdiffusion.devices import choose_device
 from altdiffusion.errors import InputError
 from altdiffusion.prefetch import prefetch
 from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad, tokens
 
 logger = logging.getLogger(__name__)
+
+PAIRS_AT_ONCE = 1024  # whose texts are sorted by length together
+# an image's key, its features if they are cached, else its pixels
+_Read: TypeAlias = "tuple[Hashable, Tensor | None, Any] | InputError"
 
 
 class PromptScorer:
@@ -57,12 +78,14 @@ class PromptScorer:
         batch_size: int = 32,
         cache_size: int = 10_000,
         workers: int | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         """
         model, processor: loaded ones, transformers' or ours. device: None leaves the model where it is.
         batch_size: images computed at once; and as many texts as come to the work of `batch_size` texts of 77 tokens.
         cache_size: texts, and images, whose features are cached (3 KB each for AltCLIP); 0: none.
         workers: threads that decode; None: one a core, at most 8.
+        calibration: of this model, for scores as percentiles and probabilities.
         """
         if batch_size < 1 or cache_size < 0 or (workers is not None and workers < 1):
             raise InputError(
@@ -72,7 +95,8 @@ class PromptScorer:
         self.processor = processor
         self.batch_size = batch_size
         self._workers = workers or min(8, os.cpu_count() or 1)
-        self._texts, self._images = _FeatureCache(cache_size), _FeatureCache(cache_size)
+        self.calibration = calibration
+        self._texts, self._images = FeatureCache(cache_size), FeatureCache(cache_size)
 
     @classmethod
     def from_pretrained(
@@ -85,39 +109,164 @@ class PromptScorer:
         batch_size: int = 32,
         cache_size: int = 10_000,
         workers: int | None = None,
+        calibration: str | Path | None = None,
         **options: Any,
     ) -> PromptScorer:
         """Load an AltCLIP: None or "mini" (the embedded default), an id on the hub, or a folder in any layout.
 
         dtype: of the weights, or its name; None means float32, the exact one. device: None takes the best there is.
+        calibration: the folder of one that isn't beside the model; None takes the one that is, if there is any.
         allow_pickle, options: as in `AltCLIP.from_pretrained`. The rest: as in `PromptScorer`. Raises InputError.
         """
         target = choose_device(device)
-        loaded, processor = load_with_processor(
+        loaded, processor, folder = load_with_processor(
             model, dtype=dtype, allow_pickle=allow_pickle, caller="PromptScorer.from_pretrained", **options
         )
-        return cls(loaded, processor, device=target, batch_size=batch_size, cache_size=cache_size, workers=workers)
+        return cls(
+            loaded,
+            processor,
+            device=target,
+            batch_size=batch_size,
+            cache_size=cache_size,
+            workers=workers,
+            calibration=load_calibration(loaded, folder, calibration),
+        )
 
     @property
     def logit_scale(self) -> float:
         """What the model multiplies cosines with before a softmax: 100 for the published ones."""
         return self.model.logit_scale.detach().float().exp().item()
 
-    def score(self, images: AnyImages, prompts: str | Iterable[str], bad: dict[int, str] | None = None) -> Tensor:
-        """Cosine similarities in [-1, 1]: float32 (images, prompts) on the CPU.
+    def score(
+        self,
+        images: AnyImages,
+        prompts: str | Iterable[str],
+        bad: dict[int, str] | None = None,
+        *,
+        as_: ScoreAs = "cosine",
+        language: str | Sequence[str] | None = None,
+        on_done: Callable[[int], object] | None = None,
+    ) -> Tensor:
+        """Cosine similarities in [-1, 1], or what `as_` says: float32 (images, prompts) on the CPU.
 
         bad: None raises InputError at the first image that can't be used, and names its index. A dictionary gets the
-        index and the defect of each instead; their rows are NaN, and all others are computed.
+            index and the defect of each instead; their rows are NaN, and all others are computed.
+        as_: "percentile" or "match_percentile" (0 to 100), "probability" (0 to 1): by the calibration of a prompt's
+            language, see calibration.py. language: of all prompts, or of each; None: found for each by py3langid. A prompt in
+            a language without calibration has a column of NaN, and a warning says so; InputError where all are, and where
+            there is no calibration.
+        on_done: told how many more images are done, again and again.
         """
-        texts = self.text_features(prompts)  # first: what is wrong with few prompts shows before many images are read
-        return (self.image_features(images, bad) @ texts.T).clamp(-1, 1)
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        languages = prompt_languages(self.calibration, texts, as_, language)
+        columns = self.text_features(texts)  # first: what is wrong with few prompts shows before many images are read
+        cosines = (self.image_features(images, bad, on_done) @ columns.T).clamp(-1, 1)
+        return convert(self.calibration, cosines, languages, as_)
 
-    def rank(self, images: AnyImages, prompt: str, bad: dict[int, str] | None = None) -> list[tuple[int, float]]:
-        """[(index of the image, its score)], best first; equal scores in the order given. bad: as in `score`, left out."""
+    def rank(
+        self,
+        images: AnyImages,
+        prompt: str,
+        bad: dict[int, str] | None = None,
+        *,
+        as_: ScoreAs = "cosine",
+        language: str | None = None,
+    ) -> list[tuple[int, float]]:
+        """[(index of the image, its score)], best first; equal cosines in the order given. bad, as_, language: as in `score`.
+
+        Images in `bad` are left out.
+        """
         if not isinstance(prompt, str):
             raise InputError(f"got a {type(prompt).__name__} to rank by, expected one prompt; `score` takes several")
-        scores = enumerate(self.score(images, prompt, bad)[:, 0].tolist())
-        return sorted((pair for pair in scores if not math.isnan(pair[1])), key=lambda pair: -pair[1])
+        languages = prompt_languages(self.calibration, [prompt], as_, language)
+        cosines = self.score(images, prompt, bad)
+        good = [index for index, cosine in enumerate(cosines[:, 0].tolist()) if not math.isnan(cosine)]
+        scores = convert(self.calibration, cosines, languages, as_)
+        # by the cosine, as percentiles are equal beyond their ends
+        return [(index, scores[index, 0].item()) for index in sorted(good, key=lambda index: -cosines[index, 0].item())]
+
+    def score_pairs(
+        self,
+        pairs: Iterable[tuple[AnyImage, str] | tuple[AnyImage, str, str]],
+        bad: dict[int, str] | None = None,
+        *,
+        as_: ScoreAs = "cosine",
+        language: str | None = None,
+    ) -> Iterator[float]:
+        """The score of each (image, text) or (image, text, language), in their order, while they are read: memory stays flat.
+
+        bad: as in `score`, by the pair's index; its score is NaN. as_, language: as in `score`, a language in a pair comes
+        first; a pair without a calibrated language is bad.
+        """
+        check_kind(self.calibration, as_, language)
+        size = self.batch_size * max(1, PAIRS_AT_ONCE // self.batch_size)
+        first, warned = 0, set[str]()
+        with closing(prefetch(self._read_pair, pairs, 2 * self.batch_size, self._workers)) as reads:
+            while True:
+                defects: dict[int, str] = {}
+                texts, given, cosines = self._pair_cosines(islice(reads, size), defects)
+                if not texts:
+                    return
+                given = [own or language for own in given]
+                languages = pair_languages(self.calibration, texts, as_, given, defects, warned)
+                for index in sorted(defects):
+                    _report(bad, first + index, "pair", defects[index])
+                yield from convert(self.calibration, cosines[None], languages, as_)[0].tolist()
+                first += len(texts)
+
+    def _pair_cosines(
+        self, reads: Iterable[tuple[_Read, Any, str | None]], defects: dict[int, str]
+    ) -> tuple[list[str], list[str | None], Tensor]:
+        """Texts, their languages as they are given, and the cosines of some pairs; of those in `defects` text "" and NaN."""
+        texts: list[str] = []
+        languages: list[str | None] = []
+        no_text: dict[int, str] = {}
+
+        def images() -> Iterator[_Read]:
+            for index, (image, text, language) in enumerate(reads):
+                if not isinstance(text, str):
+                    no_text[index] = f"text is a {type(text).__name__}, expected a string"
+                texts.append(text if isinstance(text, str) else "")
+                languages.append(language)
+                yield image
+
+        rows = self._image_rows(images(), defects)
+        columns = self.text_features(texts, defects)
+        defects.update(no_text)
+        table = self._table(len(texts), {index: row for index, row in rows.items() if index not in defects})
+        return texts, languages, (table * columns).sum(1).clamp(-1, 1)
+
+    def calibrate(
+        self,
+        images: AnyImages,
+        texts: Mapping[str, Sequence[str | None]],
+        *,
+        matching: bool = True,
+        made_from: str = "",
+        bad: dict[int, str] | None = None,
+        on_done: Callable[[int], object] | None = None,
+    ) -> Calibration:
+        """Measure each language's cosines on this model; from then on `as_` goes by them. `save` keeps them, see calibration.py.
+
+        texts: by language ("zh"). matching: text i belongs to image i, None where it has none, and to no image that differs
+            where the text does; False: no text belongs to any image, and only percentiles will be known.
+        made_from: said in the file, such as "Flickr30k's validation set". bad, on_done: as in `score`.
+        A language with fewer than 100 different texts is left out, and a warning says so. Raises InputError where all are.
+        """
+        images = as_list(images)
+        usable = usable_texts(texts, len(images) if matching else None)
+        defects: dict[int, str] = {}
+        seen = self.image_features(images, defects, on_done)
+        for index, defect in defects.items():
+            _report(bad, index, "image", defect)
+        good = [index for index in range(len(images)) if index not in defects]
+        languages = {
+            language: measure(seen, good, self.text_features, pairs, matching, language)
+            for language, pairs in usable.items()
+        }
+        self.calibration = Calibration(languages, weights_of(self.model), made_from)
+        warn_of_weak(self.calibration, languages)
+        return self.calibration
 
     def text_features(self, texts: str | Iterable[str], bad: dict[int, str] | None = None) -> Tensor:
         """Unit vectors, float32 (texts, projection_dim) on the CPU. bad: as in `score`, for empty texts."""
@@ -139,9 +288,18 @@ class PromptScorer:
         rows |= self._encode_texts(list(missing))
         return self._table(len(texts), {index: rows[texts[index]] for index in usable})
 
-    def image_features(self, images: AnyImages, bad: dict[int, str] | None = None) -> Tensor:
-        """Unit vectors, float32 (images, projection_dim) on the CPU. bad: as in `score`."""
+    def image_features(
+        self, images: AnyImages, bad: dict[int, str] | None = None, on_done: Callable[[int], object] | None = None
+    ) -> Tensor:
+        """Unit vectors, float32 (images, projection_dim) on the CPU. bad, on_done: as in `score`."""
         images = as_list(images)
+        reads = prefetch(self._read, images, 2 * self.batch_size, self._workers)
+        return self._table(len(images), self._image_rows(reads, bad, on_done))
+
+    def _image_rows(
+        self, reads: Iterable[_Read], bad: dict[int, str] | None, on_done: Callable[[int], object] | None = None
+    ) -> dict[int, Tensor]:
+        """The features of images as they are read, by index; computed in batches."""
         rows: dict[int, Tensor] = {}
         batch: list[tuple[int, Hashable, Tensor]] = []
 
@@ -151,31 +309,41 @@ class PromptScorer:
                 for (index, key, _), row in zip(batch, self._encode_pixels(pixels), strict=True):
                     rows[index] = row
                     self._images.put(key, row)
+                done(len(batch))
                 batch.clear()
 
-        for index, read in enumerate(prefetch(self._read, images, 2 * self.batch_size, self._workers)):
+        done = on_done or (lambda count: None)
+        for index, read in enumerate(reads):
             if isinstance(read, InputError):
                 _report(bad, index, "image", str(read))
+                done(1)
                 continue
             key, cached, pixels = read
             if cached is not None:
                 rows[index] = cached
+                done(1)
                 continue
             batch.append((index, key, pixels))
             if len(batch) == self.batch_size:
                 encode_batch()
         encode_batch()
-        return self._table(len(images), rows)
+        return rows
 
     def forget(self) -> None:
         """Empty the caches: for a model whose weights have changed."""
         self._texts.clear()
         self._images.clear()
 
-    def _read(self, image: AnyImage) -> tuple[Hashable, Tensor | None, Any] | InputError:
+    def _read_pair(self, pair: tuple[Any, ...]) -> tuple[_Read, str, str | None]:
+        if not isinstance(pair, tuple | list) or len(pair) not in (2, 3):
+            raise InputError(f"got {str(pair)[:60]!r} as a pair, expected (image, text) or (image, text, language)")
+        image, text, *language = pair
+        return self._read(image), text, next(iter(language), None)
+
+    def _read(self, image: AnyImage) -> _Read:
         """(key, cached features or None, if None the pixels for the model); runs in threads."""
         try:
-            decoded, key = None, _file_key(image) if isinstance(image, str | Path) else None
+            decoded, key = None, file_key(image) if isinstance(image, str | Path) else None
             if key is None:
                 decoded = as_image(image)
                 key = (decoded.size, hashlib.blake2b(decoded.tobytes(), digest_size=16).digest())
@@ -219,24 +387,6 @@ class PromptScorer:
         return table
 
 
-def by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices of texts in batches of at most `budget` tokens, padding counted, or of one text; the longest come first.
-
-    Sorted, so that next to nothing is padded; by tokens, so that a batch of short texts is worth its start. Texts that
-    would be padded by a quarter are left to the next batch, once a quarter of the budget is filled.
-    """
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    start = 0
-    while start < len(order):
-        longest = lengths[order[start]]
-        batch = order[start : start + max(1, budget // longest)]
-        enough = max(1, budget // (4 * longest))
-        while len(batch) > enough and lengths[batch[-1]] * 1.25 < longest:
-            batch.pop()
-        yield batch
-        start += len(batch)
-
-
 def _unit(features: Tensor) -> Tensor:
     unit = F.normalize(features.float(), dim=-1).cpu()
     if not unit.isfinite().all():
@@ -246,45 +396,7 @@ def _unit(features: Tensor) -> Tensor:
     return unit
 
 
-def _file_key(path: str | Path) -> Hashable:
-    """What identifies a file's content; None where it can't be looked at, which `as_image` then explains."""
-    try:
-        file = Path(path).expanduser()
-        stat = file.stat()
-    except (OSError, RuntimeError, ValueError):
-        return None
-    return os.path.abspath(file), stat.st_size, stat.st_mtime_ns
-
-
 def _report(bad: dict[int, str] | None, index: int, kind: str, defect: str) -> None:
     if bad is None:
         raise InputError(f"{kind} {index}: {defect}")
     bad[index] = defect
-
-
-class _FeatureCache:
-    """The features last used, at most `limit`, by key. Safe to use from several threads. Copies start empty."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._lock = limit, threading.Lock()
-        self._rows: OrderedDict[Hashable, Tensor] = OrderedDict()
-
-    def get(self, key: Hashable) -> Tensor | None:
-        with self._lock:
-            if key in self._rows:
-                self._rows.move_to_end(key)
-            return self._rows.get(key)
-
-    def put(self, key: Hashable, row: Tensor) -> None:
-        with self._lock:
-            self._rows[key] = row.clone()  # a row of a batch would keep the whole batch
-            self._rows.move_to_end(key)
-            while len(self._rows) > self._limit:
-                self._rows.popitem(last=False)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._rows.clear()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._limit,)

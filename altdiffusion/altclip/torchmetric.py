@@ -117,4 +117,4 @@ def altclip_for_clip_score(
 
     model, kwargs: as in `AltCLIP.from_pretrained`. It is loaded when torchmetrics asks for it.
     """
-    return lambda: load_with_processor(model, **kwargs)
+    return lambda: load_with_processor(model, **kwargs)[:2]

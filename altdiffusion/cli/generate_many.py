@@ -75,7 +75,7 @@ def _planned(settings: GenerateSettings, seed: int) -> tuple[Plan, dict[str, str
     Raises InputError where nothing is left.
     """
     rows, bad = _rows(settings)
-    plan, rows_of = Plan(settings.num_images, settings.best_of, settings.scorer), dict[str, str]()
+    plan, rows_of = Plan(settings.num_images, settings.best_of, settings.scorer, settings.score_as), dict[str, str]()
     for row in rows:
         try:
             new = plan.add(_checked(row, seed, settings.axes), settings.axes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from altdiffusion.altclip.score_kinds import ScoreAs
 from altdiffusion.cli.flags import subset_of
 from altdiffusion.cli.options import LabelSettings, device_setting
 from altdiffusion.cli.sources import missing
@@ -49,6 +50,10 @@ class GenerateSettings(ImageFlags, LabelSettings):
     scorer: str | None = setting(
         None, "that AltCLIP (default: the one that belongs to the model)", source="model", metavar="M"
     )
+    score_as: ScoreAs = setting(
+        "cosine", "what their scores are: cosine; by the language's calibration percentile, match_percentile, probability",
+        metavar="KIND",
+    )  # fmt: skip
     device: str | None = device_setting()
     low_memory: bool = setting(False, "little GPU memory: the text tower stays on the CPU")
     optimize: bool = setting(False, "as fast as the device allows; compiles on a GPU")
@@ -62,6 +67,8 @@ class GenerateSettings(ImageFlags, LabelSettings):
             problems.append(f"PROMPT is missing: {about}")
         if self.best_of is not None and self.best_of < self.num_images:
             problems.append(f"--best-of {self.best_of}: expected at least --num-images, {self.num_images}")
+        if self.best_of is None and self.score_as != "cosine":
+            problems.append("--score-as: says how the best of several are scored, give --best-of N with it")
         if (self.seed or 0) > MAX_SEED - (self.best_of or self.num_images):
             problems.append(f"--seed {self.seed}: expected at most {MAX_SEED} for the last image")
         if self.out.suffix.lower() in NOT_WRITTEN and not self.out.is_dir():
@@ -108,7 +115,10 @@ class GenerateSettings(ImageFlags, LabelSettings):
         return {
             "num_images": self.num_images,
             "batch_size": "auto" if self.batch_size == "auto" else int(self.batch_size),
-            **{name: getattr(self, name) for name in ("best_of", "scorer", "device", "low_memory", "optimize")},
+            **{
+                name: getattr(self, name)
+                for name in ("best_of", "scorer", "score_as", "device", "low_memory", "optimize")
+            },
         }
 
     @property

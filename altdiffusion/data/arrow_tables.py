@@ -58,6 +58,14 @@ class ArrowTable(Table):
             except BadRecord:
                 continue
 
+    def source_row(self, index: int) -> dict[str, Any]:
+        position = self._position(index)
+        (row,) = self._whole.with_format("arrow")[position].to_pylist()
+        image = row.get(self.image_column) if self.image_column else None
+        if image is not None and not isinstance(image, str):
+            row[self.image_column] = (isinstance(image, dict) and image.get("path")) or self._where(position)
+        return row
+
     def _rows(self) -> Iterator[tuple[Any, int, int]]:
         """(a batch of rows, a row's place in it, its place in the table)."""
         row = 0

@@ -69,7 +69,8 @@ def choose_columns(
         )
     raise InputError(
         f"{path} has no column caption or text, and none named by a language (en, zh, ...): its columns are "
-        f"{', '.join(present) or 'none'}; name those to read with --languages (one, in evaluate retrieval: --language), "
+        f"{', '.join(present) or 'none'}; name those to read with --languages (one, in evaluate retrieval: --language; in score: "
+        f"--caption), "
         f"or {HEADER_HINT}"
     )
 

@@ -75,6 +75,10 @@ class Table(ABC):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return map(self.__getitem__, range(len(self)))
 
+    def source_row(self, index: int) -> dict[str, Any]:
+        """All columns of a record as they stand in the source; of an image inside it, its place. Raises IndexError."""
+        return {name: value if isinstance(value, str) else value.where for name, value in self[index].items()}
+
     def where(self, index: int) -> str:
         """The record's place as a person would look for it: "captions.tsv:17"."""
         return self._where(self._position(index))

@@ -61,11 +61,17 @@ class LineTable(Table):
             raise BadRecord("no such image")
 
     def _read(self, position: int) -> dict[str, Any]:
-        raw = self._file.parse(self._bytes[self._starts[position] : self._starts[position + 1]])
+        raw = self._parsed(position)
         record: dict[str, Any] = texts(raw, self.columns)
         if self._image_column:
             record["image"] = image_file(self._image_path(raw))
         return record
+
+    def source_row(self, index: int) -> dict[str, Any]:
+        return self._parsed(self._position(index))
+
+    def _parsed(self, position: int) -> dict[str, Any]:
+        return self._file.parse(self._bytes[self._starts[position] : self._starts[position + 1]])
 
     def _where(self, position: int) -> str:
         return f"{self.path}:{self._breaks[position] + self._file.first_line}"

@@ -15,6 +15,8 @@ from PIL import Image
 
 from altdiffusion import images
 from altdiffusion.altclip import best_of as best_of_n
+from altdiffusion.altclip.calibrated_scores import prompt_languages
+from altdiffusion.altclip.score_kinds import ScoreAs
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.checkpoints import hub
 from altdiffusion.errors import InputError
@@ -41,6 +43,7 @@ def generate(
     batch_size: Size = 1,
     best_of: int | None = None,
     scorer: str | Path | PromptScorer | None = None,
+    score_as: ScoreAs = "cosine",
     init_image: str | Path | Image.Image | None = None,
     mask: str | Path | Image.Image | None = None,
     control_image: str | Path | Image.Image | None = None,
@@ -58,6 +61,7 @@ def generate(
         and fit into memory, see `in_batches`.
     best_of: generate so many of each prompt, at least `num_images`, and yield only the `num_images` that fit it best, best
         first, with their scores. scorer: the AltCLIP that says so; by default the one that belongs to the model.
+        score_as: what a score is given as, see `PromptScorer.score`; for all but cosines the prompt's language is found.
     init_image: image to start from. mask: white where it is generated anew, of the same size; elsewhere the init image
         stays as it is, pixel for pixel. The settings mask_blur and only_masked are about it.
     control_image, ip_image: for the ControlNet and the IP-Adapter, which the settings controlnet and ip_adapter name, or
@@ -88,6 +92,7 @@ def generate(
         batch_size=batch_size,
         best_of=best_of,
         scorer=scorer,
+        score_as=score_as,
         device=device,
         low_memory=low_memory,
         optimize=optimize,
@@ -104,6 +109,7 @@ def generate_all(
     batch_size: Size = 1,
     best_of: int | None = None,
     scorer: str | Path | PromptScorer | None = None,
+    score_as: ScoreAs = "cosine",
     device: str | None = None,
     low_memory: bool = False,
     optimize: bool = False,
@@ -118,7 +124,7 @@ def generate_all(
     failed: takes the errors of requests, by index, which then don't stop the others: InputError, NotFinite.
     The others: as in `generate`. Raises InputError, and NotFinite as `generate` does.
     """
-    run = _Run(pipe, num_images, batch_size, best_of, scorer, failed)
+    run = _Run(pipe, num_images, batch_size, best_of, scorer, score_as, failed)
     run.check()
     opened: dict[tuple[str, str], Image.Image] = {}
     any_seed = secrets.randbelow(2**32)
@@ -147,6 +153,7 @@ class _Run:
     batch_size: Size
     best_of: int | None
     scorer: str | Path | PromptScorer | None
+    score_as: ScoreAs
     failed: dict[int, Exception] | None
 
     @property
@@ -159,6 +166,10 @@ class _Run:
         for name, number in (("num_images", self.num_images), ("best_of", self.count)):
             if not 1 <= number <= MAX_IMAGES:
                 raise InputError(f"{name}: expected 1 to {MAX_IMAGES}, got {number}")
+        if self.score_as != "cosine" and self.best_of is None:
+            raise InputError(
+                f"score_as={self.score_as!r} says how the best of several are scored: expected best_of with it"
+            )
         if self.count < self.num_images:
             raise InputError(
                 f"the best {self.num_images} of {self.best_of} images: expected to generate at least as many as are kept"
@@ -173,6 +184,10 @@ class _Run:
             pipe = self._loaded(jobs, _loading(settings) | of_loading)
             name = str(settings.model or pipe.name_or_path)
             judge = None if self.best_of is None else best_of_n.load_scorer(self.scorer, name, pipe.device)
+            if judge is not None and self.score_as != "cosine":  # before images are generated that it can't score
+                prompt_languages(
+                    judge.calibration, list({_words(request): None for _, request in jobs}), self.score_as, None
+                )
         except InputError as error:
             self.fail([index for index, _ in jobs], error)
             return
@@ -231,8 +246,12 @@ class _Run:
             if len(some) < self.count:
                 continue
             images = [one for _, one in some]
-            words = plain_text(request.settings.prompt, request.settings.prompt_syntax)
-            ranked = best_of_n.rank(judge, [one.image for one in images], words, [one.filtered for one in images])
+            filtered = [one.filtered for one in images]
+            try:
+                ranked = best_of_n.rank(judge, [one.image for one in images], _words(request), filtered, self.score_as)
+            except InputError as error:  # its prompt's language has no calibration
+                self.fail([index], error)
+                continue
             for place, score in ranked[: self.num_images]:
                 yield index, replace(images[place], settings=images[place].settings.replace(score=round(score, 4)))
 
@@ -242,6 +261,11 @@ class _Run:
             raise error
         for index in indices:
             self.failed.setdefault(index, error)
+
+
+def _words(request: GenerateRequest) -> str:
+    """What a prompt says, without its syntax."""
+    return plain_text(request.settings.prompt, request.settings.prompt_syntax)
 
 
 def _loras(jobs: Sequence[Job]) -> list[NamedLora]:

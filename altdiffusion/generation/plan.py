@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from altdiffusion.altclip.score_kinds import ScoreAs
 from altdiffusion.generation.grid import Axis, variants
 from altdiffusion.generation.manifest import SHEET, key_of
 from altdiffusion.generation.result import free_path
@@ -45,13 +46,21 @@ class PlannedSheet:
 class Plan:
     """The images and the sheets of a run, in order.
 
-    num_images: of each variant of a prompt; image i has the seed of its prompt + i. best_of, scorer: as in `generate`.
+    num_images: of each variant of a prompt; image i has the seed of its prompt + i. best_of, scorer, score_as: as in
+        `generate`.
     """
 
-    def __init__(self, num_images: int = 1, best_of: int | None = None, scorer: str | None = None) -> None:
+    def __init__(
+        self,
+        num_images: int = 1,
+        best_of: int | None = None,
+        scorer: str | None = None,
+        score_as: ScoreAs = "cosine",
+    ) -> None:
         self.images: list[PlannedImage] = []
         self.sheets: list[PlannedSheet] = []
         self._num_images, self._best_of, self._scorer = num_images, best_of, scorer
+        self._score_as = None if score_as == "cosine" else score_as  # the keys of earlier runs have none
         self._asked = Counter[str]()
 
     def add(self, settings: ImageSettings, axes: Sequence[Axis] = ()) -> list[str]:
@@ -96,7 +105,7 @@ class Plan:
         else:
             variant.replace(seed=seed + self._best_of - 1)  # the last one's, which must be in its range
             every = [(variant, number, f"{suffix}-best-{number + 1}") for number in numbers]
-        run = {"best_of": self._best_of, "scorer": self._scorer}
+        run = {"best_of": self._best_of, "scorer": self._scorer, "score_as": self._score_as}
         return [
             PlannedImage(self._unique(key_of(settings, rank=rank or None, **run)), settings, rank, suffix)
             for settings, rank, suffix in every

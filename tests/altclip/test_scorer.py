@@ -15,7 +15,7 @@ from helpers.small_altclip import save_small
 from PIL import Image
 
 from altdiffusion import AltCLIPProcessor, InputError, PromptScorer
-from altdiffusion.altclip.scorer import by_length
+from altdiffusion.altclip.length_batches import by_length
 
 TEXTS = [*layouts.GREETINGS.values(), "cat", "cat " * 60, "a photo of a cat", "cat " * 300]
 

@@ -5,11 +5,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import datasets
+import pandas
 import pytest
 from helpers.tables import comma_separated, encoded, jsonl, parquet, plain_parquet, read, saved, tar, tsv
+from PIL import Image
 
 from altdiffusion import InputError
-from altdiffusion.data.open_tables import open_tables
+from altdiffusion.data.open_tables import open_table, open_tables
 from altdiffusion.data.table import SkipLog
 from altdiffusion.images import decode_image, image_key
 
@@ -194,3 +196,19 @@ def test_a_table_without_images_is_refused_where_they_are_needed(pairs, form):
 def test_importing_loads_no_heavy_library():
     code = "import sys, altdiffusion.data.open_tables; print({'torch', 'datasets', 'pyarrow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_records_row_has_all_columns_as_they_stand_in_the_source(tmp_path, ending):
+    """The bad record before it is counted, and isn't among them."""
+    rows = [{"id": str(number), "image": "x.png", "text": text} for number, text in enumerate(["", "a cat ", "a dog"])]
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    frame, path = pandas.DataFrame(rows), tmp_path / f"rows{ending}"
+    if ending == ".parquet":
+        frame.to_parquet(path)
+    elif ending == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if ending == ".tsv" else ",")
+    table = open_table(path, ["text"], images=True, skip=lambda where, reason: None)
+    assert [table.source_row(index) for index in range(len(table))] == rows[1:]

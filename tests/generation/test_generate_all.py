@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image, ImageChops
 
-from altdiffusion import AltDiffusionPipeline, InputError, generate
+from altdiffusion import AltDiffusionPipeline, InputError, PromptScorer, generate
 from altdiffusion.generation.generate import generate_all
 from altdiffusion.generation.settings import ImageSettings
 
@@ -101,3 +101,33 @@ def test_the_best_of_several_are_ranked_for_each_request(pipe):
 def test_a_loaded_pipeline_takes_no_other_model(pipe):
     with pytest.raises(InputError, match="model mini: a pipeline that is loaded already takes none"):
         list(generate_all([settings("a", model="mini")], pipe=pipe))
+
+
+@pytest.mark.parametrize(("score_as", "largest"), [("percentile", 100), ("match_percentile", 100), ("probability", 1)])
+def test_the_best_are_scored_by_the_calibration_of_their_prompts_language(pipe, score_as, largest):
+    pytest.importorskip("py3langid")
+    asked, failed = [settings("一只红色的猫"), settings("eine Katze auf einem Tisch im Garten"), settings("a cat")], {}
+    options = {"pipe": pipe, "best_of": 2, "num_images": 2, "scorer": "mini", "failed": failed}
+    plain, scored = (
+        by_index(generate_all(asked, **options)),
+        by_index(generate_all(asked, score_as=score_as, **options)),
+    )
+    for cosines, scores, language in zip([plain[0], plain[2]], [scored[0], scored[1]], ["zh", "en"], strict=True):
+        assert [image.settings.seed for image in scores] == [image.settings.seed for image in cosines]
+        calibration = PromptScorer.from_pretrained().calibration
+        expected = [calibration.convert(image.settings.score, language, score_as) for image in cosines]
+        assert [image.settings.score for image in scores] == pytest.approx(expected, abs=0.01 * largest)
+    assert list(failed) == [1]
+    assert "no calibration for 'de'" in str(failed[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"score_as": "percentile"}, "expected best_of with it"),
+        ({"score_as": "percent", "best_of": 2, "scorer": "mini"}, "expected cosine, percentile"),
+    ],
+)
+def test_a_kind_of_score_that_can_not_be_told_is_refused(pipe, options, reason):
+    with pytest.raises(InputError, match=reason):
+        list(generate_all([settings("a cat")], pipe=pipe, **options))
