@@ -1,6 +1,8 @@
 # The public names and where they live: `__init__.py` reads this file to import each when it is first used.
 from .altclip.model import AltCLIP as AltCLIP
 from .altclip.model import AltCLIPProcessor as AltCLIPProcessor
+from .altclip.onnx_export import export_onnx as export_onnx
+from .altclip.onnx_scorer import OnnxScorer as OnnxScorer
 from .altclip.scorer import PromptScorer as PromptScorer
 from .altclip.torchmetric import AltCLIPScore as AltCLIPScore
 from .errors import InputError as InputError

@@ -19,6 +19,9 @@ from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
 
 MAX_PIXELS = 64 * 10**6  # an image of 8000 x 8000; more is an accident or an attack
+MAX_RATIO = (
+    100  # of the sides of a scored one: the shorter is scaled to 224, so that a line of pixels would fill the memory
+)
 MAX_SIDE = 4096  # of an image to generate, in pixels
 # What is decoded. Left to itself, Pillow would also try formats that start other programs (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")

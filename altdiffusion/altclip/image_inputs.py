@@ -12,12 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.images import BadImage, ImageSource, as_rgb, decode_image, open_image
+from altdiffusion.images import MAX_RATIO, BadImage, ImageSource, as_rgb, decode_image, open_image
 
 AnyImage: TypeAlias = "str | Path | Image.Image | npt.NDArray[Any] | Tensor | ImageSource"
 AnyImages: TypeAlias = "AnyImage | Iterable[AnyImage]"  # one, several, or arrays with a first dimension of images
-
-MAX_RATIO = 100  # of the sides; the shorter one is scaled to 224, so that a line of pixels would fill the memory
 
 
 def as_list(images: AnyImages) -> list[AnyImage]:

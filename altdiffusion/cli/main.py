@@ -41,6 +41,7 @@ COMMANDS = (
     Command("info", "altdiffusion.cli.info:info", "Images", "the settings inside an image; or versions and devices"),
     Command("demo", "altdiffusion.cli.demo:demo", "Images", "the page in the browser"),
     Command("convert", "altdiffusion.cli.convert:convert", "Models", "any layout to one that plain diffusers loads"),
+    Command("export", "altdiffusion.cli.export:export", "Models", "AltCLIP for other runtimes: ONNX"),
     Command("train", "altdiffusion.cli.train:train", "Models", "the stages of the method: distill, bridge, ..."),
     Command("evaluate", "altdiffusion.cli.evaluate:evaluate", "Measures", "what models can do, on your data"),
     Command("benchmark", "altdiffusion.cli.benchmark:benchmark", "Measures", "this machine's times beside the peers'"),

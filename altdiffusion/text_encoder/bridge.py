@@ -148,20 +148,22 @@ class Bridge(ExactModel):
         attention_mask: Tensor | None = None,
         lengths: Tensor | None = None,
         token_embeddings: Sequence[Tensor] | None = None,
+        longest: int | None = None,
     ) -> SoftTokens:
         """Soft tokens of texts.
 
         states: (batch, tokens, input_width), of AltCLIP. attention_mask: (batch, tokens), 1 or True for real tokens, at least
         one a row; by default all are. lengths: int64 (batch,), how many soft tokens each text becomes; None: as many as the
         bridge finds right. token_embeddings: for each CLIP (vocab_size, embedding width); by default those it was trained with.
+        longest: how many are given, those beyond a text's own meaning nothing; None: as many as the longest text has.
         """
         memory = self.project_in(states)
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None]
-        query = self.length_query.expand(len(states), -1, -1)
+        query = self.length_query.expand(states.shape[0], -1, -1)
         length_logits = self.length_head(self.length_attention(query, memory, mask)[:, 0])
         if lengths is None:
             lengths = length_logits.argmax(-1) + 1
-        longest = int(lengths.max())
+        longest = int(lengths.max()) if longest is None else longest
         present = torch.arange(longest, device=states.device) < lengths[:, None]
         hidden = self.queries[:longest] + self.lengths(lengths)[:, None]
         for layer in self.layers:
