@@ -18,7 +18,7 @@ from altdiffusion.evaluation.datasets.class_files import BABEL, ClassSubset
 from altdiffusion.evaluation.datasets.decoding import good_batches
 from altdiffusion.evaluation.datasets.labelled import CIFAR_10, LabelledImages
 from altdiffusion.evaluation.paper_results import BABEL_SOURCE, published_accuracy
-from altdiffusion.evaluation.systems.base import System
+from altdiffusion.evaluation.systems.base import System, tell_language
 from altdiffusion.files import packaged_toml
 from altdiffusion.metrics import classification_metrics
 
@@ -67,6 +67,7 @@ def evaluate_classification(
     Raises InputError: a language without templates, too many unreadable images.
     """
     sentences = usual_templates(data, language) if templates is None else tuple(templates)
+    tell_language(system, language)
 
     def features_of(template: str) -> Tensor:
         return system.text_features([fill(template, name) for name in data.classes])
