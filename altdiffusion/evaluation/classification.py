@@ -17,7 +17,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.evaluation.datasets.class_files import BABEL, ClassSubset
 from altdiffusion.evaluation.datasets.decoding import good_batches
 from altdiffusion.evaluation.datasets.labelled import CIFAR_10, LabelledImages
-from altdiffusion.evaluation.paper_results import BABEL_SOURCE, published_accuracy
+from altdiffusion.evaluation.paper_results import BABEL_SOURCE, published_accuracy, which_model
 from altdiffusion.evaluation.systems.base import System, tell_language
 from altdiffusion.files import packaged_toml
 from altdiffusion.metrics import classification_metrics
@@ -116,7 +116,7 @@ def _published(
     whole = data.kind == BABEL and len(data.images) == BABEL_IMAGES * len(data.classes)
     if whole and (len(sentences) > 1 or sentences == LABEL_ALONE):
         row = published_accuracy(system, language, len(data.classes), len(sentences))
-        return row and ({"top1": row[1]}, f"{row[0]}, published", BABEL_SOURCE)
+        return row and ({"top1": row[1]}, f"{row[0]}, published", f"{BABEL_SOURCE}; {which_model(row[0])}")
     return None
 
 

@@ -115,6 +115,21 @@ def test_babels_images_without_captions_are_counted(tmp_path):
     assert len(data.images) == COUNT - 1
 
 
+@pytest.mark.parametrize("repeated", [[3], [3, 3], [3, 5]])
+def test_babels_repeated_images_are_one_each_and_said(tmp_path, repeated):
+    arguments = caption_sets.write("babel", tmp_path)
+    document = json.loads(arguments["captions"].read_text())
+    for number, image in enumerate(repeated):
+        document["images"].append(document["images"][image])
+        document["captions"]["en"].append([f"once more, {number}"])
+    arguments["captions"].write_text(json.dumps(document))
+    data = read(arguments)
+    assert (len(data.images), len(data.captions), data.problems) == (COUNT, 2 * COUNT + len(repeated), [])
+    assert data.positives[-1] == (repeated[-1],)
+    listed = f"{len(set(repeated))} of the {COUNT} images are listed more than once, such as {document['images'][3]}"
+    assert f"{listed}: the captions of each are taken together" in data.notes
+
+
 @pytest.mark.parametrize("form", ["babel", "clip-benchmark-json"])
 def test_halves_that_do_not_fit_each_other_are_refused_with_their_lengths(tmp_path, form):
     arguments = caption_sets.write(form, tmp_path)
