@@ -59,7 +59,7 @@ def load_open_clip(name: str, options: Options) -> DualEncoder:
                 f"{row} has to be told the language of its texts, and NLLB has none that is called {language!r}: "
                 "name it, such as de or deu_Latn (--language)"
             )
-        words.src_lang = code
+        words.src_lang = code  # open_clip's own set_language is undone by the next call of transformers 5
         return f"texts as {code}"
 
     row = Path(model_name.partition(":")[2]).name if has_schema else model_name

@@ -29,6 +29,7 @@ from altdiffusion.evaluation.systems.processed_images import ProcessedImages
 from altdiffusion.evaluation.systems.vocabulary import load_tokenizer, padded
 from altdiffusion.evaluation.systems.weights import find_folder, load_model
 
+BLANKS = 100  # tokens of mSigLIP's vocabulary, which is mT5's, that no text has and the model has no rows for
 MANY_LANGUAGES = 100_000  # tokens: mSigLIP's vocabulary has 250,000, SigLIP's 32,000
 
 
@@ -52,7 +53,7 @@ def load_siglip(name: str, options: Options) -> DualEncoder:
         tokenizer = load_tokenizer(Siglip2Tokenizer, folder, ["tokenizer.json"], settings.vocab_size)
     else:
         row = "mSigLIP" if settings.vocab_size > MANY_LANGUAGES else "SigLIP"
-        tokenizer = load_tokenizer(SiglipTokenizer, folder, ["spiece.model"], settings.vocab_size)
+        tokenizer = load_tokenizer(SiglipTokenizer, folder, ["spiece.model"], settings.vocab_size + BLANKS)
     context = settings.max_position_embeddings
 
     def encode_texts(texts: Sequence[str]) -> Tensor:
