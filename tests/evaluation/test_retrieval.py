@@ -279,5 +279,5 @@ def test_a_system_that_must_know_the_language_is_told_before_it_reads(tmp_path):
             assert self.language == "zh"
             return super().text_features(texts)
 
-    (result,) = run(read("xm3600", tmp_path, "zh", language="zh"), Told())
+    (result,) = run(read("xm3600", tmp_path, "zh"), Told())
     assert result.protocol["language"] == "texts as zh"
