@@ -17,8 +17,8 @@ from altdiffusion.errors import InputError
 from altdiffusion.evaluation.datasets.class_files import BABEL, ClassSubset
 from altdiffusion.evaluation.datasets.decoding import good_batches
 from altdiffusion.evaluation.datasets.labelled import CIFAR_10, LabelledImages
-from altdiffusion.evaluation.paper_results import BABEL_SOURCE, published_accuracy
-from altdiffusion.evaluation.systems.base import System
+from altdiffusion.evaluation.paper_results import BABEL_SOURCE, published_accuracy, which_model
+from altdiffusion.evaluation.systems.base import System, tell_language
 from altdiffusion.files import packaged_toml
 from altdiffusion.metrics import classification_metrics
 
@@ -67,6 +67,7 @@ def evaluate_classification(
     Raises InputError: a language without templates, too many unreadable images.
     """
     sentences = usual_templates(data, language) if templates is None else tuple(templates)
+    tell_language(system, language)
 
     def features_of(template: str) -> Tensor:
         return system.text_features([fill(template, name) for name in data.classes])
@@ -115,7 +116,7 @@ def _published(
     whole = data.kind == BABEL and len(data.images) == BABEL_IMAGES * len(data.classes)
     if whole and (len(sentences) > 1 or sentences == LABEL_ALONE):
         row = published_accuracy(system, language, len(data.classes), len(sentences))
-        return row and ({"top1": row[1]}, f"{row[0]}, published", BABEL_SOURCE)
+        return row and ({"top1": row[1]}, f"{row[0]}, published", f"{BABEL_SOURCE}; {which_model(row[0])}")
     return None
 
 

@@ -49,9 +49,17 @@ def _rows_of(table: dict[str, Any]) -> list[PublishedRow]:
     for system, by_language in table["rows"].items():
         for language, printed in by_language.items():
             metrics = _metrics([float("nan") if cell == "-" else float(cell) for cell in printed.split()])
-            row = PublishedRow(language, system, metrics, metrics.mean, "", table["about"], table["source"])
+            row = PublishedRow(
+                language, system, metrics, metrics.mean, which_model(system), table["about"], table["source"]
+            )
             rows.append(row)
     return rows
+
+
+def which_model(row: str) -> str:
+    """What must be said of a row of one model of several, which stands beside whichever of them was measured."""
+    family = re.sub(r"-m\d+$", "", row)
+    return "" if family == row else f"it stands beside any {family}; whether the measured one is {row} is not known"
 
 
 TABLE = tuple(_row(language, *row) for language in ("en", "zh") for row in _FILE[language].items())

@@ -22,7 +22,7 @@ from altdiffusion.evaluation.datasets.captioned import CaptionedImages, Problem
 from altdiffusion.evaluation.datasets.decoding import good_batches
 from altdiffusion.evaluation.datasets.known_sets import known_set
 from altdiffusion.evaluation.paper_results import FLICKR30K, PublishedRow, published_rows
-from altdiffusion.evaluation.systems.base import System
+from altdiffusion.evaluation.systems.base import System, tell_language
 from altdiffusion.metrics import RetrievalMetrics, retrieval_metrics_of_features
 
 
@@ -63,6 +63,7 @@ def evaluate_retrieval(
     data_set = known_set(data) or (FLICKR30K if published else None)
     for system in systems:
         started = time.monotonic()
+        tell_language(system, data.language)
         images, bad = _image_features(system, data, batch_size, max_skipped)
         data = data.without(list(bad), [Problem(data.images[i].where, reason) for i, reason in bad.items()])
         if not data.captions:

@@ -197,3 +197,24 @@ def test_names_in_a_language():
 def test_a_language_without_templates(folders):
     with pytest.raises(InputError, match="--templates"):
         evaluate_classification(Colours(), read_labelled(folders), "de")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_system_that_must_know_the_language_is_told_before_it_is_asked(folders, language):
+    class Told(Colours):
+        language = None
+
+        def __init__(self):
+            super().__init__()
+            self.protocol = {}
+
+        def use_language(self, language):
+            self.language = language
+            return f"texts as {language}"
+
+        def text_features(self, texts):
+            assert self.language == language
+            return super().text_features(texts)
+
+    data = localised(read_labelled(folders), language, ["red 红", "green 绿", "blue 蓝"])
+    assert evaluate_classification(Told(), data, language).protocol["language"] == f"texts as {language}"

@@ -151,3 +151,12 @@ def test_published_rows_are_found_by_name():
     assert "re-ranking" in published_rows("R2D2", "zh")[0].note
     assert "token" in published_rows("Wukong", "zh")[0].note
     assert published_rows("AltCLIP-m9", "en") == published_rows("Wukong", "en") == published_rows("CLIP", "fr") == []
+
+
+@pytest.mark.parametrize("language", ["en", "de", "zh"])
+def test_a_row_of_one_model_says_that_the_measured_one_may_be_another(language):
+    rows = published_rows("AltCLIP", language, "xm3600")
+    (table,) = tables([replace(result("AltCLIP", language, published=False), published=rows)])
+    said = "AltCLIP-m9, published: it stands beside any AltCLIP; whether the measured one is AltCLIP-m9 is not known"
+    assert said in table.notes
+    assert not any("is not known" in row.note for row in published_rows("ViT-L-14", "en"))

@@ -261,3 +261,23 @@ def test_features_of_another_number_or_with_nan_are_refused(tmp_path):
         run(data, Short())
     with pytest.raises(InputError, match="NaN at row 0, column 0"):
         run(data, Overflowed())
+
+
+def test_a_system_that_must_know_the_language_is_told_before_it_reads(tmp_path):
+    class Told(Fake):
+        language = None
+
+        def __init__(self):
+            super().__init__()
+            self.protocol = {}
+
+        def use_language(self, language):
+            self.language = language
+            return f"texts as {language}"
+
+        def text_features(self, texts):
+            assert self.language == "zh"
+            return super().text_features(texts)
+
+    (result,) = run(read("xm3600", tmp_path, "zh"), Told())
+    assert result.protocol["language"] == "texts as zh"

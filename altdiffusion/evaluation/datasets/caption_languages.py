@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from altdiffusion.files import packaged_toml
+
 _SCRIPTS = {
     "ja": "\u3040-\u30ff",
     "ko": "\uac00-\ud7af",
@@ -25,6 +27,8 @@ _TWO_LETTERS = {
     "ukr_Cyrl": "uk", "vie_Latn": "vi", "zho_Hans": "zh", "jp": "ja",
 }  # fmt: skip
 
+_FLORES_ALONE = packaged_toml(__package__, "flores_codes.toml")
+
 
 def has_flores_code(name: str) -> bool:
     """Whether the name of a file, with or without its ending, ends in a code of FLORES-200."""
@@ -34,6 +38,15 @@ def has_flores_code(name: str) -> bool:
 def usual_code(language: str) -> str:
     """The code that tables here have: ja for XTD's jp, de for FLORES' deu_Latn; any other as it is."""
     return _TWO_LETTERS.get(language, language)
+
+
+def flores_code(language: str) -> str | None:
+    """The code of FLORES-200, which NLLB has too: deu_Latn for de; one of its own as it is; None where none is known."""
+    if _FLORES.fullmatch(language):
+        return language
+    usual = usual_code(language)
+    codes = {code: flores for flores, code in _TWO_LETTERS.items() if _FLORES.fullmatch(flores)} | _FLORES_ALONE
+    return codes.get(usual.lower())
 
 
 def language_in_name(stem: str) -> str | None:

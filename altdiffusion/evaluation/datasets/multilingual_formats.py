@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,10 @@ def read_wit(path: Path, lines: Sequence[bytes], language: str | None, skip: Ski
 
 
 def read_babel(path: Path, document: Mapping[str, Any], language: str | None, skip: Skip) -> Captions:
-    """One language's captions of all images. Raises InputError where there aren't as many lists of them as images."""
+    """One language's captions of all images; an image that is listed again is one image, which is said.
+
+    Raises InputError where there aren't as many lists of captions as images.
+    """
     images, by_language = document["images"], document["captions"]
     code = _chosen(path, list(by_language), language)
     entries: list[Entry] = []
@@ -115,7 +119,13 @@ def read_babel(path: Path, document: Mapping[str, Any], language: str | None, sk
             skip(where, "an image without captions")
         else:
             entries += _each(where, captions, str(image))
-    return Captions("babel", entries, language=usual_code(code))
+    counts = Counter(map(str, images))
+    again = [image for image, count in counts.items() if count > 1]
+    notes = []
+    if again:
+        listed = f"{len(again)} of the {len(counts)} images are listed more than once, such as {again[0]}"
+        notes.append(f"{listed}: the captions of each are taken together")
+    return Captions("babel", entries, notes, usual_code(code))
 
 
 def read_clip_benchmark_json(path: Path, document: Mapping[str, Any]) -> Captions:

@@ -39,6 +39,15 @@ class System(Protocol):
         ...
 
 
+def tell_language(system: System, language: str) -> None:
+    """Tell a system what language the texts that follow are in, where it has to know (open_clip's NLLB).
+
+    language: "en", "zh", ..., or a code of FLORES-200. Raises InputError for one that the system doesn't have.
+    """
+    if (use_language := getattr(system, "use_language", None)) is not None:
+        system.protocol["language"] = use_language(language)
+
+
 @dataclass(frozen=True)
 class Options:
     """Where and how a system computes, and whether it may read pickles."""

@@ -26,6 +26,7 @@ class DualEncoder:
     batch_size: int
     note: str = ""  # what the table says below it
     protocol: dict[str, str] = field(default_factory=dict)  # how it computes: see `System`
+    use_language: Callable[[str], str] | None = None  # takes a language's code, gives its name in the protocol
 
     def image_features(self, images: Sequence[Image]) -> Tensor:
         """float32 (images, width) on the CPU, unit vectors."""

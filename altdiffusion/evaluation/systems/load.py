@@ -5,6 +5,11 @@ load_system("OFA-Sys/chinese-clip-vit-large-patch14", allow_pickle=True)      CN
 load_system("IDEA-CCNL/Taiyi-CLIP-Roberta-large-326M-Chinese", allow_pickle=True)     Taiyi, images by OpenAI's CLIP
 load_system("taiyi:TEXT+VISION")                                Taiyi with another CLIP
 load_system("BAAI/AltCLIP"), load_system("mini")                AltCLIP
+load_system("google/siglip2-base-patch16-256")                  SigLIP 2, and SigLIP, mSigLIP
+load_system("facebook/metaclip-2-worldwide-huge-quickgelu")     MetaCLIP 2
+load_system("jinaai/jina-clip-v2")                              jina-clip-v2
+load_system("M-CLIP/XLM-Roberta-Large-Vit-L-14", allow_pickle=True)           M-CLIP, images by OpenAI's CLIP
+load_system("m-clip:TEXT+VISION")                               M-CLIP with another CLIP
 load_system("open_clip:xlm-roberta-large-ViT-H-14/frozen_laion5b_s13b_b90k")  whatever open_clip loads
 load_system("wukong:FILE"), load_system("r2d2:FILE+VOCABULARY") weights and vocabularies that the user brings
 """
@@ -26,10 +31,13 @@ from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.altclip import load_altclip
 from altdiffusion.evaluation.systems.base import Options, System
 from altdiffusion.evaluation.systems.chinese_clip import load_chinese_clip
-from altdiffusion.evaluation.systems.clip import load_clip
+from altdiffusion.evaluation.systems.clip import load_clip, load_metaclip_2
+from altdiffusion.evaluation.systems.jina_clip import load_jina_clip
+from altdiffusion.evaluation.systems.m_clip import load_m_clip
 from altdiffusion.evaluation.systems.open_clip import load_open_clip
 from altdiffusion.evaluation.systems.r2d2 import is_r2d2, load_r2d2, read_r2d2
 from altdiffusion.evaluation.systems.revision import revision_of
+from altdiffusion.evaluation.systems.siglip import load_siglip
 from altdiffusion.evaluation.systems.taiyi import load_taiyi
 from altdiffusion.evaluation.systems.vocabulary import split_name
 from altdiffusion.evaluation.systems.wukong import is_wukong, load_wukong
@@ -52,6 +60,11 @@ FAMILIES = {  # by the prefix that names one
     "cn-clip": Family(load_chinese_clip, "chinese_clip", "ChineseCLIPModel"),
     "altclip": Family(load_altclip, "altclip", "AltCLIPModel"),
     "taiyi": Family(load_taiyi, "bert", "BertForSequenceClassification", shares_type=True),
+    "siglip": Family(load_siglip, "siglip", "SiglipModel"),
+    "siglip2": Family(load_siglip, "siglip2", "Siglip2Model"),  # NaFlex; at a fixed size it is stored as a SigLIP
+    "metaclip2": Family(load_metaclip_2, "metaclip_2", "MetaClip2Model"),
+    "jina-clip": Family(load_jina_clip, "jina_clip", "JinaCLIPModel"),
+    "m-clip": Family(load_m_clip, "M-CLIP", "MultilingualCLIP"),
     "open_clip": Family(load_open_clip),
     "wukong": Family(load_wukong, owns=is_wukong),
     "r2d2": Family(load_r2d2, owns=is_r2d2),

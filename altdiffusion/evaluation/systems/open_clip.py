@@ -11,6 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from altdiffusion.errors import InputError, first_line
+from altdiffusion.evaluation.datasets.caption_languages import flores_code
 from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
 
@@ -23,6 +24,7 @@ def load_open_clip(name: str, options: Options) -> DualEncoder:
 
     name: "MODEL/TAG", e.g. "xlm-roberta-large-ViT-H-14/frozen_laion5b_s13b_b90k" (or MODEL/FILE), or
         "hf-hub:OWNER/NAME", or "local-dir:FOLDER". The table's name is MODEL, NAME or the folder's.
+    A model with NLLB's tokenizer, such as "nllb-clip-base-siglip/v1", reads texts as English until `tell_language`.
     Raises InputError where the package is missing, and where no weights are named or found.
     """
     open_clip = _import()
@@ -49,10 +51,27 @@ def load_open_clip(name: str, options: Options) -> DualEncoder:
     def encode_texts(texts: Sequence[str]) -> Tensor:
         return model.encode_text(tokenizer(list(texts)).to(options.device))
 
+    def use_language(language: str) -> str:
+        code = flores_code(language)
+        words = tokenizer.tokenizer
+        if code is None or words.convert_tokens_to_ids(code) == words.unk_token_id:
+            raise InputError(
+                f"{row} has to be told the language of its texts, and NLLB has none that is called {language!r}: "
+                "name it, such as de or deu_Latn (--language)"
+            )
+        words.src_lang = code  # open_clip's own set_language is undone by the next call of transformers 5
+        return f"texts as {code}"
+
     row = Path(model_name.partition(":")[2]).name if has_schema else model_name
     context = getattr(tokenizer, "context_length", None)
     protocol = {"padding": f"to {context} tokens" if context else "as its tokenizer does"}
-    return DualEncoder(row, encode_images, encode_texts, options.batch_size, protocol=protocol)
+    system = DualEncoder(row, encode_images, encode_texts, options.batch_size, protocol=protocol)
+    if current := getattr(
+        getattr(tokenizer, "tokenizer", None), "src_lang", None
+    ):  # NLLB's: the first token is the language
+        system.protocol["language"] = f"texts as {current}"
+        system.use_language = use_language
+    return system
 
 
 def _import() -> Any:

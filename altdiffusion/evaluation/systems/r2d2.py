@@ -26,7 +26,7 @@ from altdiffusion.evaluation.systems.base import Options
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
 from altdiffusion.evaluation.systems.pixels import squashed_pixels
 from altdiffusion.evaluation.systems.vocabulary import encode, load_vocabulary, padded, split_name
-from altdiffusion.evaluation.systems.weights import build_model, build_vision, check_there, count_layers, without_prefix
+from altdiffusion.evaluation.systems.weights import build_text, build_vision, check_there, without_prefix
 from altdiffusion.files import local_path
 
 CONTEXT = 64  # tokens
@@ -40,8 +40,6 @@ _NOT_READ = (
     "image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue",
 )  # fmt: skip
 _PARTS = ("visual_encoder.", "text_encoder.", "vision_proj.", "text_proj.")
-_TEXT_SHAPES = ("embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight",
-                "embeddings.token_type_embeddings.weight", "encoder.layer.0.intermediate.dense.weight")  # fmt: skip
 
 
 def load_r2d2(name: str, options: Options) -> DualEncoder:
@@ -56,7 +54,8 @@ def load_r2d2(name: str, options: Options) -> DualEncoder:
     what = f"the R2D2 in {path}"
     state = dual_encoder_part(read_r2d2(path, options.allow_pickle), what)
     vision = build_vision(without_prefix(state, "visual_encoder."), what, options)
-    bert = _build_bert(without_prefix(state, "text_encoder."), what, options)
+    text = without_prefix(state, "text_encoder.")
+    bert = build_text(BertModel, BertConfig, text, what, options, "text_encoder.")
     heads = {}
     for head, tower in (("vision_proj", vision), ("text_proj", bert)):
         names = (f"{head}.weight", f"{head}.bias")
@@ -111,19 +110,3 @@ def dual_encoder_part(state: Mapping[str, Tensor], what: str) -> dict[str, Tenso
 
 def _is_not_read(name: str) -> bool:
     return any(name.startswith(known) if known.endswith(".") else name == known for known in _NOT_READ)
-
-
-def _build_bert(state: Mapping[str, Tensor], what: str, options: Options) -> BertModel:
-    check_there(state, _TEXT_SHAPES, what, "text_encoder.")
-    rows, positions, types, inner = (len(state[name]) for name in _TEXT_SHAPES)
-    width = state[_TEXT_SHAPES[0]].shape[1]
-    config = BertConfig(
-        vocab_size=rows,
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=count_layers(state, "encoder.layer."),
-        num_attention_heads=max(1, width // 64),
-        max_position_embeddings=positions,
-        type_vocab_size=types,
-    )
-    return build_model(BertModel, config, state, what, options, add_pooling_layer=False)

@@ -9,7 +9,7 @@ from transformers import BertForSequenceClassification, BertTokenizer
 
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.systems.base import Options
-from altdiffusion.evaluation.systems.clip import CLIPImages
+from altdiffusion.evaluation.systems.clip import clip_images
 from altdiffusion.evaluation.systems.dual_encoder import DualEncoder
 from altdiffusion.evaluation.systems.vocabulary import VOCABULARY, encode, load_tokenizer, padded, split_name
 from altdiffusion.evaluation.systems.weights import find_folder, load_model
@@ -30,7 +30,7 @@ def load_taiyi(name: str, options: Options) -> DualEncoder:
     folder = find_folder(text_name, options)
     model = load_model(BertForSequenceClassification, "bert", folder, options)
     tokenizer = load_tokenizer(BertTokenizer, folder, VOCABULARY, model.config.vocab_size)
-    encode_images = CLIPImages(find_folder(vision_name or VISION, options), options)
+    encode_images = clip_images(find_folder(vision_name or VISION, options), options)
     if model.config.num_labels != encode_images.model.config.projection_dim:
         raise InputError(
             f"Taiyi's text vectors have {model.config.num_labels} dimensions, those of {vision_name or VISION} "

@@ -17,7 +17,13 @@ from altdiffusion.evaluation.systems.base import Options
 
 def find_folder(name: str, options: Options) -> Path:
     """The folder of a model in transformers' layout. Raises InputError for a file."""
-    patterns = ["*.json", "*.txt", "model*.safetensors", *(["pytorch_model*.bin"] if options.allow_pickle else [])]
+    patterns = [
+        "*.json",
+        "*.txt",
+        "*.model",
+        "model*.safetensors",
+        *(["pytorch_model*.bin"] if options.allow_pickle else []),
+    ]
     folder = hub.resolve(name, patterns)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no model: expected a folder with config.json, weights, tokenizer")
@@ -69,6 +75,35 @@ def build_vision(state: Mapping[str, Tensor], what: str, options: Options) -> CL
         hidden_act="quick_gelu",
     )
     return build_model(CLIPVisionModel, config, state, what, options)
+
+
+def build_text(
+    model_class: Any, config_class: Any, state: Mapping[str, Tensor], what: str, options: Options, prefix: str
+) -> Any:
+    """A BERT or an XLM-RoBERTa from its tensors: its settings are read from their shapes, heads have 64 channels.
+
+    prefix: of the tensors' names in the file. It has the pooling layer that its tensors have; nothing here reads it.
+    """
+    names = (
+        "embeddings.word_embeddings.weight",
+        "embeddings.position_embeddings.weight",
+        "embeddings.token_type_embeddings.weight",
+        "encoder.layer.0.intermediate.dense.weight",
+    )
+    check_there(state, names, what, prefix)
+    rows, positions, types, inner = (len(state[name]) for name in names)
+    width = state[names[0]].shape[1]
+    config = config_class(
+        vocab_size=rows,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=count_layers(state, "encoder.layer."),
+        num_attention_heads=max(1, width // 64),
+        max_position_embeddings=positions,
+        type_vocab_size=types,
+    )
+    has_pooler = any(name.startswith("pooler.") for name in state)
+    return build_model(model_class, config, state, what, options, add_pooling_layer=has_pooler)
 
 
 def check_there(state: Mapping[str, Tensor], names: Iterable[str], what: str, prefix: str = "") -> None:

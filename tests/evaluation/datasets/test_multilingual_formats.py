@@ -8,7 +8,9 @@ from helpers import caption_sets
 from helpers.caption_sets import COUNT, IDS
 
 from altdiffusion import InputError
+from altdiffusion.evaluation.datasets.caption_languages import flores_code, usual_code
 from altdiffusion.evaluation.datasets.captioned import read_captions
+from altdiffusion.evaluation.paper_results import BY_SET
 
 IN_ONE_FILE = ["xm3600", "wit-tsv", "babel"]
 
@@ -39,6 +41,17 @@ def test_where_none_is_chosen_or_another_the_languages_are_named(tmp_path, form)
         read(arguments, language=None)
     with pytest.raises(InputError, match="has no captions in fr, only in en, zh: choose one with --language"):
         read(arguments, language="fr")
+
+
+def test_every_language_of_the_published_sets_has_a_code_of_flores():
+    languages = {row.language for rows in BY_SET.values() for row in rows}
+    assert {"mi", "fil", "quz", "no", "zh", "ja"} < languages
+    codes = {language: flores_code(language) for language in languages}
+    assert all(codes.values())
+    assert all(usual_code(code) in (language, code) for language, code in codes.items())
+    assert [flores_code(code) for code in ("jp", "ZH", "yue_Hant", "und", "zho")] == [
+        "jpn_Jpan", "zho_Hans", "yue_Hant", None, None,
+    ]  # fmt: skip
 
 
 def test_japanese_is_found_under_xtds_code(tmp_path):
@@ -113,6 +126,21 @@ def test_babels_images_without_captions_are_counted(tmp_path):
     data = read(arguments, max_skipped=0.1)
     assert reasons(data) == {"xm3600.json:captions[en][3]": "an image without captions"}
     assert len(data.images) == COUNT - 1
+
+
+@pytest.mark.parametrize("repeated", [[3], [3, 3], [3, 5]])
+def test_babels_repeated_images_are_one_each_and_said(tmp_path, repeated):
+    arguments = caption_sets.write("babel", tmp_path)
+    document = json.loads(arguments["captions"].read_text())
+    for number, image in enumerate(repeated):
+        document["images"].append(document["images"][image])
+        document["captions"]["en"].append([f"once more, {number}"])
+    arguments["captions"].write_text(json.dumps(document))
+    data = read(arguments)
+    assert (len(data.images), len(data.captions), data.problems) == (COUNT, 2 * COUNT + len(repeated), [])
+    assert data.positives[-1] == (repeated[-1],)
+    listed = f"{len(set(repeated))} of the {COUNT} images are listed more than once, such as {document['images'][3]}"
+    assert f"{listed}: the captions of each are taken together" in data.notes
 
 
 @pytest.mark.parametrize("form", ["babel", "clip-benchmark-json"])
