@@ -32,10 +32,15 @@ def prompts(tmp_path):
 
 
 class Likes(PromptScorer):
-    """Gives the scores it was made with."""
+    """Gives the scores it was made with, and finds each image as unlike the others as can be."""
+
+    calibration = None
 
     def __init__(self, scores):
         self.scores = torch.tensor(scores)
+
+    def image_features(self, images, bad=None, on_done=None):
+        return torch.eye(len(images))
 
     def score(self, images, prompts, bad=None):
         assert self.scores.shape == (len(images), len(prompts))
