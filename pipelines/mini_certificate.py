@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shlex
+import sys
 from pathlib import Path
 
 import torch
@@ -62,7 +64,8 @@ def main() -> None:
                 file.write(json.dumps({"filename": image["path"], "correct": right}) + "\n")
     for _ in evaluate_generation("mini", table, options.out, **of_mini, **settings, truth=[truth]):
         pass
-    print("\n".join(map(str, write_pages(options.out))))
+    made_by = f"Right: it shows the right thing, by a judge that was trained apart. Made by: python pipelines/mini_certificate.py {shlex.join(sys.argv[1:])}"
+    print("\n".join(map(str, write_pages(options.out, made_by))))
 
 
 def load_judge(path: Path) -> Judge:

@@ -13,7 +13,7 @@ from altdiffusion.evaluation.text_to_image import over_prompts, read_parity, rea
 from altdiffusion.metrics import Estimate
 
 LOST_SHOWN = 3  # prompts of each language that are named as lost
-# What is compared with the truth, by the key of an image in results.json. Of the last two less would be better elsewhere.
+# What is compared with the truth, by the key of an image in results.json.
 METRICS = {
     "score": "similarity: cosine with the prompt",
     "percentile": "the same as a percentile of wrong pairs in the language",
@@ -74,7 +74,7 @@ def _loss(out: Path, results: Sequence[Mapping[str, Any]]) -> ResultTable:
     """What is lost, by the truth where it is known, else by R-precision."""
     has_truth = "right" in results[0]["pictures"][0]
     parities = {"r_precision": read_parity(out)} | ({"right": read_parity(out, "right")} if has_truth else {})
-    heads = {"right": "right by the judge, %", "r_precision": "own prompt fits best, %"}
+    heads = {"right": "right, %", "r_precision": "own prompt fits best, %"}
     kinds = [kind for kind in heads if kind in parities]
     rows = [["language", *(cell for kind in kinds for cell in (heads[kind], "of English's, %")), "what is lost"]]
     for result in results:
@@ -86,9 +86,7 @@ def _loss(out: Path, results: Sequence[Mapping[str, Any]]) -> ResultTable:
         deciding = parities[kinds[0]].get(language)
         cells.append(verdict(deciding, result["prompts"]) if language != ENGLISH else "the measure")
         rows.append(cells)
-    judged = (
-        "by the judge, who was told which images are right" if has_truth else "by R-precision, which the scorer decides"
-    )
+    judged = "by the images that are known to be right" if has_truth else "by R-precision, which the scorer decides"
     return ResultTable("What is lost", rows, [f"what is lost is told {judged}; of English's: paired prompt by prompt"])
 
 

@@ -22,7 +22,7 @@ from altdiffusion.evaluation.text_to_image import read_results
 from altdiffusion.images import open_image
 
 THUMBNAIL = 96  # pixels of the longer side, at most
-PAIRS = 6  # best ones of each language, and worst
+PAIRS = 4  # best ones of each language, and worst
 _PLOT = (620, 44)  # pixels of a language's distribution
 _OWN, _OTHER = "#2a6fb0", "#b9b9b9"
 _STYLE = f"""
@@ -31,15 +31,19 @@ img.bad {{ border-color: #d63031 }}
 figure {{ display: inline-block; margin: 0 .6em .6em 0; width: {THUMBNAIL + 20}px; vertical-align: top }}
 figure {{ font-size: 12px; overflow-wrap: anywhere }}
 .sheet tr {{ content-visibility: auto; contain-intrinsic-size: auto 80px }}
-.sheet td {{ text-align: left; padding: 2px 6px; white-space: nowrap }}
+.sheet th, .sheet td {{ text-align: left; padding: 2px 6px; white-space: nowrap }}
 .sheet td:first-child {{ white-space: normal; width: 14em }}
 svg {{ vertical-align: middle }}
 """
 
 
-def write_pages(out: Path) -> list[Path]:
-    """certificate.md, certificate.html and report.html, of a finished evaluation in the same folder. Raises InputError."""
+def write_pages(out: Path, made_by: str = "") -> list[Path]:
+    """certificate.md, certificate.html and report.html, of a finished evaluation in the same folder.
+
+    made_by: what is said of how they were made, such as a command. Raises InputError.
+    """
     title, about, tables = certificate(out)
+    about += f" {made_by}" if made_by else ""
     results = read_results(out)
     below = "\n".join([_distributions(results), _best_and_worst(results), _sheet(results)])
     pages = {
@@ -112,7 +116,7 @@ def _sheet(results: Sequence[Mapping[str, Any]]) -> str:
         for row in range(max(result["prompts"] for result in results))
     )
     has_truth = "right" in results[0]["pictures"][0]
-    framed = "it is right, by the judge" if has_truth else "its own prompt fits it best"
+    framed = "it is right" if has_truth else "its own prompt fits it best"
     note = f'<p class="note">A green frame: {framed}; else it is red. Point at an image for its prompt and score.</p>'
     body = "\n".join(rows)
     return f'<h2>All images</h2>{note}\n<table class="sheet"><tr><th></th>{heads}</tr>\n{body}</table>'

@@ -11,7 +11,8 @@ STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 76em; padding: 0 1em; color: #222; background: #fff }
 table { border-collapse: collapse; margin: .5em 0 1em }
 th, td { border-bottom: 1px solid #ddd; padding: .25em .7em; text-align: right; font-variant-numeric: tabular-nums }
-th:first-child, td:first-child, td.words { text-align: left }
+td { white-space: nowrap }
+th:first-child, td:first-child, td.words { text-align: left; white-space: normal }
 p.note { color: #666; font-size: 13px; margin: .2em 0 }
 """
 

@@ -17,7 +17,7 @@ def features_of(languages, prompts, images, width=5, seed=0):
 
 def mean_cosine(one, other, same_set):
     """CoCo-CroLa's avg_cos_sim: over all pairs of two sets of images, but of an image with itself."""
-    cosines = np.array(one) @ np.array(other).T
+    cosines = one.numpy() @ other.numpy().T
     return cosines[~np.eye(len(one), dtype=bool)].mean() if same_set else cosines.mean()
 
 
@@ -39,7 +39,7 @@ def test_cococrolas_figures_are_means_over_pairs(prompts, images):
 
 def test_consistency_is_with_the_same_noise_in_other_languages():
     features = features_of(["zh", "ja", "ru"], 4, 2)
-    own = {name: np.array(each) for name, each in features.items()}
+    own = {name: each.numpy() for name, each in features.items()}
     found = image_figures(features)["ja"]
     expected = np.mean([(own["ja"] * own[name]).sum(-1) for name in ("zh", "ru")], axis=0)
     np.testing.assert_allclose(found["consistency"], expected, atol=1e-6)
