@@ -64,7 +64,8 @@ def main() -> None:
                 file.write(json.dumps({"filename": image["path"], "correct": right}) + "\n")
     for _ in evaluate_generation("mini", table, options.out, **of_mini, **settings, truth=[truth]):
         pass
-    made_by = f"Right: it shows the right thing, by a judge that was trained apart. Made by: python pipelines/mini_certificate.py {shlex.join(sys.argv[1:])}"
+    command = f"python pipelines/mini_certificate.py {shlex.join(sys.argv[1:])}"
+    made_by = f"Right: it shows the right thing, by a judge that was trained apart. Made by: {command}"
     print("\n".join(map(str, write_pages(options.out, made_by))))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ from altdiffusion.generation.load import load_pipeline
 from altdiffusion.generation.result import save_image, save_png
 from altdiffusion.images import grid, open_image
 from altdiffusion.metrics import Estimate, bootstrap_mean, own_prompt_first, parity
+
+logger = logging.getLogger(__name__)
 
 CELL = 128  # pixels of an image on the sheet
 RIGHT, WRONG = (39, 160, 84), (214, 48, 49)
@@ -232,7 +235,7 @@ def _add_percentiles(records: list[dict[str, Any]], own: Tensor, judge: PromptSc
     if judge.calibration is None or name is None:
         return
     paired = judge.calibration.languages[name].right is not None
-    for kind in ("percentile", "match_percentile", "probability") if paired else ("percentile",):
+    for kind in ("percentile", "match_percentile") if paired else ("percentile",):
         values = judge.calibration.convert(own.numpy(), name, kind)
         for record, value in zip(records, values.tolist(), strict=True):
             record[kind] = round(value, 4)
@@ -254,6 +257,12 @@ def _add_cross_lingual(results: list[dict[str, Any]], features: dict[str, Tensor
     count = results[0]["prompts"] if results else 0
     count = next((result["prompts"] for result in results if result["language"] == ENGLISH), count)
     aligned = {language: each for language, each in features.items() if len(each) == count}
+    if left_out := [language for language in features if language not in aligned]:
+        logger.warning(
+            "%s: not %d prompts, so no figures across languages: expected the same prompts line by line",
+            ", ".join(left_out),
+            count,
+        )
     figures = image_figures(aligned)
     for result in results:
         for name, values in figures.get(result["language"], {}).items():

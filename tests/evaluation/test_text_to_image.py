@@ -230,3 +230,11 @@ def test_percentiles_where_the_scorer_is_calibrated(published, prompts, tmp_path
     assert "percentile" not in en.figures
     expected = likes.calibration.convert(np.array([0.9, 0.2, 0.4]), "zh", "match_percentile")
     assert zh.figures["match_percentile"].value == pytest.approx(expected.mean(), abs=1e-3)
+
+
+def test_languages_with_other_prompts_have_no_figures_across_them(published, tmp_path, scorer, caplog):
+    (tmp_path / "1.tsv").write_text("en\tzh\na cat\t猫\na dog\t狗\n", encoding="utf-8")
+    (tmp_path / "2.tsv").write_text("zh\n鸟\n", encoding="utf-8")
+    evaluate(published, tmp_path / "*.tsv", tmp_path / "out", scorer=scorer)
+    assert "zh: not 2 prompts" in caplog.text
+    assert ["correctness" in result["figures"] for result in read_results(tmp_path / "out")] == [False, False]
