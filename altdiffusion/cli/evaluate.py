@@ -17,12 +17,14 @@ from altdiffusion.cli.sources import check_some, check_system
 from altdiffusion.cli.terminal import hide_loading, print_json, print_table, say
 from altdiffusion.errors import InputError
 from altdiffusion.evaluation.datasets.caption_entry import CaptionForm, CaptionsUsed
+from altdiffusion.evaluation.layouts import Layout
 from altdiffusion.settings import Settings, setting
 
 if TYPE_CHECKING:
     from altdiffusion.evaluation.classification import ClassificationResult
     from altdiffusion.evaluation.retrieval import RetrievalResult
     from altdiffusion.evaluation.systems.base import System
+    from altdiffusion.evaluation.text_to_image import GenerationResult
 
 Result = TypeVar("Result")
 
@@ -100,9 +102,12 @@ class GenerationSettings(DeviceSettings, RecordSettings, JsonSettings):
     """What is generated, and what it is compared with."""
 
     prompts: str = setting(
-        ..., "table with a column for each language: .tsv, .csv, .jsonl, .parquet", positional="PROMPTS", source="path"
+        ...,
+        "table with a column for each language: .tsv, .csv, .jsonl, .parquet; GenEval's evaluation_metadata.jsonl",
+        positional="PROMPTS",
+        source="path",
     )
-    out: Path = setting(..., "folder for images, sheets and results.json")
+    out: Path = setting(..., "folder for images, sheets, results.json, report.html and certificate.md")
     model: str | None = setting(
         None, "id on the hub, folder or single file (default: mini)", source="model", metavar="M"
     )
@@ -110,6 +115,25 @@ class GenerationSettings(DeviceSettings, RecordSettings, JsonSettings):
         None, "AltCLIP that compares (default: the one that belongs to the model)", source="model", metavar="M"
     )
     languages: list[str] = setting([], "columns to generate from (default: as in training)")
+    num_images: int = setting(
+        1, "of each prompt; CoCo-CroLa's self-consistency needs 2 or more", minimum=1, maximum=10000
+    )
+    layout: Layout | None = setting(
+        None, "how images are named (default: geneval for GenEval's file, cococrola with --templates, else folders)"
+    )
+    templates: str | None = setting(
+        None,
+        "CoCo-CroLa's prompts.json, a sentence with $$$ a language: PROMPTS holds concepts",
+        source="path",
+        metavar="FILE",
+    )
+    only_score: bool = setting(False, "generate nothing, take the images that are in --out by --layout")
+    truth: list[str] = setting(
+        [],
+        "GenEval's results.jsonl, or another list of the right images: which metrics agree?",
+        source="path",
+        metavar="FILE",
+    )
     reference: str | None = setting(
         None, "images to compare with as a whole (Fréchet distance)", source="path", metavar="FOLDER"
     )
@@ -226,7 +250,8 @@ def generation(settings: GenerationSettings) -> None:
     altdiffusion evaluate generation prompts.tsv --out results --model BAAI/AltDiffusion-m9 --languages en zh
     """
     say("loading ...")
-    from altdiffusion.evaluation.text_to_image import evaluate_generation, read_parity
+    from altdiffusion.evaluation.html_report import write_pages
+    from altdiffusion.evaluation.text_to_image import evaluate_generation, read_parity, read_results
 
     hide_loading()
     options = {name: value for name, value in settings if name not in ("model", "prompts", "out", "as_json")}
@@ -235,16 +260,30 @@ def generation(settings: GenerationSettings) -> None:
         results.append(asdict(result))
         if not settings.as_json:
             none = "none, all prompts are the same"
-            precision = none if result.r_precision is None else f"{100 * result.r_precision:.1f} %"
+            precision = (
+                none if result.r_precision is None else f"{100 * result.r_precision:.1f} %{_interval(result, 100)}"
+            )
             distance = "" if result.frechet is None else f", Fréchet distance {result.frechet:.3f}"
-            about = f"similarity {result.similarity:.4f}, R-precision {precision} of {result.prompts}{distance}"
+            similarity = f"similarity {result.similarity:.4f}{_interval(result)}"
+            about = f"{similarity}, R-precision {precision} of {result.prompts}{distance}"
             print(f"{result.language}: {about}; {result.sheet}", flush=True)
     parity = read_parity(settings.out)
+    pages = write_pages(settings.out)
     if settings.as_json:
-        print_json({"results": results, "parity": {language: asdict(value) for language, value in parity.items()}})
+        figures = {result["language"]: result["figures"] for result in read_results(settings.out)}
+        parities = {language: asdict(value) for language, value in parity.items()}
+        print_json({"results": results, "parity": parities, "figures": figures, "pages": list(map(str, pages))})
     for language, value in parity.items() if not settings.as_json else ():
         interval = f"[{100 * value.low:.0f}, {100 * value.high:.0f}]"
         print(f"{language}: {100 * value.value:.0f} % {interval} of English's R-precision")
+    if not settings.as_json:
+        print("\n".join(map(str, pages)))
+
+
+def _interval(result: GenerationResult, scale: int = 1) -> str:
+    """Behind a figure: of R-precision in per cent, or of the similarity."""
+    figure = result.figures["r_precision" if scale == 100 else "similarity"]
+    return f" [{scale * figure.low:.{2 if scale == 1 else 0}f}, {scale * figure.high:.{2 if scale == 1 else 0}f}]"
 
 
 @command(MiniSettings)

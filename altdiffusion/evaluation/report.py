@@ -32,6 +32,11 @@ class ResultTable(NamedTuple):
     notes: list[str]
 
 
+def language_name(language: str) -> str:
+    """English's name of a language, or its code."""
+    return _LANGUAGES.get(language, language)
+
+
 def tables(results: Sequence[RetrievalResult]) -> list[ResultTable]:
     """A table for each data set and language."""
     return [
@@ -154,7 +159,7 @@ def _by_data(results: Sequence[RetrievalResult]) -> Iterator[tuple[str, list[Ret
         groups.setdefault((result.data, result.language), []).append(result)
     for (name, language), group in groups.items():
         about = f"{group[-1].images} images, {group[-1].captions} captions; per cent"
-        yield f"{name}, {_LANGUAGES.get(language, language)}: {about}", group
+        yield f"{name}, {language_name(language)}: {about}", group
 
 
 def _notes(results: Sequence[RetrievalResult]) -> list[str]:

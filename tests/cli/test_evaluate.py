@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from helpers.small_altclip import save_small
@@ -183,6 +185,12 @@ def test_evaluate_generation(capsys, published, altclip, tmp_path):
     assert status == 0
     assert [(each["language"], each["prompts"]) for each in json.loads(out)["results"]] == [("en", 2), ("zh", 2)]
     assert (tmp_path / "out/zh.png").is_file()
+    assert {"similarity", "r_precision", "consistency", "correctness"} <= set(json.loads(out)["figures"]["zh"])
+    assert [Path(page).is_file() for page in json.loads(out)["pages"]] == [True] * 3
+    status, out, _ = run(capsys, *words, "--out", tmp_path / "out", "--only-score", "--device", "cpu")
+    assert status == 0
+    assert "report.html" in out.splitlines()[-1]
+    assert re.search(r"zh: similarity -?0\.\d{4} \[-?0\.\d\d, -?0\.\d\d\], R-precision", out)
 
 
 def test_evaluate_mini_without_emoji_says_which_extra(capsys, monkeypatch):

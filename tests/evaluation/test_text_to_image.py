@@ -10,10 +10,20 @@ from helpers.small_altclip import save_small
 from PIL import Image
 
 from altdiffusion import InputError
+from altdiffusion.altclip.calibration import LEVELS, Calibration, LanguageScores
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.evaluation import text_to_image
-from altdiffusion.evaluation.text_to_image import CELL, RIGHT, WRONG, evaluate_generation, frechet_distance, read_parity
+from altdiffusion.evaluation.frechet import frechet_distance
+from altdiffusion.evaluation.text_to_image import (
+    CELL,
+    RIGHT,
+    WRONG,
+    evaluate_generation,
+    read_parity,
+    read_results,
+)
 from altdiffusion.generation import generate
+from altdiffusion.generation.infotext import open_info
 
 PROMPTS = "en\tzh\na cat\t一只猫\na dog\t一只狗\na cat\t一只鸟\n"
 
@@ -32,10 +42,15 @@ def prompts(tmp_path):
 
 
 class Likes(PromptScorer):
-    """Gives the scores it was made with."""
+    """Gives the scores it was made with, and finds each image as unlike the others as can be."""
+
+    calibration = None
 
     def __init__(self, scores):
         self.scores = torch.tensor(scores)
+
+    def image_features(self, images, bad=None, on_done=None):
+        return torch.eye(len(images))
 
     def score(self, images, prompts, bad=None):
         assert self.scores.shape == (len(images), len(prompts))
@@ -142,3 +157,84 @@ def test_prompts_with_a_gap_are_left_out_as_far_as_allowed(published, tmp_path):
         evaluate(published, path, tmp_path / "out")
     results = evaluate(published, path, tmp_path / "out", max_skipped=0.5, scorer=Likes([[0.9, 0.1], [0.1, 0.9]]))
     assert [each.prompts for each in results] == [2, 2]
+
+
+def test_several_images_of_a_prompt(published, prompts, tmp_path, scorer):
+    (result,) = evaluate(published, prompts, tmp_path / "out", scorer=scorer, languages=["en"], num_images=2)
+    (saved,) = read_results(tmp_path / "out")
+    pictures = saved["pictures"]
+    assert [image["row"] for image in pictures] == [0, 0, 1, 1, 2, 2]
+    assert [open_info(image["path"]).seed for image in pictures] == [0, 3, 1, 4, 2, 5]
+    cosines = scorer.score([image["path"] for image in pictures], ["a cat", "a dog"])
+    assert [image["score"] for image in pictures] == pytest.approx(
+        [cosines[index, index // 2 % 2].item() for index in range(6)], abs=1e-4
+    )
+    means = [(pictures[row]["score"] + pictures[row + 1]["score"]) / 2 for row in (0, 2, 4)]
+    assert result.figures["similarity"].value == pytest.approx(sum(means) / 3, abs=1e-4)
+    assert min(means) - 1e-4 <= result.figures["similarity"].low <= result.similarity
+    assert sum(saved["histogram"]["own"]) == 6
+    assert sum(saved["histogram"]["other"]) == 4 * 1 + 2 * 2  # "a cat" stands there twice
+
+
+def test_cococrolas_files(published, tmp_path, scorer):
+    (tmp_path / "concepts.csv").write_text("en,es\neye,ojo\nhand,mano\n", encoding="utf-8")
+    (tmp_path / "prompts.json").write_text('{"en": "a photograph of $$$", "es": "una foto de $$$"}', encoding="utf-8")
+    options = {"templates": tmp_path / "prompts.json", "num_images": 2, "scorer": scorer}
+    evaluate(published, tmp_path / "concepts.csv", tmp_path / "out", **options)
+    assert (tmp_path / "out/1-es-hand-1.png").is_file()
+    english, spanish = read_results(tmp_path / "out")
+    features = scorer.image_features([image["path"] for image in english["pictures"] + spanish["pictures"]])
+    eye, hand, ojo, mano = features.reshape(4, 2, -1)
+    expected = {
+        "results_en": [eye[0] @ eye[1], (eye @ ojo.T).mean(), hand[0] @ hand[1], (hand @ mano.T).mean()],
+        "results_self": [eye[0] @ eye[1], ojo[0] @ ojo[1], hand[0] @ hand[1], mano[0] @ mano[1]],
+        "results_specific": [(eye @ hand.T).mean(), (ojo @ mano.T).mean()] * 2,
+    }
+    for name, values in expected.items():
+        heading, *lines = (tmp_path / f"out/{name}.csv").read_text(encoding="utf-8").splitlines()
+        assert heading == "en,es"
+        assert [line.split(",")[0] for line in lines] == ["eye", "hand"]
+        cells = [float(cell) for line in lines for cell in line.split(",")[1:]]
+        assert cells == pytest.approx([float(value) for value in values], abs=2e-4)
+
+
+def test_images_of_another_program_with_a_truth(published, tmp_path, scorer):
+    lines = [{"tag": "single_object", "include": [], "prompt": prompt} for prompt in ("a cat", "a dog", "a cow")]
+    path = tmp_path / "evaluation_metadata.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for row in range(3):
+        samples = tmp_path / f"out/en/0000{row}/samples"
+        samples.mkdir(parents=True)
+        Image.new("RGB", (16, 16), (80 * row, 0, 90)).save(samples / "0000.png")
+    truth = tmp_path / "results.jsonl"
+    files = [f"out/en/0000{row}/samples/0000.png" for row in range(3)]
+    truth.write_text(
+        "".join(json.dumps({"filename": file, "correct": "1/" in file}) + "\n" for file in files), encoding="utf-8"
+    )
+    options = {"scorer": scorer, "only_score": True, "truth": [truth], "device": "cpu"}
+    (result,) = evaluate_generation(None, path, tmp_path / "out", **options)
+    assert result.model == "images that were there"
+    assert [image["right"] for image in read_results(tmp_path / "out")[0]["pictures"]] == [False, True, False]
+    with pytest.raises(InputError, match="3 of 6 images are not there"):
+        list(evaluate_generation(None, path, tmp_path / "out", **options, num_images=2))
+    with pytest.raises(InputError, match="--scorer"):
+        list(evaluate_generation(None, path, tmp_path / "out", only_score=True))
+
+
+def test_percentiles_where_the_scorer_is_calibrated(published, prompts, tmp_path, scorer):
+    levels = np.linspace(-1, 1, len(LEVELS))
+    known = {"zh": LanguageScores(levels, levels - 0.5, (4.0, 0.0), 100, 1.0)}
+    likes = Likes([[0.9, 0.1, 0.2], [0.8, 0.2, 0.3], [0.1, 0.2, 0.4]])
+    likes.calibration = Calibration(known, [], "made up")
+    en, zh = evaluate(published, prompts, tmp_path / "out", scorer=likes)
+    assert "percentile" not in en.figures
+    expected = likes.calibration.convert(np.array([0.9, 0.2, 0.4]), "zh", "match_percentile")
+    assert zh.figures["match_percentile"].value == pytest.approx(expected.mean(), abs=1e-3)
+
+
+def test_languages_with_other_prompts_have_no_figures_across_them(published, tmp_path, scorer, caplog):
+    (tmp_path / "1.tsv").write_text("en\tzh\na cat\t猫\na dog\t狗\n", encoding="utf-8")
+    (tmp_path / "2.tsv").write_text("zh\n鸟\n", encoding="utf-8")
+    evaluate(published, tmp_path / "*.tsv", tmp_path / "out", scorer=scorer)
+    assert "zh: not 2 prompts" in caplog.text
+    assert ["correctness" in result["figures"] for result in read_results(tmp_path / "out")] == [False, False]
