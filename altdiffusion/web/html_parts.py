@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from altdiffusion.prompts.explain import likely_words
 from altdiffusion.web.draw_queue import Generating, Loading, Waiting
 from altdiffusion.web.inversion import SavedInversion
-from altdiffusion.web.service import Scoring
+from altdiffusion.web.service import Judged, Scoring
 from altdiffusion.web.translations import say
 
 _ENVIRONMENT = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -47,6 +47,10 @@ _BARS = _ENVIRONMENT.from_string("""
 </section>
 {% endfor %}
 </div>""")
+
+_JUDGED = _ENVIRONMENT.from_string("""
+<section class="judged" aria-label="{{ caption }}"><h4>{{ caption }}</h4>
+<ul>{% for line in lines %}<li dir="auto">{{ line }}</li>{% endfor %}</ul></section>""")
 
 _SETTINGS = _ENVIRONMENT.from_string("""
 <dl class="found">{% for name, value in pairs %}<dt>{{ name }}</dt><dd dir="auto">{{ value }}</dd>{% endfor %}</dl>
@@ -123,6 +127,21 @@ def bars(
 
     named = [(name, group(row)) for name, row in zip(rows, values, strict=True)]
     return _BARS.render(caption=caption, rows=named)
+
+
+def judged(rows: Sequence[str], prompts: Sequence[str], judgements: Sequence[Judged], language: str) -> str:
+    """A sentence for each prompt and image: whether they belong together, and how good it is. "" without judgements."""
+    lines = []
+    for prompt, each in zip(prompts, judgements, strict=False):
+        spoken = each.language if each.sure else f"{each.language}?"
+        if each.probabilities is None or each.percentiles is None:
+            lines.append(say("not_judged", language, prompt=prompt, spoken=spoken))
+            continue
+        for name, probability, percentile in zip(rows, each.probabilities, each.percentiles, strict=True):
+            verdict = "judged_right" if probability >= 0.5 else "judged_wrong"
+            values = {"probability": f"{100 * probability:.3g}", "percentile": round(percentile)}
+            lines.append(say(verdict, language, image=name, prompt=prompt, spoken=spoken, **values))
+    return _JUDGED.render(caption=say("judged", language), lines=lines) if lines else ""
 
 
 def settings_list(pairs: Sequence[tuple[str, str]], note: str) -> str:

@@ -13,11 +13,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 from PIL import Image
 
-from altdiffusion.altclip import best_of, zero_shot
+from altdiffusion.altclip import best_of, text_languages, zero_shot
+from altdiffusion.altclip.score_kinds import ScoreAs
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.errors import InputError
 from altdiffusion.generation import infotext
@@ -44,6 +46,18 @@ T = TypeVar("T")
 
 CHOICES_EXPLAINED = 4  # of a prompt with {a|b}
 COUNTERS_WAITING = 200  # each takes some milliseconds
+
+
+class Judged(NamedTuple):
+    """What a calibration says of a prompt and each image. language: of the prompt, maybe not `sure`.
+
+    probabilities: that the two belong together, 0 to 1. percentiles: among right pairs, 0 to 100. None in a language without.
+    """
+
+    language: str
+    sure: bool
+    probabilities: list[float] | None
+    percentiles: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -221,6 +235,26 @@ class DemoService:
         """Cosines, a list for each image. Raises Refused."""
         scores: list[list[float]] = self._scorer(model).score(list(images), list(prompts)).tolist()
         return scores
+
+    def judge(self, scores: Sequence[Sequence[float]], prompts: Sequence[str], model: str) -> list[Judged]:
+        """What the model's calibration makes of cosines, for each prompt; nothing where it has none, or no language is found."""
+        calibration = self._scorer(model).calibration
+        if calibration is None or not text_languages.is_there():
+            return []
+        judged = []
+        for index, prompt in enumerate(prompts):
+            cosines = np.array([row[index] for row in scores])
+            found = text_languages.find_language(prompt, calibration.languages)
+            if (language := calibration.find(found.language)) is None:
+                judged.append(Judged(found.language, True, None, None))
+                continue
+            kinds: tuple[ScoreAs, ScoreAs] = ("probability", "match_percentile")
+            if calibration.languages[language].right is None:
+                judged.append(Judged(language, found.sure, None, None))
+                continue
+            probabilities, percentiles = (calibration.convert(cosines, language, kind).tolist() for kind in kinds)
+            judged.append(Judged(language, found.sure, probabilities, percentiles))
+        return judged
 
     def classify(
         self, images: Sequence[Image.Image], labels: Sequence[str], template: str, model: str

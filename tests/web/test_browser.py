@@ -345,6 +345,7 @@ def test_score_name_and_rank(visit, screenshot, tmp_path):
     expect(page.locator("#heat tbody tr")).to_have_count(3)
     expect(page.locator("#heat thead th")).to_have_count(3)
     expect(page.locator("#bars .bar")).to_have_count(9)
+    assert page.locator(".judged").count() == 0, "this model has no calibration"
     screenshot(page, "scored")
     page.get_by_role("tab", name=said("classify"), exact=True).click()
     page.locator("button.go").locator("visible=true").click()

@@ -49,7 +49,8 @@ def score_tab(service: DemoService, model: gr.Dropdown, language: gr.Radio) -> N
             rows = numbered(len(scores), language)
             return (
                 html_parts.heat_map(rows, texts, scores, say("heat_map", language)),
-                html_parts.bars(rows, texts, scores, say("bars", language)),
+                html_parts.bars(rows, texts, scores, say("bars", language))
+                + html_parts.judged(rows, texts, service.judge(scores, texts, model), language),
             )
 
         return await or_refusal_later(work, language, "")
