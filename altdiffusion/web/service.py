@@ -6,6 +6,7 @@ Every expected failure is a Refused, whose sentence is in the visitor's language
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import tempfile
 import time
@@ -23,6 +24,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.generation import infotext
 from altdiffusion.generation.label import DEFAULT, Label
 from altdiffusion.generation.result import GeneratedImage, free_path, save_image
+from altdiffusion.generation.schedulers import MOST_NEEDED, build_scheduler, check_steps
 from altdiffusion.generation.settings import DEFAULT_STEPS, ImageSettings
 from altdiffusion.generation.styles import Style
 from altdiffusion.prompt_syntax import PromptSyntax, lora_names, plain_text
@@ -121,8 +123,8 @@ class DemoService:
         """The same, with prompt and negative prompt in the styles that it names. Raises Refused."""
         return checks.with_styles(said, self.styles, self.limits)
 
-    async def generate(self, request: VisitorRequest) -> AsyncGenerator[Progress, None]:
-        """Generate what is asked for; leaving the iterator early cancels. Raises Refused."""
+    async def generate(self, request: VisitorRequest, scored: bool = True) -> AsyncGenerator[Progress, None]:
+        """Generate what is asked for; leaving the iterator early cancels. scored: where an AltCLIP is known. Raises Refused."""
         started = time.monotonic()
         label = self.models.label(request.model)
         self._check_route(label, request.settings.route)
@@ -130,7 +132,8 @@ class DemoService:
             yield Loading()
         request = await asyncio.to_thread(self.resolved, request, label)
         checks.check_work(request, self.limits)  # again: the size of the model's own is known only now
-        scorer = await asyncio.to_thread(self.models.scorer, label)
+        wants_scores = scored or request.best_of
+        scorer = await asyncio.to_thread(self.models.scorer, label) if wants_scores else None
         if request.best_of and scorer is None:
             raise Refused("no_scorer")
         job = _job(request, label)
@@ -222,6 +225,19 @@ class DemoService:
         scores: list[list[float]] = self._scorer(model).score(list(images), list(prompts)).tolist()
         return scores
 
+    def percentiles(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], model: str
+    ) -> list[list[float | None]] | None:
+        """The same by the calibration of each prompt's language, 0 to 100; None where there is none. Raises Refused."""
+        scorer: Any = self._scorer(model)
+        if getattr(scorer, "calibration", None) is None:
+            return None
+        try:
+            rows = scorer.score(list(images), list(prompts), as_="percentile").tolist()
+        except InputError:  # of none of the languages
+            return None
+        return [[None if math.isnan(value) else value for value in row] for row in rows]
+
     def classify(
         self, images: Sequence[Image.Image], labels: Sequence[str], template: str, model: str
     ) -> list[list[float]]:
@@ -278,9 +294,21 @@ class DemoService:
                 self._explained(label, prompt, settings.prompt_syntax, settings.route, settings.steps_run)
         try:
             check_loaded(pipe, lora_names([settings.prompt], settings.prompt_syntax))
+            self._check_fits(pipe, settings)
         except InputError as error:
             raise Refused("bad_prompt", problem=str(error)) from None
         return replace(request, request=request.request.resolved(pipe))
+
+    def _check_fits(self, pipe: Any, settings: ImageSettings) -> None:
+        """Raises InputError for a scheduler, steps or a clip skip that this model can't do."""
+        layers = getattr(
+            pipe.text_encoder.config, "num_hidden_layers", 1
+        )  # a bridge at the exit has learnt the last one
+        if (settings.clip_skip or 1) > layers:
+            raise InputError(f"clip skip {settings.clip_skip}: this text encoder has {layers} layers")
+        if settings.scheduler is not None or settings.steps_run < MOST_NEEDED:
+            scheduler = build_scheduler(settings.scheduler, pipe) if settings.scheduler else pipe.scheduler
+            check_steps(scheduler, settings.steps_or_default)
 
     def _finish(
         self, images: list[GeneratedImage], request: VisitorRequest, label: str, scorer: PromptScorer | None
