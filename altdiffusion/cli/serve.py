@@ -25,8 +25,10 @@ def serve(settings: ServeSettings) -> None:
     altdiffusion serve --models BAAI/AltDiffusion-m9 --allow-pickle --host 0.0.0.0 --api-key "$KEY"
     """
     say("loading ...")
+    from altdiffusion.web.serve.server import require_uvicorn
     from altdiffusion.web.serve.server import serve as serve_apis
     from altdiffusion.web.server import Serving
 
+    require_uvicorn()
     hide_loading()
     serve_apis(Serving(**settings.serving), settings.api_key, settings.any_model)

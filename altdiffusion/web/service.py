@@ -300,13 +300,13 @@ class DemoService:
         return replace(request, request=request.request.resolved(pipe))
 
     def _check_fits(self, pipe: Any, settings: ImageSettings) -> None:
-        """Raises InputError for a scheduler, steps or a clip skip that this model can't do."""
+        """Raises InputError for a clip skip or so few steps that this model, or the scheduler, can't do."""
         layers = getattr(
             pipe.text_encoder.config, "num_hidden_layers", 1
         )  # a bridge at the exit has learnt the last one
         if (settings.clip_skip or 1) > layers:
             raise InputError(f"clip skip {settings.clip_skip}: this text encoder has {layers} layers")
-        if settings.scheduler is not None or settings.steps_run < MOST_NEEDED:
+        if settings.steps_or_default < MOST_NEEDED:
             scheduler = build_scheduler(settings.scheduler, pipe) if settings.scheduler else pipe.scheduler
             check_steps(scheduler, settings.steps_or_default)
 

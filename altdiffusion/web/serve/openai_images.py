@@ -117,7 +117,7 @@ def openai_router(service: DemoService, any_model: bool) -> APIRouter:
     async def image_file(folder: str, name: str) -> FileResponse:
         """An image whose address was given; it is there for some hours."""
         path = service.folder / folder / name
-        if not re.fullmatch(r"\w+", folder) or "/" in name or "\0" in name or not path.is_file():
+        if not re.fullmatch(r"\w{1,64}", folder) or not re.fullmatch(r"[\w-]{1,64}\.png", name) or not path.is_file():
             raise Refused("no_file")
         return FileResponse(path, media_type="image/png")
 

@@ -47,10 +47,12 @@ _NO_OVERRIDES: dict[str, tuple[Any, ...]] = {
     "sd_model_refiner": ("", "None"),
 }
 _USED_OVERRIDES = ("sd_model_checkpoint", "CLIP_stop_at_last_layers")
-# Of the client's own folders, and what is on unless it is said: nothing is lost without it.
+# What asks for nothing that an image could lack: folders, names of tasks, settings of other kinds of models.
+_USUAL = {"s_churn": (0,), "s_tmin": (0,), "s_tmax": (0,), "s_noise": (1,)}  # which is what happens here, too
 _IDLE = {
     "do_not_save_samples", "do_not_save_grid", "save_images", "override_settings_restore_afterwards", "force_task_id",
     "subseed", "script_args", "alwayson_scripts", "include_init_images", "refiner_switch_at", "sampler_index",
+    "image_cfg_scale",
 }  # fmt: skip
 
 
@@ -119,7 +121,12 @@ def not_used(body: _Body) -> list[str]:
         arguments = script.get("args") if isinstance(script, dict) else script
         if arguments not in (None, [], [False], {}):
             raise Refused("not_done", name=_text(name))
-    idle = {name for name, value in more.items() if value in (None, "", *_NOT_DONE.get(name, ()))}
+    usual = {**_NOT_DONE, **_USUAL}
+    idle = {name for name, value in more.items() if value in (None, "", *usual.get(name, ()))}
+    if not getattr(body, "enable_hr", False):
+        idle.add("hr_upscaler")
+    if getattr(body, "mask", None) is None:
+        idle.add("inpainting_fill")
     return sorted(_text(name) for name in more.keys() - _IDLE - idle)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -37,7 +38,7 @@ def running(serving: Serving, api_key: str | None = None, any_model: bool = Fals
         len(api_key) < 8 or not api_key.isascii() or not api_key.isprintable() or " " in api_key
     ):
         raise InputError("--api-key: expected at least 8 letters, digits or signs of ASCII, without blanks")
-    uvicorn = _uvicorn()
+    uvicorn = require_uvicorn()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from altdiffusion.web.serve.app import build_app
 
@@ -64,11 +65,11 @@ def running(serving: Serving, api_key: str | None = None, any_model: bool = Fals
             thread.join(timeout=30)
 
 
-def _uvicorn() -> Any:
-    """Says early what is missing."""
+def require_uvicorn() -> Any:
+    """The module; raises InputError that says what is missing."""
     try:
         import fastapi  # noqa: F401
-        import multipart  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn
     except ImportError as error:
         raise InputError(f'the APIs need FastAPI: pip install "altdiffusion[serve]" ({error})') from None
@@ -89,7 +90,9 @@ def _listening(serving: Serving) -> Iterator[socket.socket]:
         except OSError as error:
             problem = error
             listener.close()
-            continue
+            if error.errno == errno.EADDRINUSE:
+                continue
+            break
         with contextlib.closing(listener):
             yield listener
         return
