@@ -54,7 +54,7 @@ def is_openai(path: str) -> bool:
 
 def responses(model: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
     """For the OpenAPI page."""
-    said = {400: "refused", 401: "no or a wrong key", 404: "not on offer", 413: "too large", 422: "refused",
+    said = {400: "refused, or no JSON", 401: "no or a wrong key", 404: "not on offer", 413: "too large", 422: "refused",
             500: "failed here", 503: "the queue is full: see Retry-After"}  # fmt: skip
     return {status: {"model": model, "description": said[status]} for status in statuses}
 

@@ -72,7 +72,7 @@ class SdProgress(BaseModel):
 
 
 def sd_router(service: DemoService) -> APIRouter:
-    router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=responses(SdError, 401, 413, 422))
+    router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=responses(SdError, 400, 401, 413, 422))
     works = responses(SdError, 404, 500, 503)
     clients = Clients()
 
