@@ -11,6 +11,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -64,6 +65,13 @@ class Finished:
 
     images: list[SavedImage]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Unsaved:
+    """The same images before they are saved, with their scores in their settings."""
+
+    images: list[GeneratedImage]
 
 
 @dataclass(frozen=True)
@@ -123,9 +131,21 @@ class DemoService:
         """The same, with prompt and negative prompt in the styles that it names. Raises Refused."""
         return checks.with_styles(said, self.styles, self.limits)
 
-    async def generate(self, request: VisitorRequest, scored: bool = True) -> AsyncGenerator[Progress, None]:
-        """Generate what is asked for; leaving the iterator early cancels. scored: where an AltCLIP is known. Raises Refused."""
+    async def generate(self, request: VisitorRequest) -> AsyncGenerator[Progress, None]:
+        """Generate and save what is asked for; leaving the iterator early cancels. Raises Refused."""
         started = time.monotonic()
+        async with aclosing(self.generate_unsaved(request)) as updates:
+            async for news in updates:
+                if isinstance(news, Unsaved):
+                    saved = await asyncio.to_thread(lambda images: [self.save(image) for image in images], news.images)
+                    yield Finished(saved, time.monotonic() - started)
+                else:
+                    yield news
+
+    async def generate_unsaved(
+        self, request: VisitorRequest, scored: bool = True
+    ) -> AsyncGenerator[Waiting | Loading | Generating | Scoring | Unsaved, None]:
+        """The same, but no file is written. scored: whether all get scores, where an AltCLIP is known."""
         label = self.models.label(request.model)
         self._check_route(label, request.settings.route)
         if not self.models.is_loaded(label):
@@ -145,10 +165,14 @@ class DemoService:
                     continue
                 if scorer is not None:
                     yield Scoring()
-                saved = await asyncio.to_thread(self._finish, progress.images, request, label, scorer)
-                yield Finished(saved, time.monotonic() - started)
+                yield Unsaved(await asyncio.to_thread(_finish, progress.images, request, label, scorer))
         finally:
             self.queue.cancel(job)
+
+    def save(self, image: GeneratedImage) -> SavedImage:
+        """In a folder of its own, for some hours."""
+        path = free_path(Path(tempfile.mkdtemp(dir=self.folder)), image.settings)
+        return SavedImage(save_image(image, path, self.label), image.settings, image.filtered, image.settings.score)
 
     async def compare(self, left: VisitorRequest, right: VisitorRequest) -> AsyncGenerator[tuple[int, Progress], None]:
         """Generate both, with one seed; yields (0 for left or 1 for right, what happens to it). Raises Refused."""
@@ -310,27 +334,25 @@ class DemoService:
             scheduler = build_scheduler(settings.scheduler, pipe) if settings.scheduler else pipe.scheduler
             check_steps(scheduler, settings.steps_or_default)
 
-    def _finish(
-        self, images: list[GeneratedImage], request: VisitorRequest, label: str, scorer: PromptScorer | None
-    ) -> list[SavedImage]:
-        """Score, keep the best, save."""
-        scores: list[float | None] = [None] * len(images)
-        if scorer is not None:
-            words = plain_text(request.settings.prompt, request.settings.prompt_syntax)
-            filtered = [image.filtered for image in images]
-            ranked = best_of.rank(scorer, [image.image for image in images], words, filtered)
-            for index, score in ranked:
-                scores[index] = round(score, 4)
-            if request.best_of:
-                kept = [index for index, _ in ranked[: request.num_images]]
-                images, scores = [images[index] for index in kept], [scores[index] for index in kept]
-        return [self._saved(image, label, score) for image, score in zip(images, scores, strict=True)]
 
-    def _saved(self, image: GeneratedImage, label: str, score: float | None) -> SavedImage:
-        settings = image.settings.replace(model=label, score=score)
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
-        path = save_image(replace(image, settings=settings), free_path(folder, settings), self.label)
-        return SavedImage(path, settings, image.filtered, score)
+def _finish(
+    images: list[GeneratedImage], request: VisitorRequest, label: str, scorer: PromptScorer | None
+) -> list[GeneratedImage]:
+    """Score, keep the best."""
+    scores: list[float | None] = [None] * len(images)
+    if scorer is not None:
+        words = plain_text(request.settings.prompt, request.settings.prompt_syntax)
+        filtered = [image.filtered for image in images]
+        ranked = best_of.rank(scorer, [image.image for image in images], words, filtered)
+        for index, score in ranked:
+            scores[index] = round(score, 4)
+        if request.best_of:
+            kept = [index for index, _ in ranked[: request.num_images]]
+            images, scores = [images[index] for index in kept], [scores[index] for index in kept]
+    return [
+        replace(image, settings=image.settings.replace(model=label, score=score))
+        for image, score in zip(images, scores, strict=True)
+    ]
 
 
 def _job(request: VisitorRequest, label: str) -> Job:

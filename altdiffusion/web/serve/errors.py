@@ -49,7 +49,8 @@ class OpenAIError(BaseModel):
 
 
 def is_openai(path: str) -> bool:
-    return path.startswith("/v1/")
+    """Whether a path, which may stand below a proxy's, is of OpenAI's API or of ours."""
+    return "/v1/" in path and "/sdapi/" not in path
 
 
 def responses(model: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:

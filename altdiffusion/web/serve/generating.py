@@ -5,29 +5,25 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import shutil
 import time
 from collections import OrderedDict
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
 from PIL import Image
 
-from altdiffusion.generation.label import Label
-from altdiffusion.generation.result import GeneratedImage, save_image
-from altdiffusion.images import open_image
+from altdiffusion.generation.result import GeneratedImage
 from altdiffusion.web import uploads
 from altdiffusion.web.draw_queue import Generating
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.request import VisitorRequest
 from altdiffusion.web.serve.errors import Interrupted
-from altdiffusion.web.service import DemoService, Finished, Progress, SavedImage
+from altdiffusion.web.service import DemoService, Progress, Unsaved
 from altdiffusion.web.translations import Refused
 
 CLIENTS = 1000  # that are remembered, the last seen
-ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 @dataclass(eq=False)
@@ -38,7 +34,7 @@ class Running:
     started: float = field(default_factory=time.monotonic)
     latest: Progress | None = None
     preview: Image.Image | None = None
-    task: asyncio.Task[list[SavedImage]] | None = None
+    task: asyncio.Task[list[GeneratedImage]] | None = None
 
     def tell(self, news: Progress) -> None:
         self.latest = news
@@ -75,14 +71,14 @@ class Clients:
 
 async def generated(
     service: DemoService, wanted: VisitorRequest, http: Request, running: Running | None = None
-) -> list[SavedImage]:
+) -> list[GeneratedImage]:
     """The images of a request. Raises Refused, and Interrupted where its client went away or interrupted it."""
     running = running or Running(wanted.settings.steps_or_default)
 
-    async def follow() -> list[SavedImage]:
-        async with aclosing(service.generate(wanted, scored=False)) as updates:
+    async def follow() -> list[GeneratedImage]:
+        async with aclosing(service.generate_unsaved(wanted, scored=False)) as updates:
             async for news in updates:
-                if isinstance(news, Finished):
+                if isinstance(news, Unsaved):
                     return news.images
                 running.tell(news)
         raise Refused("failed")
@@ -104,17 +100,6 @@ async def generated(
 async def _until_gone(http: Request) -> None:
     while (await http.receive())["type"] != "http.disconnect":
         pass
-
-
-def content_of(saved: SavedImage, form: str, label: Label) -> bytes:
-    """The file of an image, settings and label inside, as png, jpeg or webp; afterwards it is not kept here."""
-    path = saved.path
-    if form != "png":
-        image = GeneratedImage(open_image(path), saved.settings, saved.filtered)
-        path = save_image(image, path.with_suffix(ENDINGS[form]), replace(label, mark=None))  # it is drawn already
-    content = path.read_bytes()
-    shutil.rmtree(path.parent, ignore_errors=True)
-    return content
 
 
 def as_base64(content: bytes) -> str:

@@ -15,13 +15,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field, ValidationError
 
+from altdiffusion.generation.result import GeneratedImage, encoded
 from altdiffusion.images import as_rgb
 from altdiffusion.web import uploads
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.serve.errors import OpenAIError, responses
-from altdiffusion.web.serve.generating import as_base64, content_of, generated
+from altdiffusion.web.serve.generating import as_base64, generated
 from altdiffusion.web.serve.openai_request import EditFields, ImageFields, mask_of, said_of
-from altdiffusion.web.service import DemoService, SavedImage
+from altdiffusion.web.service import DemoService
 from altdiffusion.web.translations import Refused
 
 
@@ -73,13 +74,14 @@ def openai_router(service: DemoService, any_model: bool) -> APIRouter:
             raise Refused("not_done", name="output_format")
         saved = await generated(service, wanted, http)
 
-        def one(each: SavedImage) -> OpenAIImage:
+        def one(each: GeneratedImage) -> OpenAIImage:
             seed = str(each.settings.seed)
             revised = wanted.settings.prompt if fields.styles else None
             if fields.response_format == "url":
-                url = http.url_for("image_file", folder=each.path.parent.name, name=each.path.name)
+                path = service.save(each).path
+                url = http.url_for("image_file", folder=path.parent.name, name=path.name)
                 return OpenAIImage(url=str(url), seed=seed, revised_prompt=revised)
-            content = as_base64(content_of(each, form, service.label))
+            content = as_base64(encoded(each, form.upper(), service.label))
             return OpenAIImage(b64_json=content, seed=seed, revised_prompt=revised)
 
         data = await asyncio.to_thread(lambda: [one(each) for each in saved])

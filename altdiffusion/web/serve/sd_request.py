@@ -9,9 +9,9 @@ from typing import Any, Literal
 from PIL import Image, ImageChops, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
+from altdiffusion.generation.result import GeneratedImage
 from altdiffusion.generation.settings import ImageSettings
 from altdiffusion.web.request import VisitorRequest, check_whole, offered_scheduler
-from altdiffusion.web.service import SavedImage
 from altdiffusion.web.translations import Refused
 
 MASK_BLUR = 4  # pixels, in the web UIs, where a request has none
@@ -218,7 +218,7 @@ def as_mask(image: Image.Image) -> Image.Image:
     return image.convert("L") if is_opaque else alpha.point(lambda value: 255 * (value > 127))
 
 
-def info_of(wanted: VisitorRequest, images: list[SavedImage], infotexts: list[str], unused: list[str]) -> str:
+def info_of(wanted: VisitorRequest, images: list[GeneratedImage], infotexts: list[str], unused: list[str]) -> str:
     """What the web UI tells of a result: JSON, in a text. not_used: what was sent and changes nothing here."""
     settings: ImageSettings = images[0].settings if images else wanted.settings
     extra: Mapping[str, Any] = {"Hires upscaler": "Lanczos", "Hires upscale": settings.hires} if settings.hires else {}

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from altdiffusion.generation.foreign_settings import settings_text
 from altdiffusion.generation.infotext import from_infotext, to_infotext
+from altdiffusion.generation.result import encoded
 from altdiffusion.generation.schedulers import SAMPLERS, SCHEDULES
 from altdiffusion.generation.settings import ImageSettings, settings_with
 from altdiffusion.images import opened_image
@@ -33,7 +34,6 @@ from altdiffusion.web.serve.generating import (
     Clients,
     Running,
     as_base64,
-    content_of,
     from_base64,
     generated,
     open_base64,
@@ -90,13 +90,15 @@ def sd_router(service: DemoService) -> APIRouter:
             client.running.remove(running)
         infotexts = [to_infotext(each.settings) for each in saved]
         info = info_of(wanted, saved, infotexts, unused)
-        contents = await asyncio.to_thread(
-            lambda: [as_base64(content_of(each, "png", service.label)) for each in saved]
-        )
+        contents = []
+        if body.send_images is not False:
+            contents = await asyncio.to_thread(
+                lambda: [as_base64(encoded(each, label=service.label)) for each in saved]
+            )
         hidden = () if isinstance(body, Image2Image) and body.include_init_images else ("init_images", "mask")
         known = set(type(body).model_fields) - {"override_settings"}
         parameters = {name: None if name in hidden else value for name, value in body if name in known}
-        return SdImages(images=contents if body.send_images is not False else [], parameters=parameters, info=info)
+        return SdImages(images=contents, parameters=parameters, info=info)
 
     @router.post("/txt2img", responses=works)
     async def txt2img(body: Text2Image, request: Request) -> SdImages:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from altdiffusion.errors import InputError
 from altdiffusion.web.server import Serving, check_serving, started_service, temporary_folder
@@ -47,7 +48,7 @@ def running(serving: Serving, api_key: str | None = None, any_model: bool = Fals
         temporary_folder("altdiffusion-serve-") as folder,
         started_service(serving, folder) as service,
     ):
-        root_path = (serving.root_path or "").rstrip("/")
+        root_path = urlsplit(serving.root_path or "").path.rstrip("/")
         app = build_app(service, api_key=api_key, any_model=any_model, root_path=root_path)
         config = uvicorn.Config(
             app, log_level="warning", lifespan="off", server_header=False, root_path="", timeout_graceful_shutdown=5
@@ -82,7 +83,8 @@ def _listening(serving: Serving) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
     problem: OSError | None = None
     for port in PORTS if serving.port is None else [serving.port]:
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # by its name asyncio sees that it may send at once (TCP_NODELAY)
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((serving.host, port))

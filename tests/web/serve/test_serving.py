@@ -83,6 +83,15 @@ def test_every_endpoint_is_documented_and_says_nothing_of_the_machine(client, se
     assert client.get("/docs").status_code == 200
 
 
+@pytest.mark.parametrize("root_path", ["/draw", ""])
+def test_addresses_stand_below_the_proxys_path(service, root_path):
+    client = TestClient(build_app(service, root_path=root_path), base_url="http://proxy.example")
+    body = {"prompt": "猫", "size": "16x16", "steps": 2, "response_format": "url"}
+    (data,) = client.post("/v1/images/generations", json=body).json()["data"]
+    assert data["url"].startswith(f"http://proxy.example{root_path}/v1/images/files/")
+    assert client.get(data["url"]).status_code == 200
+
+
 def test_browsers_are_told_not_to_guess_types(client):
     assert client.get("/v1/models").headers["x-content-type-options"] == "nosniff"
 
