@@ -21,7 +21,7 @@ class ServeSettings(ServedSettings):
 def serve(settings: ServeSettings) -> None:
     """AUTOMATIC1111's API, OpenAI's images API and scores, for programs. It needs altdiffusion[serve].
 
-    altdiffusion serve
+    altdiffusion serve --models mini
     altdiffusion serve --models BAAI/AltDiffusion-m9 --allow-pickle --host 0.0.0.0 --api-key "$KEY"
     """
     say("loading ...")
