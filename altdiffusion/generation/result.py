@@ -54,19 +54,25 @@ def save_image(generated: GeneratedImage, path: Path, label: Label = DEFAULT) ->
 
     Raises InputError where it can't be written.
     """
-    buffer, form = io.BytesIO(), WRITTEN.get(path.suffix.lower(), "PNG")
-    settings, image, xmp = generated.settings, label.marked(generated.image), label.xmp(generated.settings)
     try:
-        if form == "PNG":
-            info = png_info(settings)
-            if xmp is not None:
-                info.add_itxt(PNG_KEY, xmp.decode())
-            image.save(buffer, format=form, pnginfo=info)
-        else:
-            image.save(buffer, format=form, quality=_QUALITY, exif=exif_info(settings), **({"xmp": xmp} if xmp else {}))
+        content = encoded(generated, WRITTEN.get(path.suffix.lower(), "PNG"), label)
     except ValueError as error:  # JPEG holds 64 KiB of settings
         raise InputError(f"{path} can't hold its settings ({error}): name a .png file") from None
-    return _write(path, buffer)
+    return _write(path, content)
+
+
+def encoded(generated: GeneratedImage, form: str = "PNG", label: Label = DEFAULT) -> bytes:
+    """The file, settings and label inside. form: PNG, JPEG or WEBP. Raises ValueError where a JPEG can't hold them."""
+    buffer, settings = io.BytesIO(), generated.settings
+    image, xmp = label.marked(generated.image), label.xmp(settings)
+    if form == "PNG":
+        info = png_info(settings)
+        if xmp is not None:
+            info.add_itxt(PNG_KEY, xmp.decode())
+        image.save(buffer, format=form, pnginfo=info)
+    else:
+        image.save(buffer, format=form, quality=_QUALITY, exif=exif_info(settings), **({"xmp": xmp} if xmp else {}))
+    return buffer.getvalue()
 
 
 def save_png(image: Image.Image, path: Path, xmp: bytes | None = None) -> Path:
@@ -75,13 +81,13 @@ def save_png(image: Image.Image, path: Path, xmp: bytes | None = None) -> Path:
     if xmp is not None:
         info.add_itxt(PNG_KEY, xmp.decode())
     image.save(buffer, format="PNG", pnginfo=info)
-    return _write(path, buffer)
+    return _write(path, buffer.getvalue())
 
 
-def _write(path: Path, buffer: io.BytesIO) -> Path:
+def _write(path: Path, content: bytes) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(path, buffer.getvalue())
+        files.write_bytes(path, content)
     except OSError as error:
         raise InputError(f"{path} can't be written ({error.strerror}): pick another --out or make room") from None
     return path

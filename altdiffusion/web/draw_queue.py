@@ -200,7 +200,7 @@ class DrawQueue:
 
 
 def _pixels(job: Job) -> int:
-    width, height = job.requests[0].known_size
+    width, height = job.requests[0].settings.hires_size or job.requests[0].known_size
     return max(1, width * height)
 
 

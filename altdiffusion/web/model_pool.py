@@ -16,6 +16,7 @@ from altdiffusion.checkpoints.bridge_folder import stands_at_exit, with_tokenize
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
 from altdiffusion.generation.load import load_pipeline
+from altdiffusion.generation.loras import parse_lora
 from altdiffusion.text_encoder.tokenizer import tokenizer_of
 from altdiffusion.web.model_entry import parse_entry
 from altdiffusion.web.translations import Refused
@@ -75,6 +76,10 @@ class Models:
                 pipe.set_progress_bar_config(disable=True)
                 self._pipelines[label] = pipe
             return self._pipelines[label]
+
+    def lora_names(self, label: str) -> list[str]:
+        """What prompts may call the LoRAs of a model."""
+        return [parse_lora(lora).name for lora in self._parts[label].get("lora", ())]
 
     def takes_route(self, label: str) -> bool:
         """Whether a model has a bridge at its CLIP's entrance."""

@@ -24,6 +24,8 @@ from altdiffusion.web.translations import Refused
 MAX_SEED = generation_settings.MAX_SEED - 10_000  # the images of one request have the seeds after it
 WEB_SETTINGS = settings_with("web")
 TEXT_TO_IMAGE = [name for name in WEB_SETTINGS if name not in settings_with("needs")]
+# That other programs' APIs have and the page doesn't.
+PROGRAM_SETTINGS = ["hires", "hires_strength", "hires_steps", "clip_skip"]
 
 # Names of shapes, and width through height; the area stays the model's own.
 SHAPES = {"1:1": 1.0, "4:3": 4 / 3, "3:4": 3 / 4, "3:2": 3 / 2, "2:3": 2 / 3, "16:9": 16 / 9, "9:16": 9 / 16}
@@ -42,6 +44,14 @@ def _offered_schedulers() -> dict[SchedulerChoice, str]:
 
 _SCHEDULER_NAMES = _offered_schedulers()
 OFFERED_SCHEDULERS = list(_SCHEDULER_NAMES.values())
+
+
+def offered_scheduler(name: str) -> str:
+    """What the page calls the scheduler of any program's name. Raises Refused for one that isn't offered."""
+    try:
+        return _SCHEDULER_NAMES[find_scheduler(name)]
+    except (InputError, KeyError):
+        raise Refused("unknown_scheduler") from None
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,8 @@ def read_request(
 ) -> VisitorRequest:
     """The request in what the page or a program sent. Raises Refused. Sizes are checked once the model is known, too.
 
-    said: values by the names of `WEB_SETTINGS`, and model, images, best_of, shape; a setting that is missing or None isn't said.
+    said: values by the names of `WEB_SETTINGS` and `PROGRAM_SETTINGS`, and model, images, best_of, shape; a setting that is
+        missing or None isn't said.
     """
     num_images = check_whole("images", said.get("images", 1), 1, limits.images)
     best_of = check_whole("best_of", said.get("best_of") or 0, 0, limits.images)
@@ -79,7 +90,7 @@ def read_request(
         raise Refused("best_of_few", images=num_images, best_of=best_of)
     if (shape := said.get("shape") or "") not in ("", *SHAPES):
         raise Refused("bad_input")
-    values = {name: check_setting(name, said.get(name), limits) for name in WEB_SETTINGS}
+    values = {name: check_setting(name, said.get(name), limits) for name in (*WEB_SETTINGS, *PROGRAM_SETTINGS)}
     if image is None:
         values |= dict.fromkeys(settings_that_need("init_image"))
     if mask is None and (idle := [name for name in settings_that_need("mask") if values[name] is not None]):
@@ -128,7 +139,7 @@ def with_styles(said: Mapping[str, Any], styles: Mapping[str, Style], limits: Li
 
 def check_work(request: VisitorRequest, limits: Limits) -> None:
     """Raises Refused for a size, where it is known, that is too large alone or with its steps and images."""
-    width, height = request.request.known_size
+    width, height = request.settings.hires_size or request.request.known_size
     if width * height > limits.pixels:
         side = math.isqrt(limits.pixels) // 8 * 8
         raise Refused("many_pixels", width=width, height=height, most=f"{limits.pixels:,}", side=side)
@@ -137,9 +148,13 @@ def check_work(request: VisitorRequest, limits: Limits) -> None:
 
 
 def work_of(request: VisitorRequest) -> int:
-    """Pixels times steps times images, 0 where the size isn't known yet."""
-    width, height = request.settings.width or 0, request.settings.height or 0
-    return width * height * request.settings.steps_or_default * request.num_generated
+    """Pixels times steps times images, both passes of hires; 0 where the size isn't known yet."""
+    settings = request.settings
+    work = (settings.width or 0) * (settings.height or 0) * settings.steps_or_default
+    if settings.hires_size is not None:
+        width, height = settings.hires_size
+        work += width * height * (settings.hires_steps or settings.steps_or_default)
+    return work * request.num_generated
 
 
 def check_setting(name: str, value: Any, limits: Limits) -> Any:
@@ -176,7 +191,7 @@ def check_setting(name: str, value: Any, limits: Limits) -> Any:
 def _range(name: str, limits: Limits) -> tuple[Any, Any]:
     """Least and most of a number on this page; infinite where neither the setting nor the owner says one."""
     bounds = bounds_of(ImageSettings.model_fields[name])
-    most = MAX_SEED if name == "seed" else getattr(limits, name, math.inf)
+    most = MAX_SEED if name == "seed" else getattr(limits, name.removeprefix("hires_"), math.inf)
     return bounds.get("ge", bounds.get("gt", -math.inf)), min(bounds.get("le", math.inf), most)
 
 

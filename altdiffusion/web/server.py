@@ -1,4 +1,4 @@
-"""The page, served: `altdiffusion demo` and demo/app.py call `serve`."""
+"""The page, served: `altdiffusion demo` and demo/app.py call `serve`; and what the page and the APIs are both served with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -21,6 +21,9 @@ from altdiffusion.generation.label import DEFAULT, Label
 from altdiffusion.generation.styles import read_styles
 from altdiffusion.web.limits import Limits
 
+if TYPE_CHECKING:
+    from altdiffusion.web.service import DemoService
+
 KEEP_SECONDS = 6 * 3600  # generated and uploaded images; a page that is open longer loses the oldest of its history
 SESSIONS = 200  # that Gradio remembers, the last used; each takes a copy of the page's configuration
 LOOPBACK = "127.0.0.1"
@@ -28,7 +31,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Serving:
-    """How the owner wants the page served.
+    """How the owner wants the page or the APIs served.
 
     auth: "name:password". models: what visitors may choose from; empty: mini. root_path: where a proxy shows the page, below a
     path ("/draw") or at a whole address. styles: a file as `read_styles` reads it; None: the package's own.
@@ -62,71 +65,109 @@ def serve(serving: Serving) -> None:
 def running(serving: Serving) -> Iterator[str]:
     """The page's address, while it is served; all its files are deleted at the end. Raises InputError."""
     name_and_password = _auth(serving.auth)
+    check_serving(serving)
+    with temporary_folder("altdiffusion-demo-") as folder, _environment(folder):  # before Gradio is imported
+        middleware = _gradio()
+        from altdiffusion.web.guard import Guard
+        from altdiffusion.web.page import build_page, look
+
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        with started_service(serving, folder) as service:
+            page = build_page(service)
+            page.queue(api_open=False, max_size=1000, default_concurrency_limit=None)
+            uploads = serving.limits.upload_bytes * serving.limits.pictures
+            try:
+                _, url, _ = page.launch(
+                    server_name=serving.host,
+                    server_port=serving.port,
+                    root_path=None if serving.root_path is None else serving.root_path.rstrip("/"),
+                    auth=name_and_password,
+                    share=False,
+                    inbrowser=False,
+                    prevent_thread_lock=True,
+                    quiet=True,
+                    show_error=False,
+                    ssr_mode=False,
+                    mcp_server=False,
+                    enable_monitoring=False,
+                    max_file_size=serving.limits.upload_bytes,
+                    state_session_capacity=SESSIONS,
+                    run_history=False,
+                    footer_links=["api"],
+                    app_kwargs={
+                        "middleware": [middleware(Guard, max_upload=uploads)],
+                        "docs_url": None,
+                        "redoc_url": None,
+                    },
+                    **look(),
+                )
+            except OSError as error:
+                raise InputError(f"--host {serving.host} --port {serving.port}: can't be served ({error})") from None
+            try:
+                yield url
+            finally:
+                page.close(verbose=False)
+
+
+def check_serving(serving: Serving) -> None:
+    """Raise InputError for what is wrong, before anything is loaded."""
     if serving.max_queue < 1:
         raise InputError(f"--max-queue {serving.max_queue}: expected at least 1")
     if serving.limits.pixels < 64:
         raise InputError(f"--max-pixels {serving.limits.pixels}: expected at least 64, such as 589824 for 768 x 768")
     if serving.root_path is not None and not serving.root_path.startswith(("/", "http://", "https://")):
         raise InputError(f"--root-path {serving.root_path}: expected a path such as /draw, or a whole address")
-    styles = read_styles(serving.styles)
-    folder = Path(tempfile.mkdtemp(prefix="altdiffusion-demo-"))
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    max_image_pixels = Image.MAX_IMAGE_PIXELS
-    os.environ |= _ENVIRONMENT | {"GRADIO_TEMP_DIR": str(folder)}  # before Gradio is imported
-    try:
-        middleware = _gradio()
-        from altdiffusion.web.guard import Guard
-        from altdiffusion.web.model_pool import Models, offered
-        from altdiffusion.web.page import build_page, look
-        from altdiffusion.web.service import DemoService
+    read_styles(serving.styles)
 
-        # Gradio decodes what is painted over before our own checks see it; Pillow refuses twice this number.
-        Image.MAX_IMAGE_PIXELS = serving.limits.upload_pixels // 2
-        logging.getLogger("httpx").setLevel(logging.WARNING)
-        options = {"device": serving.device, "dtype": serving.dtype, "allow_pickle": serving.allow_pickle}
-        models = Models(list(serving.models) or offered(), scorer=serving.scorer, **options)
-        generated = folder / "generated"
-        generated.mkdir()
-        service = DemoService(
-            models, serving.limits, max_waiting=serving.max_queue, folder=generated, styles=styles, label=serving.label
-        )
-        page = build_page(service)
-        page.queue(api_open=False, max_size=1000, default_concurrency_limit=None)
-        uploads = serving.limits.upload_bytes * serving.limits.pictures
-        try:
-            _, url, _ = page.launch(
-                server_name=serving.host,
-                server_port=serving.port,
-                root_path=None if serving.root_path is None else serving.root_path.rstrip("/"),
-                auth=name_and_password,
-                share=False,
-                inbrowser=False,
-                prevent_thread_lock=True,
-                quiet=True,
-                show_error=False,
-                ssr_mode=False,
-                mcp_server=False,
-                enable_monitoring=False,
-                max_file_size=serving.limits.upload_bytes,
-                state_session_capacity=SESSIONS,
-                run_history=False,
-                footer_links=["api"],
-                app_kwargs={"middleware": [middleware(Guard, max_upload=uploads)], "docs_url": None, "redoc_url": None},
-                **look(),
-            )
-        except OSError as error:
-            raise InputError(f"--host {serving.host} --port {serving.port}: can't be served ({error})") from None
-        stop = threading.Event()
-        threading.Thread(target=_sweep, args=(folder, stop), name="sweeping", daemon=True).start()
-        try:
-            yield url
-        finally:
-            stop.set()
-            page.close(verbose=False)
-            service.close()
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A folder of our own, deleted at the end."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def started_service(serving: Serving, folder: Path) -> Iterator[DemoService]:
+    """What the page and the APIs call, with its queue, while it works. What it saves below the folder is swept away later."""
+    from altdiffusion.web.model_pool import Models, offered
+    from altdiffusion.web.service import DemoService
+
+    options = {"device": serving.device, "dtype": serving.dtype, "allow_pickle": serving.allow_pickle}
+    models = Models(list(serving.models) or offered(), scorer=serving.scorer, **options)
+    generated = folder / "generated"
+    generated.mkdir()
+    stop, max_image_pixels = threading.Event(), Image.MAX_IMAGE_PIXELS
+    # Gradio decodes what is painted over before our own checks see it; Pillow refuses twice this number.
+    Image.MAX_IMAGE_PIXELS = serving.limits.upload_pixels // 2
+    service = DemoService(
+        models,
+        serving.limits,
+        max_waiting=serving.max_queue,
+        folder=generated,
+        styles=read_styles(serving.styles),
+        label=serving.label,
+    )
+    threading.Thread(target=_sweep, args=(folder, stop), name="sweeping", daemon=True).start()
+    try:
+        yield service
+    finally:
+        stop.set()
+        service.close()
         Image.MAX_IMAGE_PIXELS = max_image_pixels
+
+
+@contextmanager
+def _environment(folder: Path) -> Iterator[None]:
+    """Gradio's variables, until the end."""
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ |= _ENVIRONMENT | {"GRADIO_TEMP_DIR": str(folder)}
+    try:
+        yield
+    finally:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

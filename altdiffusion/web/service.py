@@ -6,10 +6,12 @@ Every expected failure is a Refused, whose sentence is in the visitor's language
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +27,7 @@ from altdiffusion.errors import InputError
 from altdiffusion.generation import infotext
 from altdiffusion.generation.label import DEFAULT, Label
 from altdiffusion.generation.result import GeneratedImage, free_path, save_image
+from altdiffusion.generation.schedulers import MOST_NEEDED, build_scheduler, check_steps
 from altdiffusion.generation.settings import DEFAULT_STEPS, ImageSettings
 from altdiffusion.generation.styles import Style
 from altdiffusion.prompt_syntax import PromptSyntax, lora_names, plain_text
@@ -76,6 +79,13 @@ class Finished:
 
     images: list[SavedImage]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Unsaved:
+    """The same images before they are saved, with their scores in their settings."""
+
+    images: list[GeneratedImage]
 
 
 @dataclass(frozen=True)
@@ -136,15 +146,28 @@ class DemoService:
         return checks.with_styles(said, self.styles, self.limits)
 
     async def generate(self, request: VisitorRequest) -> AsyncGenerator[Progress, None]:
-        """Generate what is asked for; leaving the iterator early cancels. Raises Refused."""
+        """Generate and save what is asked for; leaving the iterator early cancels. Raises Refused."""
         started = time.monotonic()
+        async with aclosing(self.generate_unsaved(request)) as updates:
+            async for news in updates:
+                if isinstance(news, Unsaved):
+                    saved = await asyncio.to_thread(lambda images: [self.save(image) for image in images], news.images)
+                    yield Finished(saved, time.monotonic() - started)
+                else:
+                    yield news
+
+    async def generate_unsaved(
+        self, request: VisitorRequest, scored: bool = True
+    ) -> AsyncGenerator[Waiting | Loading | Generating | Scoring | Unsaved, None]:
+        """The same, but no file is written. scored: whether all get scores, where an AltCLIP is known."""
         label = self.models.label(request.model)
         self._check_route(label, request.settings.route)
         if not self.models.is_loaded(label):
             yield Loading()
         request = await asyncio.to_thread(self.resolved, request, label)
         checks.check_work(request, self.limits)  # again: the size of the model's own is known only now
-        scorer = await asyncio.to_thread(self.models.scorer, label)
+        wants_scores = scored or request.best_of
+        scorer = await asyncio.to_thread(self.models.scorer, label) if wants_scores else None
         if request.best_of and scorer is None:
             raise Refused("no_scorer")
         job = _job(request, label)
@@ -156,10 +179,14 @@ class DemoService:
                     continue
                 if scorer is not None:
                     yield Scoring()
-                saved = await asyncio.to_thread(self._finish, progress.images, request, label, scorer)
-                yield Finished(saved, time.monotonic() - started)
+                yield Unsaved(await asyncio.to_thread(_finish, progress.images, request, label, scorer))
         finally:
             self.queue.cancel(job)
+
+    def save(self, image: GeneratedImage) -> SavedImage:
+        """In a folder of its own, for some hours."""
+        path = free_path(Path(tempfile.mkdtemp(dir=self.folder)), image.settings)
+        return SavedImage(save_image(image, path, self.label), image.settings, image.filtered, image.settings.score)
 
     async def compare(self, left: VisitorRequest, right: VisitorRequest) -> AsyncGenerator[tuple[int, Progress], None]:
         """Generate both, with one seed; yields (0 for left or 1 for right, what happens to it). Raises Refused."""
@@ -256,6 +283,19 @@ class DemoService:
             judged.append(Judged(language, found.sure, probabilities, percentiles))
         return judged
 
+    def percentiles(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], model: str
+    ) -> list[list[float | None]] | None:
+        """The same by the calibration of each prompt's language, 0 to 100; None where there is none. Raises Refused."""
+        scorer = self._scorer(model)
+        if scorer.calibration is None:
+            return None
+        try:
+            rows = scorer.score(list(images), list(prompts), as_="percentile").tolist()
+        except InputError:  # of none of the languages
+            return None
+        return [[None if math.isnan(value) else value for value in row] for row in rows]
+
     def classify(
         self, images: Sequence[Image.Image], labels: Sequence[str], template: str, model: str
     ) -> list[list[float]]:
@@ -312,31 +352,41 @@ class DemoService:
                 self._explained(label, prompt, settings.prompt_syntax, settings.route, settings.steps_run)
         try:
             check_loaded(pipe, lora_names([settings.prompt], settings.prompt_syntax))
+            self._check_fits(pipe, settings)
         except InputError as error:
             raise Refused("bad_prompt", problem=str(error)) from None
         return replace(request, request=request.request.resolved(pipe))
 
-    def _finish(
-        self, images: list[GeneratedImage], request: VisitorRequest, label: str, scorer: PromptScorer | None
-    ) -> list[SavedImage]:
-        """Score, keep the best, save."""
-        scores: list[float | None] = [None] * len(images)
-        if scorer is not None:
-            words = plain_text(request.settings.prompt, request.settings.prompt_syntax)
-            filtered = [image.filtered for image in images]
-            ranked = best_of.rank(scorer, [image.image for image in images], words, filtered)
-            for index, score in ranked:
-                scores[index] = round(score, 4)
-            if request.best_of:
-                kept = [index for index, _ in ranked[: request.num_images]]
-                images, scores = [images[index] for index in kept], [scores[index] for index in kept]
-        return [self._saved(image, label, score) for image, score in zip(images, scores, strict=True)]
+    def _check_fits(self, pipe: Any, settings: ImageSettings) -> None:
+        """Raises InputError for a clip skip or so few steps that this model, or the scheduler, can't do."""
+        layers = getattr(
+            pipe.text_encoder.config, "num_hidden_layers", 1
+        )  # a bridge at the exit has learnt the last one
+        if (settings.clip_skip or 1) > layers:
+            raise InputError(f"clip skip {settings.clip_skip}: this text encoder has {layers} layers")
+        if settings.steps_or_default < MOST_NEEDED:
+            scheduler = build_scheduler(settings.scheduler, pipe) if settings.scheduler else pipe.scheduler
+            check_steps(scheduler, settings.steps_or_default)
 
-    def _saved(self, image: GeneratedImage, label: str, score: float | None) -> SavedImage:
-        settings = image.settings.replace(model=label, score=score)
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
-        path = save_image(replace(image, settings=settings), free_path(folder, settings), self.label)
-        return SavedImage(path, settings, image.filtered, score)
+
+def _finish(
+    images: list[GeneratedImage], request: VisitorRequest, label: str, scorer: PromptScorer | None
+) -> list[GeneratedImage]:
+    """Score, keep the best."""
+    scores: list[float | None] = [None] * len(images)
+    if scorer is not None:
+        words = plain_text(request.settings.prompt, request.settings.prompt_syntax)
+        filtered = [image.filtered for image in images]
+        ranked = best_of.rank(scorer, [image.image for image in images], words, filtered)
+        for index, score in ranked:
+            scores[index] = round(score, 4)
+        if request.best_of:
+            kept = [index for index, _ in ranked[: request.num_images]]
+            images, scores = [images[index] for index in kept], [scores[index] for index in kept]
+    return [
+        replace(image, settings=image.settings.replace(model=label, score=score))
+        for image, score in zip(images, scores, strict=True)
+    ]
 
 
 def _job(request: VisitorRequest, label: str) -> Job:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 
@@ -18,14 +19,27 @@ def open_upload(path: Any, limits: Limits, mode: str = "RGB") -> Image.Image:
         raise Refused("no_image")
     try:
         file = Path(path)
-        if file.stat().st_size > limits.upload_bytes:
-            raise Refused("large_file", most=limits.upload_bytes // 2**20)
+        size = file.stat().st_size
+    except Exception as error:  # no path, or nothing there
+        raise Refused("bad_image") from error
+    return _decoded(file, size, limits, mode)
+
+
+def open_bytes(content: bytes, limits: Limits, mode: str = "RGB") -> Image.Image:
+    """The same for a file in memory."""
+    if not content:
+        raise Refused("no_image")
+    return _decoded(io.BytesIO(content), len(content), limits, mode)
+
+
+def _decoded(file: Path | IO[bytes], size: int, limits: Limits, mode: str) -> Image.Image:
+    if size > limits.upload_bytes:
+        raise Refused("large_file", most=limits.upload_bytes // 2**20)
+    try:
         image = read_image(file, mode, limits.upload_pixels)
-    except Refused:
-        raise
     except TooManyPixels:
         raise Refused("large_image", most=f"{limits.upload_pixels:,}") from None
-    except Exception as error:  # no path, nothing there, or no image
+    except Exception as error:
         raise Refused("bad_image") from error
     _check_pixels(image.size, limits)
     return image

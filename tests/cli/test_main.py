@@ -29,6 +29,7 @@ EARLY = [  # wrong input of each command, which is said before the libraries loa
     (["info", "nowhere.png"], "no such image"),
     (["invert", "猫", "--bridge", "./nowhere", "--out", "x.png"], "x.png"),
     (["demo", "--models", "./nowhere", "--port", "99999"], "--port: expected 0 to 65535"),
+    (["serve", "--models", "./nowhere", "--port", "99999"], "--port: expected 0 to 65535"),
     (["convert", "./nowhere", "out"], "unknown model './nowhere'"),
     (["train", "align", "--model", "m.bin", "--train-data", "x*.tar", "--output-dir", "o"], "there is no x*.tar"),
     (["train", "align", "--config", "nowhere.toml"], "can't be read"),
@@ -80,8 +81,8 @@ def test_help_shows_commands_in_groups_with_an_example(run):
 
 
 @pytest.mark.parametrize(
-    "words", [["generate"], ["score"], ["tokens"], ["info"], ["demo"], ["convert"], ["train", "bridge"], ["evaluate", "mini"],
-              ["benchmark"]]
+    "words", [["generate"], ["score"], ["tokens"], ["info"], ["demo"], ["serve"], ["convert"], ["train", "bridge"],
+              ["evaluate", "mini"], ["benchmark"]]
 )  # fmt: skip
 def test_each_command_has_an_example(run, words):
     page = run(*words, "--help").out
@@ -161,6 +162,7 @@ def test_info_reports_versions_device_and_attention(run):
         (["generate", "a", "--scheduler", "magic"], "euler-a"),
         (["generate", "a", "--device", "cuda:99"], "this machine has"),
         (["generate", "a", "--init-image", "nowhere.png"], "no such image"),
+        (["serve", "--models", "./nowhere", "--port", "99999"], "--port: expected 0 to 65535"),
         (["convert", "./nowhere", "out"], "unknown model"),
         (["generate", "a (cat", "--prompt-syntax", "webui"], "character 3, “a (cat”: ( isn't closed"),
         (["tokens", "a", "--model", "./nowhere"], "unknown model './nowhere'"),

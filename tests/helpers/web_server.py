@@ -31,3 +31,30 @@ def served(root: Path, **serving: Any) -> Iterator[str]:
     options = save_models(root) | serving
     with running(Serving(**(options | {"models": [str(each) for each in options["models"]]}))) as url:
         yield url
+
+
+@contextmanager
+def service_of(root: Path, **serving: Any) -> Iterator[Any]:
+    """A `DemoService` on the same models."""
+    from altdiffusion.web.server import Serving, started_service
+
+    options = save_models(root) | serving
+    folder = root / "served"
+    folder.mkdir(exist_ok=True)
+    with started_service(
+        Serving(**(options | {"models": [str(each) for each in options["models"]]})), folder
+    ) as service:
+        yield service
+
+
+@contextmanager
+def apis_served(root: Path, api_key: str | None = None, any_model: bool = False, **serving: Any) -> Iterator[str]:
+    """The address of the APIs in this process."""
+    from altdiffusion.web.serve.server import running
+    from altdiffusion.web.server import Serving
+
+    options = save_models(root) | serving
+    with running(
+        Serving(**(options | {"models": [str(each) for each in options["models"]]})), api_key, any_model
+    ) as url:
+        yield url
