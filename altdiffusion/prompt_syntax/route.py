@@ -48,7 +48,8 @@ def stretches(
         but what stands in backquotes and literal_words; "none" leaves all as it is, backquotes too.
     literal_words: names of textual inversions and triggers of LoRAs, in any case.
     cuts: offsets that no stretch for the bridge reaches over, as where a weight changes. Signs and spaces at one are literal.
-    holes: whether a clause for the bridge with one literal part is one stretch, with that part as its `inner`.
+    holes: whether a clause for the bridge with one literal part is one stretch, with that part as its `inner`; not if the
+        part begins with a preposition, as "on a hill", which stands well where it stands.
     Full-width commas and the like become ASCII's in literal stretches beside others.
     Raises InputError for another route and for a backquote that isn't closed; \\` and `` are a backquote that is text.
     """
@@ -74,7 +75,7 @@ def stretches(
         kinds[start:end] = bytes(end - start)
     for cut in set(cuts):
         kinds[cut:] = kinds[cut:].translate(_BEHIND_CUT)
-    inner = _holes(masked, clauses, kinds, cuts) if holes else []
+    inner = _holes(masked, text, clauses, kinds, cuts) if holes else []
     _leave_signs(masked, kinds)
     read_as = _read_as(text, signs, kinds)
     return [_stretch(read_as, start, end, bool(kinds[start]), inner) for start, end in _runs(kinds)]
@@ -100,6 +101,11 @@ HOLE = "\ufffc"  # in the text of a stretch, what stands for its inner one
 _MASK = HOLE
 _BEHIND_CUT = bytes.maketrans(b"\1\2", b"\2\1")
 _SIGNS = "".join(CLAUSE_ENDS) + string.whitespace
+_PREPOSITION = re.compile(
+    r"[\s`]*(?:above|across|after|against|along|among|around|as|at|before|behind|below|beneath|beside|between|by|for|from|in|inside"
+    r"|into|like|near|of|off|on|onto|outside|over|through|to|toward|towards|under|upon|with|within|without)\s",
+    re.IGNORECASE,
+)
 _BACKQUOTES = re.compile(r"\\`|``|`")
 _ASCII_SIGNS = {
     **dict.fromkeys("，、､،၊፣", ","),
@@ -166,11 +172,12 @@ def _is_boundary(text: str, at: int) -> bool:
 
 
 def _holes(
-    text: str, clauses: Collection[tuple[int, int]], kinds: bytearray, cuts: Collection[int]
+    text: str, read: str, clauses: Collection[tuple[int, int]], kinds: bytearray, cuts: Collection[int]
 ) -> list[tuple[int, int]]:
     """The literal parts of clauses that have one and are otherwise for the bridge; these clauses become stretches of their own.
 
-    kinds: by character, is changed: 3 and 4 by turns are such a clause with its literal part, without signs behind it.
+    read: the text with what is quoted. kinds: by character, is changed: 3 and 4 by turns are such a clause with its literal
+    part, without signs behind it.
     """
     found: list[tuple[int, int]] = []
     for start, end in clauses:
@@ -184,6 +191,8 @@ def _holes(
         literal = [part.span() for part in re.finditer("L+(?: +L+)*", parts)]
         has_words = any(kind and _is_word(character) for kind, character in zip(is_bridged, content, strict=True))
         if len(literal) == 1 and has_words and not any(start < cut < end for cut in cuts):
+            if _PREPOSITION.match(read, start + literal[0][0], start + literal[0][1]):
+                continue
             kinds[start:end] = bytes([3 + len(found) % 2]) * (end - start)
             found.append((start + literal[0][0], start + literal[0][1]))
     return found

@@ -90,7 +90,7 @@ class MixedPrompts:
         if rng.random() >= self._literal:
             return [whole]
         mask = self._tokenizer.mask_token
-        if mask and (shared := _shared_words(text, english)) and rng.random() < 0.7:
+        if mask and (shared := _shared_words(text, english)) and rng.random() < 0.5:
             (start, end), (first, last) = shared
             hole = self._random_tokens(rng) if rng.random() < 0.25 else _Stretch(english[first:last])
             return [_Stretch(english[:first], text[:start] + mask + text[end:], hole=hole, behind=english[last:])]
@@ -104,7 +104,7 @@ class MixedPrompts:
             count = rng.randint(1, min(_MAX_LITERAL_WORDS, max(1, len(words))))
             first = rng.randrange(max(1, len(words) - count + 1))
             literal = _Stretch(" ".join(words[first : first + count]))
-        is_apart, is_first = rng.random() < 0.7, rng.random() < 0.35
+        is_apart, is_first = rng.random() < 0.4, rng.random() < 0.35
         if mask and not is_apart and not text.rstrip().endswith(tuple(CLAUSE_ENDS)):
             before, behind = ("", f" {english}") if is_first else (f"{english} ", "")
             text = f"{mask} {text}" if is_first else f"{text} {mask}"
