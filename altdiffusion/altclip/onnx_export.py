@@ -70,7 +70,7 @@ def export_onnx(
     """
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]:
         raise InputError(
-            f'{", ".join(missing)} {"is" if len(missing) == 1 else "are"} missing: pip install "altdiffusion[onnx]"'
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: pip install onnx onnxscript onnxruntime"
         )
     if (bridge is not None) != (part == "bridge"):
         raise InputError("a bridge belongs to the part bridge: expected both or neither")

@@ -36,7 +36,7 @@ class OnnxScorer:
             import onnxruntime
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise InputError(f'{error.name} is missing: pip install "altdiffusion[onnx]"') from None
+            raise InputError(f"{error.name} is missing: pip install {error.name}") from None
         try:
             config = json.loads((root / "config.json").read_text("utf-8"))
             images = json.loads((root / "visual/preprocess_cfg.json").read_text("utf-8"))

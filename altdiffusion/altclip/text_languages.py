@@ -1,4 +1,4 @@
-"""Which language a text is in, of those that a model is calibrated for. Needs `altdiffusion[language]`.
+"""Which language a text is in, of those that a model is calibrated for.
 
 English is told from the others by our own word lists, which are right on a word or two; the others are told apart by
 py3langid, which needs a few words: of mini's captions it takes 99 % for what they are, of single words many for another.

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from altdiffusion.checkpoints.bridge_folder import no_soft_tokens, stands_at_exit
 from altdiffusion.cli.flags import command, subset_of
 from altdiffusion.cli.terminal import hide_loading, print_json
+from altdiffusion.errors import InputError
 from altdiffusion.generation.settings import ImageSettings
-from altdiffusion.prompt_syntax import PromptSyntax
+from altdiffusion.prompt_syntax import PromptSyntax, plain_text, stretches
 from altdiffusion.settings import as_flag, setting
 
 BridgeFlags: Any = subset_of(ImageSettings, ("text_encoder", "bridge", "route", "literal"), group="Bridge")
@@ -32,6 +33,12 @@ class TokensSettings(BridgeFlags):
     as_json: bool = setting(False, "print one JSON document on standard output", flag="json")
 
     def problems(self) -> list[str]:
+        try:
+            text = plain_text(self.prompt, self.prompt_syntax)
+            if self.bridge is not None:
+                stretches(text, self.route or "auto")
+        except InputError as error:
+            return [str(error)]
         if self.bridge is not None:
             return [no_soft_tokens(self.bridge)] if stands_at_exit(self.bridge) else []
         said = [as_flag(name) for name in ("text_encoder", "route", "literal") if getattr(self, name) is not None]

@@ -24,7 +24,7 @@ from altdiffusion.generation.settings import ImageSettings
 from altdiffusion.pipelines.single_file import XL_SCALING, load_vae_file
 from altdiffusion.prompts.loras import adapter_name, loaded_adapters, set_weights
 
-_NO_PEFT = 'a LoRA needs peft: pip install "altdiffusion[train]"'
+_NO_PEFT = "a LoRA needs peft: pip install peft"
 _FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}  # by text width
 _IP_ADAPTER = "ip-adapter_sd15.safetensors"  # of the collection h94/IP-Adapter, the one for Stable Diffusion 1.x
 _DOWN = ("lora_down.weight", "lora_A.weight", "lora.down.weight", "lora_A.default.weight")
