@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,8 @@ from altdiffusion.cli.options import JsonSettings
 from altdiffusion.cli.terminal import hide_loading, print_json, print_line, say
 from altdiffusion.errors import InputError
 from altdiffusion.settings import setting
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra "onnx"
 
 
 class ExportSettings(JsonSettings):
@@ -29,9 +32,12 @@ class ExportSettings(JsonSettings):
     allow_pickle: bool = setting(False, "read .bin files, which can carry code")
 
     def problems(self) -> list[str]:
+        problems = []
         if (self.bridge is not None) != (self.part == "bridge"):
-            return ["--bridge and --part bridge belong together: expected both or neither"]
-        return []
+            problems.append("--bridge and --part bridge belong together: expected both or neither")
+        if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+            problems.append(f"{' '.join(missing)} missing: pip install {' '.join(missing)}")
+        return problems
 
 
 @command(ExportSettings)
