@@ -82,8 +82,8 @@ def test_help_shows_commands_in_groups_with_an_example(run):
 
 
 @pytest.mark.parametrize(
-    "words", [["generate"], ["score"], ["tokens"], ["info"], ["demo"], ["serve"], ["convert"], ["export", "onnx"], ["train", "bridge"],
-              ["evaluate", "mini"], ["benchmark"]]
+    "words", [["generate"], ["score"], ["tokens"], ["info"], ["demo"], ["serve"], ["convert"],
+              ["export", "onnx"], ["train", "bridge"], ["evaluate", "mini"], ["benchmark"]]
 )  # fmt: skip
 def test_each_command_has_an_example(run, words):
     page = run(*words, "--help").out
