@@ -139,9 +139,16 @@ def judged(rows: Sequence[str], prompts: Sequence[str], judgements: Sequence[Jud
             continue
         for name, probability, percentile in zip(rows, each.probabilities, each.percentiles, strict=True):
             verdict = "judged_right" if probability >= 0.5 else "judged_wrong"
-            values = {"probability": f"{100 * probability:.3g}", "percentile": round(percentile)}
+            values = {"probability": _percent(probability), "percentile": round(percentile)}
             lines.append(say(verdict, language, image=name, prompt=prompt, spoken=spoken, **values))
     return _JUDGED.render(caption=say("judged", language), lines=lines) if lines else ""
+
+
+def _percent(probability: float) -> str:
+    """In per cent, to a tenth: nothing is quite sure."""
+    if probability > 0.999:
+        return "> 99.9"
+    return "< 0.1" if probability < 0.001 else f"{100 * probability:.1f}"
 
 
 def settings_list(pairs: Sequence[tuple[str, str]], note: str) -> str:

@@ -45,6 +45,13 @@ def test_the_page_says_it_in_a_sentence_each(judged, language):
     assert html_parts.judged(["image 1"], PROMPTS, [], language) == ""
 
 
+@pytest.mark.parametrize(
+    ("probability", "said"), [(1.0, "&gt; 99.9 %"), (0.97, "97.0 %"), (0.5, "50.0 %"), (0.0, "&lt; 0.1 %")]
+)
+def test_nothing_is_quite_sure(probability, said):
+    assert said in html_parts.judged(["1"], ["a cat"], [Judged("en", True, [probability], [3.0])], "en")
+
+
 def test_what_visitors_write_is_escaped():
     html = html_parts.judged(["1"], ["<script>"], [Judged("en", False, [0.7], [3.0])], "en")
     assert "<script>" not in html
