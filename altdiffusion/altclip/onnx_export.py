@@ -7,7 +7,6 @@ bridge/                               soft tokens for a Stable Diffusion's CLIP
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import warnings
@@ -15,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from altdiffusion.altclip.model import load_with_processor
+from altdiffusion.altclip.onnx_checks import OPSET, Part, Precision, check_export
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.files import new_folder, write_text
 from altdiffusion.text_encoder.bridge import Bridge, load_bridge
@@ -32,9 +32,6 @@ from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, pad, tokens
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Part = Literal["altclip", "text-encoder", "bridge"]
-Precision = Literal["float32", "float16", "int8"]
-OPSET = 18
 # The largest difference from PyTorch in float32, of states and features about 1 in size.
 TOLERANCE: Mapping[Precision, float] = {"float32": 1e-4, "float16": 2e-2}
 LEAST_COSINE = 0.98  # of int8's outputs and PyTorch's
@@ -68,15 +65,8 @@ def export_onnx(
     these multiply at run time. opset: of the operators, 18 or later.
     Raises InputError, also where the outputs differ from PyTorch's by more than TOLERANCE or LEAST_COSINE: nothing is kept then.
     """
-    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]:
-        raise InputError(
-            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: pip install onnx onnxscript onnxruntime"
-        )
-    if (bridge is not None) != (part == "bridge"):
-        raise InputError("a bridge belongs to the part bridge: expected both or neither")
     folder = Path(destination)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not an empty folder: pick another one")
+    check_export(folder, part, bridge)
     options: dict[str, Any] = {"precision": precision, "opset": opset}
     with new_folder(folder) as aside, torch.no_grad():
         if part == "altclip":

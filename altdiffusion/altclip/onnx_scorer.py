@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from altdiffusion.errors import InputError, first_line
-from altdiffusion.images import MAX_RATIO, BadImage, open_image
+from altdiffusion.images import MAX_RATIO, open_image
 
 Features = npt.NDArray[np.float32]
 
@@ -90,10 +90,7 @@ class OnnxScorer:
 
     def _pixels(self, image: str | Path | Image.Image) -> Features:
         """float32 (3, side, side), as transformers' CLIPImageProcessor gives them."""
-        try:
-            opened = open_image(image)
-        except BadImage as error:
-            raise InputError(str(error)) from None
+        opened = open_image(image)
         width, height = opened.size
         if max(width, height) > MAX_RATIO * min(width, height):
             raise InputError(f"an image of {width} x {height} is a line: expected sides of at most {MAX_RATIO} to 1")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Literal
 
+from altdiffusion.altclip.onnx_checks import OPSET, Part, Precision, check_export
 from altdiffusion.cli.flags import command
 from altdiffusion.cli.options import JsonSettings
 from altdiffusion.cli.terminal import hide_loading, print_json, print_line, say
 from altdiffusion.errors import InputError
 from altdiffusion.settings import setting
-
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra "onnx"
 
 
 class ExportSettings(JsonSettings):
@@ -21,23 +19,18 @@ class ExportSettings(JsonSettings):
     form: Literal["onnx"] = setting(..., "the format", positional="onnx")
     source: str = setting(..., "AltCLIP: id on the hub, folder, or mini", positional="SRC", source="model")
     destination: Path = setting(..., "new folder", positional="DST")
-    part: Literal["altclip", "text-encoder", "bridge"] = setting(
-        "altclip", "both towers, for scores; the text tower alone; or it with --bridge"
-    )
+    part: Part = setting("altclip", "both towers, for scores; the text tower alone; or it with --bridge")
     bridge: str | None = setting(None, "to a Stable Diffusion's CLIP, for --part bridge", source="model", metavar="B")
-    precision: Literal["float32", "float16", "int8"] = setting(
-        "float32", "of the weights; int8: those of matrix products"
-    )
-    opset: int = setting(18, "version of the operators", minimum=18, maximum=23)
+    precision: Precision = setting("float32", "of the weights; int8: those of matrix products")
+    opset: int = setting(OPSET, "version of the operators", minimum=OPSET, maximum=23)
     allow_pickle: bool = setting(False, "read .bin files, which can carry code")
 
     def problems(self) -> list[str]:
-        problems = []
-        if (self.bridge is not None) != (self.part == "bridge"):
-            problems.append("--bridge and --part bridge belong together: expected both or neither")
-        if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-            problems.append(f"{' '.join(missing)} missing: pip install {' '.join(missing)}")
-        return problems
+        try:
+            check_export(self.destination, self.part, self.bridge)
+        except InputError as error:
+            return [str(error)]
+        return []
 
 
 @command(ExportSettings)
@@ -47,8 +40,6 @@ def export(settings: ExportSettings) -> None:
     altdiffusion export onnx BAAI/AltCLIP-m9 altclip-onnx --allow-pickle
     altdiffusion export onnx mini bridge-onnx --part bridge --bridge mini
     """
-    if settings.destination.exists() and (not settings.destination.is_dir() or any(settings.destination.iterdir())):
-        raise InputError(f"{settings.destination} exists and is not an empty folder: pick another one")
     say("loading ...")
     from altdiffusion.altclip.onnx_export import export_onnx
 

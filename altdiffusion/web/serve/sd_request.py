@@ -115,22 +115,23 @@ def not_used(body: _Body) -> list[str]:
         if name in _NO_OVERRIDES and (value is None or value in _NO_OVERRIDES[name]):
             continue
         if name not in _USED_OVERRIDES:
-            raise Refused("not_done", name=_text(name))
+            raise Refused("not_done", name=shown(name))
     scripts = more.get("alwayson_scripts")
     for name, script in scripts.items() if isinstance(scripts, dict) else ():
         arguments = script.get("args") if isinstance(script, dict) else script
         if arguments not in (None, [], [False], {}):
-            raise Refused("not_done", name=_text(name))
+            raise Refused("not_done", name=shown(name))
     usual = {**_NOT_DONE, **_USUAL}
     idle = {name for name, value in more.items() if value in (None, "", *usual.get(name, ()))}
     if not getattr(body, "enable_hr", False):
         idle.add("hr_upscaler")
     if getattr(body, "mask", None) is None:
         idle.add("inpainting_fill")
-    return sorted(_text(name) for name in more.keys() - _IDLE - idle)
+    return sorted(shown(name) for name in more.keys() - _IDLE - idle)
 
 
-def _text(name: str) -> str:
+def shown(name: str) -> str:
+    """A name that a client sent, as an answer can hold it."""
     return name.encode("utf-8", "replace").decode()[:100]
 
 

@@ -28,7 +28,7 @@ from altdiffusion.images import opened_image
 from altdiffusion.settings import about_of
 from altdiffusion.web import uploads
 from altdiffusion.web.draw_queue import Generating
-from altdiffusion.web.request import OFFERED_SCHEDULERS, offered_scheduler
+from altdiffusion.web.request import offered_scheduler
 from altdiffusion.web.serve.errors import Interrupted, SdError, responses
 from altdiffusion.web.serve.generating import (
     Clients,
@@ -38,7 +38,16 @@ from altdiffusion.web.serve.generating import (
     generated,
     open_base64,
 )
-from altdiffusion.web.serve.sd_request import Image2Image, Text2Image, as_mask, fitted, info_of, not_used, said_of
+from altdiffusion.web.serve.sd_request import (
+    Image2Image,
+    Text2Image,
+    as_mask,
+    fitted,
+    info_of,
+    not_used,
+    said_of,
+    shown,
+)
 from altdiffusion.web.service import DemoService
 from altdiffusion.web.translations import Refused
 
@@ -155,7 +164,7 @@ def sd_router(service: DemoService) -> APIRouter:
         kept = await options(request)
         for name, value in body.items():
             if name != "sd_model_checkpoint" and (name not in kept or kept[name] != value):
-                raise Refused("not_done", name=name.encode("utf-8", "replace").decode()[:100])
+                raise Refused("not_done", name=shown(name))
         if "sd_model_checkpoint" in body:
             clients.of(request).model = service.models.label(body["sd_model_checkpoint"])
 
@@ -219,9 +228,10 @@ def sd_router(service: DemoService) -> APIRouter:
 
 def _is_offered(name: str) -> bool:
     try:
-        return offered_scheduler(name) in OFFERED_SCHEDULERS
+        offered_scheduler(name)
     except Refused:
         return False
+    return True
 
 
 def _png_info(service: DemoService, content: bytes) -> PngInfo:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from altdiffusion.web import html_parts
 from altdiffusion.web.request import read_lines
-from altdiffusion.web.service import DemoService
+from altdiffusion.web.service import DemoService, Judged
 from altdiffusion.web.tabs.controls import I18N, PRIVATE, or_refusal_later
 from altdiffusion.web.translations import say
 
@@ -45,12 +45,17 @@ def score_tab(service: DemoService, model: gr.Dropdown, language: gr.Radio) -> N
     async def show_scores(gallery: Any, prompts: str, model: str, language: str) -> tuple[str, str]:
         async def work() -> tuple[str, str]:
             texts = read_lines(prompts, service.limits)
-            scores = await service.run_scoring(lambda: service.score(service.open_images(paths(gallery)), texts, model))
+
+            def scored() -> tuple[list[list[float]], list[Judged]]:
+                cosines = service.score(service.open_images(paths(gallery)), texts, model)
+                return cosines, service.judge(cosines, texts, model)
+
+            scores, judgements = await service.run_scoring(scored)
             rows = numbered(len(scores), language)
             return (
                 html_parts.heat_map(rows, texts, scores, say("heat_map", language)),
                 html_parts.bars(rows, texts, scores, say("bars", language))
-                + html_parts.judged(rows, texts, service.judge(scores, texts, model), language),
+                + html_parts.judged(rows, texts, judgements, language),
             )
 
         return await or_refusal_later(work, language, "")
