@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, create_model, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from typing_extensions import Self
@@ -121,6 +121,14 @@ def read_settings(cls: type[S], flags: Mapping[str, Any], config: Path | None = 
     given = in_file | {name: (value, origins.get(name) or as_flag(name)) for name, value in flags.items()}
     origins |= {name: origin for name, (_, origin) in given.items()}
     return cls(origins, **{name: value for name, (value, _) in given.items()})
+
+
+def subset_of(cls: type[Settings], names: Iterable[str], group: str) -> type[Settings]:
+    """A class of some of the fields of another, for a command that asks for the rest in its own way."""
+    fields: dict[str, Any] = {name: (cls.model_fields[name].annotation, cls.model_fields[name]) for name in names}
+    part = create_model(f"{cls.__name__}Flags", __base__=Settings, __module__=cls.__module__, **fields)
+    part.group = group
+    return part
 
 
 def about_of(field: FieldInfo) -> dict[str, Any]:

@@ -291,10 +291,21 @@ class PromptScorer:
     def image_features(
         self, images: AnyImages, bad: dict[int, str] | None = None, on_done: Callable[[int], object] | None = None
     ) -> Tensor:
-        """Unit vectors, float32 (images, projection_dim) on the CPU. bad, on_done: as in `score`."""
-        images = as_list(images)
-        reads = prefetch(self._read, images, 2 * self.batch_size, self._workers)
-        return self._table(len(images), self._image_rows(reads, bad, on_done))
+        """Unit vectors, float32 (images, projection_dim) on the CPU. bad, on_done: as in `score`.
+
+        Of an iterator only those images are held that are computed next.
+        """
+        count = 0
+
+        def counted() -> Iterator[AnyImage]:
+            nonlocal count
+            for image in images if isinstance(images, Iterator) else as_list(images):
+                count += 1
+                yield image
+
+        reads = prefetch(self._read, counted(), 2 * self.batch_size, self._workers)
+        rows = self._image_rows(reads, bad, on_done)
+        return self._table(count, rows)
 
     def _image_rows(
         self, reads: Iterable[_Read], bad: dict[int, str] | None, on_done: Callable[[int], object] | None = None

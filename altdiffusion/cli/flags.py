@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from cyclopts import Parameter, Token
-from pydantic import SkipValidation, create_model
+from pydantic import SkipValidation
 from pydantic.fields import FieldInfo
 
 from altdiffusion.cli.sources import missing
@@ -110,14 +110,6 @@ def metavar_of(name: str, field: FieldInfo) -> str:
     kind = next((hints[hint] for hint in (field.annotation, *typing.get_args(field.annotation)) if hint in hints), None)
     metavar = about_of(field).get("metavar") or "|".join(choices_of(field)) or kind or name.split("_")[-1].upper()
     return f"{metavar}..." if is_list(field) and not about_of(field).get("repeat") else metavar
-
-
-def subset_of(cls: type[Settings], names: Iterable[str], group: str) -> type[Settings]:
-    """A class of some of the fields of another, for a command that asks for the rest in its own way."""
-    fields: dict[str, Any] = {name: (cls.model_fields[name].annotation, cls.model_fields[name]) for name in names}
-    part = create_model(f"{cls.__name__}Flags", __base__=Settings, __module__=cls.__module__, **fields)
-    part.group = group
-    return part
 
 
 def _signature(cls: type[Settings], config: bool) -> inspect.Signature:

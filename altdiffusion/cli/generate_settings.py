@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from altdiffusion.altclip.score_kinds import ScoreAs
-from altdiffusion.cli.flags import subset_of
-from altdiffusion.cli.options import LabelSettings, device_setting
+from altdiffusion.cli.options import device_setting
 from altdiffusion.cli.sources import missing
 from altdiffusion.errors import InputError
+from altdiffusion.generation.flags import ImageFlags, LabelSettings
 from altdiffusion.generation.grid import Axis, parse_grid
 from altdiffusion.generation.loras import loras_to_load
-from altdiffusion.generation.settings import MAX_SEED, SIZE, SIZE_FORM, ImageSettings, settings_with, with_size
+from altdiffusion.generation.settings import MAX_SEED, ImageSettings
 from altdiffusion.images import NOT_WRITTEN, WRITTEN
 from altdiffusion.prompt_syntax import expand_choices
 from altdiffusion.settings import read_settings, setting
-
-ImageFlags: Any = subset_of(ImageSettings, settings_with("metavar"), group="Image")
 
 
 class GenerateSettings(ImageFlags, LabelSettings):
@@ -34,10 +32,6 @@ class GenerateSettings(ImageFlags, LabelSettings):
         None, 'every combination, and a contact sheet of them: "steps=10,20 guidance_scale=3,7"', metavar="AXES"
     )
     resume: bool = setting(False, "go on with an interrupted run into the same --out")
-    size: str | None = setting(
-        None, "pixels, multiples of 8 (default: the model's own)",
-        pattern=f"^{SIZE.pattern}$", form=SIZE_FORM, metavar="WxH",
-    )  # fmt: skip
     out: Path = setting(Path("pictures"), "folder, or for one image a .png, .jpg or .webp file")
     num_images: int = setting(1, "images of each prompt", minimum=1, maximum=10000)
     batch_size: str = setting(
@@ -86,28 +80,6 @@ class GenerateSettings(ImageFlags, LabelSettings):
         except InputError as error:
             problems.append(f"--grid: {error}")
         return problems + list(dict.fromkeys(line for prompt in self.prompts for line in self._image_problems(prompt)))
-
-    @property
-    def pixels(self) -> tuple[int, int] | None:
-        """Width and height."""
-        if self.size is None:
-            return None
-        size = with_size({"size": self.size})
-        return size["width"], size["height"]
-
-    @property
-    def of_image(self) -> dict[str, Any]:
-        """The settings of an image, without its prompt."""
-        flags = {name: getattr(self, name) for name in ImageFlags.model_fields}
-        width, height = self.pixels or (None, None)
-        return flags | {"width": width, "height": height}
-
-    @property
-    def said(self) -> dict[str, Any]:
-        """Those that aren't their defaults."""
-        fields = ImageSettings.model_fields
-        values = self.of_image.items()
-        return {name: value for name, value in values if value != fields[name].get_default(call_default_factory=True)}
 
     @property
     def of_run(self) -> dict[str, Any]:

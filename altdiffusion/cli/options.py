@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from altdiffusion.generation.flags import LabelSettings
 from altdiffusion.settings import Settings, setting
 from altdiffusion.web.limits import Limits
-
-if TYPE_CHECKING:
-    from altdiffusion.generation.label import Label
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -36,24 +34,6 @@ class ExactSettings(DeviceSettings):
     """The same for what measures."""
 
     dtype: Dtype | None = setting(None, "arithmetic (default: float32, the exact one)")
-
-
-class LabelSettings(Settings):
-    """What generated images say of themselves."""
-
-    group: ClassVar[str] = "Label"
-
-    no_label: bool = setting(False, "leave out the label that says that no camera made the image")
-    producer: str = setting(
-        "", "who answers for the images, in the label: a name or a registration code", metavar="WHO"
-    )
-    mark: str | None = setting(None, "text for people to see, in a corner: AI, AI生成", metavar="TEXT")
-
-    @property
-    def label(self) -> Label:
-        from altdiffusion.generation.label import Label
-
-        return Label(self.producer, self.mark, is_written=not self.no_label)
 
 
 class ServedSettings(DeviceSettings, LabelSettings):

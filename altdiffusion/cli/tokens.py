@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from altdiffusion.checkpoints.bridge_folder import no_soft_tokens, stands_at_exit
-from altdiffusion.cli.flags import command, subset_of
+from altdiffusion.cli.flags import command
 from altdiffusion.cli.terminal import hide_loading, print_json
 from altdiffusion.errors import InputError
 from altdiffusion.generation.settings import ImageSettings
 from altdiffusion.prompt_syntax import PromptSyntax, plain_text, stretches
-from altdiffusion.settings import as_flag, setting
+from altdiffusion.settings import as_flag, setting, subset_of
 
 BridgeFlags: Any = subset_of(ImageSettings, ("text_encoder", "bridge", "route", "literal"), group="Bridge")
 

@@ -63,16 +63,23 @@ class LineFile:
             )
         self.names = names
 
-    def records(self) -> Iterator[bytes]:
-        """The records as they stand in the file, good and bad, with their line breaks."""
+    def records(self, start: int | None = None, stop: int | None = None) -> Iterator[bytes]:
+        """The records as they stand in the file, good and bad, with their line breaks.
+
+        start, stop: in bytes, where a record begins; by default the first one's, and the end of the file.
+        """
         with self.path.open("rb") as file:
-            file.seek(self.start)
-            if self.names is None:
-                yield from file
-            elif self.delimiter == "\t":
-                yield from _tab_separated(file, len(self.names), cache(self._is_quoted_by_csv))
-            else:
-                yield from _comma_separated(file, self.delimiter)
+            place = file.seek(self.start if start is None else start)
+            records: Iterator[bytes] = file
+            if self.delimiter == "\t":
+                records = _tab_separated(file, len(self.names or ()), cache(self._is_quoted_by_csv))
+            elif self.names is not None:
+                records = _comma_separated(file, self.delimiter)
+            for record in records:
+                if stop is not None and place >= stop:
+                    return
+                place += len(record)
+                yield record
 
     def rows(self, skip: Skip) -> Iterator[tuple[str, dict[str, Any]]]:
         """(where it stands, its columns) of every good record."""

@@ -158,7 +158,7 @@ def _expand(name: str | Path) -> Iterator[Path]:
         yield local_path(name)
         return
     seen: set[Path] = set()
-    for pattern in _expand_braces(str(name)):
+    for pattern in expand_braces(str(name)):
         path = local_path(pattern)
         matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         if not matches:
@@ -167,7 +167,7 @@ def _expand(name: str | Path) -> Iterator[Path]:
         seen.update(matches)
 
 
-def _expand_braces(pattern: str) -> list[str]:
+def expand_braces(pattern: str) -> list[str]:
     """Expand {a,b} and {000..012} as a shell does; the latter keeps its leading zeros."""
     if "{" not in pattern:  # most names, for which bracex isn't imported
         return [pattern]

@@ -70,6 +70,10 @@ class TarTable(Table):
             record["image"] = ImageSource(self.path, self._name(position), content)
         return record
 
+    def columns_of(self, index: int) -> dict[str, Any]:
+        """All that a sample says in its `.json`, and its caption, whatever columns are read. Raises BadRecord, IndexError."""
+        return self._record(self._position(index), whole=True)
+
     def _where(self, position: int) -> str:
         return f"{self.path}:{self._name(position)}"
 
@@ -128,11 +132,13 @@ class TarTable(Table):
             file.seek(start)
             return file.read(size)
 
-    def _record(self, position: int) -> dict[str, Any]:
+    def _record(self, position: int, whole: bool = False) -> dict[str, Any]:
         """The columns of a sample, good or bad. Raises BadRecord where the text can't be read."""
         record: dict[str, Any] = {}
         caption = self._has(position, _TEXT)
-        if self._has(position, _JSON) and not (caption and self.columns == ("caption",)):  # else nobody needs it
+        if self._has(position, _JSON) and (
+            whole or not (caption and self.columns == ("caption",))
+        ):  # else nobody needs it
             record = parse_object(decode_text(self._content(position, _JSON)))
         if caption:
             record["caption"] = decode_text(self._content(position, _TEXT))

@@ -73,6 +73,21 @@ def read_prompts_file(
     return rows, bad
 
 
+def read_row(
+    record: Mapping[str, Any], defaults: Mapping[str, Any], others: Collection[str] = ()
+) -> tuple[ImageSettings, dict[str, Any]]:
+    """The settings of one record of a table, and its values in columns that are none, which `others` names.
+
+    Empty cells and None say nothing. Raises InputError.
+    """
+    cells = {_column(name): value.strip() if isinstance(value, str) else value for name, value in record.items()}
+    if problem := _unknown(list(cells), others):
+        raise InputError(problem)
+    besides = {name: cells.pop(name) for name in others if name in cells}
+    said = {name: value for name, value in cells.items() if value not in (None, "")}
+    return ImageSettings(**(dict(defaults) | with_size(said))), besides
+
+
 def _lines(file: Path, bad: list[BadRow]) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(LineFile(file, is_json=True).records(), 1):  # as of JSON, they follow no header
         where = f"{file}:{number}"

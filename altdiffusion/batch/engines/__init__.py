@@ -1,0 +1,1 @@
+"""Who runs the partitions: processes on this machine, or Ray."""
