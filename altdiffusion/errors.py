@@ -13,6 +13,10 @@ class GenerationFailed(RuntimeError):
     """No image came out; those before it are kept. The command line prints the message and ends with status 1."""
 
 
+class BatchStopped(RuntimeError):
+    """A batch run can't go on; what it had done is kept. The command line prints the message and ends with status 1."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of another library's error, or its kind if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

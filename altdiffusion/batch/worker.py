@@ -39,12 +39,10 @@ class Worker:
     """device: as in `Task`. Raises InputError where the model can't be loaded."""
 
     def __init__(self, job: Job, device: str | None = None) -> None:
-        if job.threads is not None:
-            import torch
-
-            torch.set_num_threads(job.threads)
         self._folder = OutputFolder(job.settings.out)
         cls = task_class(job.task)
+        if job.threads is not None and "torch" in sys.modules:
+            importlib.import_module("torch").set_num_threads(job.threads)
         _hide_bars()
         self._task = cls(job.settings, device or job.settings.device)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from altdiffusion import __version__
 from altdiffusion.cli.terminal import escape_the_unprintable, say
-from altdiffusion.errors import GenerationFailed, InputError, TrainingStopped
+from altdiffusion.errors import BatchStopped, GenerationFailed, InputError, TrainingStopped
 from altdiffusion.files import as_utf8
 from altdiffusion.threads import share_cores
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             call.run(call.settings)
         sys.stdout.flush()
         return 0
-    except (InputError, GenerationFailed, TrainingStopped) as error:
+    except (InputError, BatchStopped, GenerationFailed, TrainingStopped) as error:
         say(f"altdiffusion: {' '.join(str(error).split())}")
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:

@@ -13,9 +13,10 @@ from typing import Any
 
 from altdiffusion.batch.partitions import Partition
 from altdiffusion.batch.worker import Job, Outcome, Worker
-from altdiffusion.errors import InputError
+from altdiffusion.errors import BatchStopped, InputError
 
 TRIES = 3  # of a partition whose worker dies
+READY = None  # said by a worker that has loaded what it needs
 _PATIENCE = 10  # seconds, for a worker to end by itself
 
 
@@ -29,21 +30,24 @@ def run_local(
     """The outcome of each partition as it comes.
 
     workers: processes. devices: for the first, the second, ... and again from the first.
-    Raises InputError: a model that can't be loaded, a folder that can't be written.
+    Raises InputError: a model that can't be loaded, a folder that can't be written; BatchStopped: a worker that can't begin.
     """
     waiting, tries = deque(partitions), dict[int, int]()
     context = multiprocessing.get_context("spawn")
     running: list[_Process] = []
     try:
         while waiting or any(process.partition for process in running):
-            while len(running) < min(workers, len(waiting) + len(running)) and waiting:
+            while waiting and len(running) < workers:
                 taken = {process.place for process in running}
                 place = next(place for place in range(workers) if place not in taken)
                 running.append(_Process(context, job, place, devices[place % len(devices)]))
                 running[-1].give(waiting.popleft())
             for process in _ready(running):
+                is_dead = process.is_dead  # before its last messages are read, so that none is missed
                 for message in process.messages():
-                    if isinstance(message, int):
+                    if message is READY:
+                        process.is_ready = True
+                    elif isinstance(message, int):
                         on_done(message)
                     elif isinstance(message, InputError):
                         raise message
@@ -52,8 +56,10 @@ def run_local(
                         yield message
                         if waiting:
                             process.give(waiting.popleft())
-                if process.is_dead:
+                if is_dead:
                     running.remove(process)
+                    if not process.is_ready:
+                        raise BatchStopped(f"a worker ended while it loaded ({process.ended}): what it said is above")
                     if (lost := process.partition) is None:
                         continue
                     tries[lost.number] = tries.get(lost.number, 0) + 1
@@ -74,6 +80,7 @@ class _Process:
     def __init__(self, context: Any, job: Job, place: int, device: str | None) -> None:
         self.place = place
         self.partition: Partition | None = None
+        self.is_ready = False
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, job, device), daemon=True)
         self.process.start()
@@ -128,6 +135,7 @@ def _serve(connection: Connection, job: Job, device: str | None) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         worker = Worker(job, device)
+        connection.send(READY)
         while (partition := connection.recv()) is not None:
             connection.send(worker.run(partition, connection.send))
     except InputError as error:

@@ -18,6 +18,7 @@ from altdiffusion.batch.tasks.base import Made, OnDone, Task
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.generation.generate import generate_all
 from altdiffusion.generation.load import load_pipeline
+from altdiffusion.generation.loras import loras_to_load
 from altdiffusion.generation.prompts_file import read_row
 from altdiffusion.generation.result import encoded
 from altdiffusion.generation.settings import ImageSettings, settings_with
@@ -29,11 +30,10 @@ class GenerateTask(Task):
 
     def __init__(self, settings: GenerateBatch, device: str | None) -> None:
         super().__init__(settings, device)
-        said = settings.image_settings
+        said = settings.said
         loading = {name: said.pop(name) for name in settings_with("loading") if name in said}
-        self._pipe = load_pipeline(
-            said.get("model"), device=device, **{k: v for k, v in loading.items() if v is not None}
-        )
+        loras = loras_to_load(loading.pop("lora", None), loading.pop("lora_dir", None), [], settings.prompt_syntax)
+        self._pipe = load_pipeline(said.pop("model", None), device=device, lora=loras, **loading)
         self._pipe.set_progress_bar_config(disable=True)
         self._defaults = said | {"model": self._pipe.name_or_path}
         self._others = [*ID_COLUMNS, *settings.keep]
