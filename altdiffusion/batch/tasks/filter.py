@@ -40,19 +40,18 @@ class FilterTask(Task):
     def prepared(cls, settings: FilterBatch) -> FilterBatch:
         """With the lowest score that is kept. Of equal ones at that place all are."""
         _check_scores(settings)
-        if settings.top is None and not settings.uids:
-            return settings
         scores, minimum = [], settings.minimum
         for part in sorted((settings.scores / "scores").glob("*.parquet")):
-            ids, values = _read_scores(part, settings.by)
-            scores.append(values)
+            _, ids, values = _scores_of(part, settings.by)
+            scores.append(values[np.isfinite(values)])
             if settings.uids:
                 uids(ids)
-        every = np.concatenate(scores)
-        every = every[np.isfinite(every)]
-        if not len(every):
-            raise InputError(f"{settings.scores} holds no {settings.by}")
+            elif settings.top is None:
+                break  # one tells whether there is such a column
         if settings.top is not None:
+            every = np.concatenate(scores)
+            if not len(every):
+                raise InputError(f"{settings.scores} holds no {settings.by}")
             count = math.ceil(settings.top * len(every))
             minimum = float(np.partition(every, len(every) - count)[len(every) - count])
         return settings.model_copy(update={"minimum": minimum})
@@ -160,10 +159,6 @@ def _check_scores(settings: FilterBatch) -> None:
         raise InputError(
             f"--scores {settings.scores}: {done} of {manifest['partitions']} partitions are done, finish that first"
         )
-
-
-def _read_scores(path: Path, by: str) -> tuple[list[str], npt.NDArray[Any]]:
-    return _scores_of(path, by)[1:]
 
 
 def _scores_of(path: Path, by: str) -> tuple[npt.NDArray[Any], list[str], npt.NDArray[Any]]:

@@ -35,6 +35,7 @@ class GenerateTask(Task):
         loras = loras_to_load(loading.pop("lora", None), loading.pop("lora_dir", None), [], settings.prompt_syntax)
         self._pipe = load_pipeline(said.pop("model", None), device=device, lora=loras, **loading)
         self._pipe.set_progress_bar_config(disable=True)
+        said.pop("seed", None)  # each item's own
         self._defaults = said | {"model": self._pipe.name_or_path}
         self._others = [*ID_COLUMNS, *settings.keep]
 
