@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import tarfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from altdiffusion.batch.folder import OutputFolder
-from altdiffusion.batch.partitions import plan
+from altdiffusion.batch.partitions import Partition, plan
 from altdiffusion.batch.settings import BatchSettings
+from altdiffusion.batch.tasks.base import OnDone
 from altdiffusion.batch.tasks.load import PROMPTS, task_class
 from altdiffusion.batch.worker import Job, Outcome, Worker
 
@@ -79,6 +81,14 @@ def run_here(task: str, settings: BatchSettings, only: set[int] | None = None) -
         outcomes = [worker.run(partition) for partition in partitions if only is None or partition.number in only]
         task_class(task).finish(prepared, folder, len(partitions))
     return outcomes
+
+
+def run_in_process(
+    job: Job, partitions: Sequence[Partition], workers: int, devices: Sequence[str | None], on_done: OnDone
+) -> Iterator[Outcome]:
+    """`run_local` without processes."""
+    worker = Worker(job, "cpu")
+    return (worker.run(partition, on_done) for partition in partitions)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -6,6 +6,8 @@ A partition is a row, and its outcome another. The files are written by the work
 from __future__ import annotations
 
 import logging
+import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +20,8 @@ from altdiffusion.errors import InputError, first_line
 class _Actor:
     """Takes a batch of one partition, as Ray Data has it. An InputError is handed on, as it would come wrapped."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, folder: str) -> None:
+        os.chdir(folder)  # to which the paths of input and output are relative
         self._error = ""
         self._worker: Worker | None = None
         try:
@@ -26,14 +29,15 @@ class _Actor:
         except InputError as error:
             self._error = str(error)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        outcomes: list[Outcome | InputError] = []
-        for partition in batch["item"]:
-            try:
-                outcomes.append(InputError(self._error) if self._worker is None else self._worker.run(partition))
-            except InputError as error:
-                outcomes.append(error)
-        return {"outcome": outcomes}
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        outcomes = [self._outcome(pickle.loads(partition)) for partition in batch["item"]]  # our own, of a moment ago
+        return {"outcome": [pickle.dumps(outcome) for outcome in outcomes]}
+
+    def _outcome(self, partition: Partition) -> Outcome | InputError:
+        try:
+            return InputError(self._error) if self._worker is None else self._worker.run(partition)
+        except InputError as error:
+            return error
 
 
 def run_ray(
@@ -56,6 +60,7 @@ def run_ray(
         raise InputError(f"--ray-address {settings.ray_address}: {first_line(error)}") from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.execution_options.preserve_order = False
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus = settings.gpus if settings.gpus is not None else float(min(1, resources.get("GPU", 0)))
@@ -63,18 +68,17 @@ def run_ray(
     job = replace(job, threads=cpus)
     room = int(resources.get("GPU", 0) / gpus) if gpus else int(resources.get("CPU", 1)) // cpus
     most = min(len(partitions), workers or max(1, room))
-    outcomes = ray.data.from_items(list(partitions), override_num_blocks=len(partitions)).map_batches(
+    rows = [pickle.dumps(partition) for partition in partitions]
+    outcomes = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _Actor,
-        fn_constructor_args=(job,),
+        fn_constructor_args=(job, os.getcwd()),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
         num_cpus=cpus,
         num_gpus=gpus,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     for row in outcomes.iter_rows():
-        outcome = row["outcome"]
+        outcome = pickle.loads(row["outcome"])
         if isinstance(outcome, InputError):
             raise outcome
         on_done(outcome.done.items + sum(outcome.done.failed.values()))
