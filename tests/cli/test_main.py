@@ -40,6 +40,7 @@ EARLY = [  # wrong input of each command, which is said before the libraries loa
         ["train", "distill", "--teacher", "mini", "--student", "mini", "--train-data", "hub:x", "--output-dir", "o"],
         "hub:x names",
     ),
+    (["batch", "score", "gone.csv", "out"], "there is no gone.csv"),
     (["evaluate", "retrieval", "nowhere", "--batch-size", "0"], "--batch-size: expected at least 1, got 0"),
     (["evaluate", "classification", "nowhere"], "there is no nowhere"),
     (["evaluate", "generation", "nowhere.tsv", "--out", "o"], "there is no nowhere.tsv"),
