@@ -48,13 +48,15 @@ def service_of(root: Path, **serving: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def apis_served(root: Path, api_key: str | None = None, any_model: bool = False, **serving: Any) -> Iterator[str]:
-    """The address of the APIs in this process."""
+def apis_served(
+    root: Path, api_key: str | None = None, any_model: bool = False, page: bool = False, **serving: Any
+) -> Iterator[str]:
+    """The address of the APIs in this process, with the page at /."""
     from altdiffusion.web.serve.server import running
     from altdiffusion.web.server import Serving
 
     options = save_models(root) | serving
     with running(
-        Serving(**(options | {"models": [str(each) for each in options["models"]]})), api_key, any_model
+        Serving(**(options | {"models": [str(each) for each in options["models"]]})), api_key, any_model, page
     ) as url:
         yield url
