@@ -123,8 +123,9 @@ _VALUES: list[Any] = [
 _TEXTS = [
     "\x00", "\ud800", "\udfff\ud800", "\ufeff", "\u202e", "e\u0301", "😀", "👩‍👩‍👧‍👧", "\u2028", "\r\n", "\x7f", "’", "ﷺ",
     "𒐫", "一只猫", "قطة", "แมว", "(", "((((", "(a:", "(a:1e9)", "(a:-1)", "[a:b:0.5]", "[a|b|c]", "[[:::]]",
-    "{a|b}", "{2$$a|b}", "BREAK", "AND", "<lora:x:1>", "<lora:../../x:nan>", "<lora::>", "\\", "\\(", "`", "``", "%", "{}", "{0}", "{0.__class__}", "../../../etc/passwd",
-    "/etc/passwd", "file:///etc/passwd", "http://127.0.0.1:1/x.png", "data:image/png;base64,", "data:,", "1x1", "0x0", "16X16",
+    "{a|b}", "{2$$a|b}", "BREAK", "AND", "<lora:x:1>", "<lora:../../x:nan>", "<lora::>", "\\", "\\(", "`", "``",
+    "%", "{}", "{0}", "{0.__class__}", "../../../etc/passwd", "/etc/passwd", "file:///etc/passwd", "http://127.0.0.1:1/x.png",
+    "data:image/png;base64,", "data:,", "1x1", "0x0", "16X16",
     "99999999999x16", "-1x16", "Euler a", "DPM++ 2M SDE Karras", "ddim Karras", "Automatic", "<script>", "' OR 1=1", "$(id)",
 ]  # fmt: skip
 
