@@ -48,7 +48,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.short:
         options.clients, options.seconds, options.max_queue, options.requests, options.steps = 8, 3, 2, 20, 1
-    kept = [added(options.model, 20 if options.short else 200) < MOST_ADDED or options.short]
+    with loaded_service(options.model) as service:
+        kept = [added(service, 20 if options.short else 200) < MOST_ADDED or options.short]
     with served(options) as url:
         kept += asyncio.run(load(url, options))
     return 0 if all(kept) else 1
@@ -71,7 +72,21 @@ def served(options: argparse.Namespace) -> Iterator[str]:
         server.wait(timeout=30)
 
 
-def added(model: str, rounds: int) -> float:
+@contextmanager
+def loaded_service(model: str) -> Iterator[Any]:
+    """What the APIs call, in this process."""
+    from altdiffusion.web.limits import Limits
+    from altdiffusion.web.model_pool import Models
+    from altdiffusion.web.service import DemoService
+
+    with tempfile.TemporaryDirectory() as folder:
+        service = DemoService(Models([model]), Limits(), max_waiting=5, folder=Path(folder))
+        service.models.pipeline(model)
+        yield service
+        service.close()
+
+
+def added(service: Any, rounds: int) -> float:
     """Milliseconds of processor time that a request over HTTP takes, client included, beyond the service's own work for the
     same image: reading the settings, its queue, and the file with settings and label inside. The image is there at once.
 
@@ -80,9 +95,7 @@ def added(model: str, rounds: int) -> float:
     from PIL import Image
 
     from altdiffusion.generation.result import GeneratedImage, encoded
-    from altdiffusion.web.limits import Limits
-    from altdiffusion.web.model_pool import Models
-    from altdiffusion.web.service import DemoService, Unsaved
+    from altdiffusion.web.service import Unsaved
 
     image = Image.effect_noise((64, 64), 60).convert("RGB")
     settings = {"prompt": "一只猫在海边的城堡前", "seed": 1, "steps": 25, "width": 64, "height": 64}
@@ -96,17 +109,17 @@ def added(model: str, rounds: int) -> float:
             if isinstance(news, Unsaved):
                 await asyncio.to_thread(encoded, news.images[0])
 
-    with tempfile.TemporaryDirectory() as folder, patch("altdiffusion.web.draw_queue.draw_batch", draw):
-        service = DemoService(Models([model]), Limits(), max_waiting=5, folder=Path(folder))
-        service.models.pipeline(model)
-        with served_here(service) as post, asyncio.Runner() as runner:
-            ways = {
-                "the service's work": lambda: runner.run(work()),
-                "txt2img": lambda: post("/sdapi/v1/txt2img", settings),
-                "generations": lambda: post("/v1/images/generations", of_openai),
-            }
-            times = in_turns(ways, rounds)
-        service.close()
+    with (
+        patch("altdiffusion.web.draw_queue.draw_batch", draw),
+        served_here(service) as post,
+        asyncio.Runner() as runner,
+    ):
+        ways = {
+            "the service's work": lambda: runner.run(work()),
+            "txt2img": lambda: post("/sdapi/v1/txt2img", settings),
+            "generations": lambda: post("/v1/images/generations", of_openai),
+        }
+        times = in_turns(ways, rounds)
     (_, (own, own_clock)), *requests = times.items()
     told = "".join(
         f"; {name} adds {spent - own:.2f} ms ({clock - own_clock:.2f} by the clock)"

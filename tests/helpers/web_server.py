@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,8 +40,7 @@ def service_of(root: Path, **serving: Any) -> Iterator[Any]:
     from altdiffusion.web.server import Serving, started_service
 
     options = save_models(root) | serving
-    folder = root / "served"
-    folder.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=root))
     with started_service(
         Serving(**(options | {"models": [str(each) for each in options["models"]]})), folder
     ) as service:

@@ -132,7 +132,12 @@ def not_used(body: _Body) -> list[str]:
 
 def shown(name: str) -> str:
     """A name that a client sent, as an answer can hold it."""
-    return name.encode("utf-8", "replace").decode()[:100]
+    return as_text(name)[:100]
+
+
+def as_text(value: str) -> str:
+    """The same without halves of characters, which JSON can escape and no answer can hold."""
+    return value.encode("utf-8", "replace").decode()
 
 
 def said_of(body: _Body, model: str) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def test_the_page_and_both_apis_give_the_same_image(http, url):
     images = [opened(by_sd["images"][0]), opened(by_openai["data"][0]["b64_json"])]
     client = gradio_client.Client(url, headers=BEARER, verbose=False)
     (generated,) = client.predict("一只猫", seed="3", steps=2, width=16, height=16, api_name="/draw")
+    client.close()
     images.append(Image.open(generated["image"]))
     assert len({image.tobytes() for image in images}) == 1
     assert {image_settings(image).seed for image in images} == {3}
