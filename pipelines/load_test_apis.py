@@ -39,9 +39,11 @@ MOST_GROWN = 1.05  # times the memory after 100 requests
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=50, metavar="N", help="at once (default: 50)")
-    parser.add_argument("--seconds", type=float, default=120, metavar="S", help="(default: 120)")
+    parser.add_argument("--seconds", type=float, default=120, metavar="S", help="(default: 120; 0: skip)")
     parser.add_argument("--max-queue", type=int, default=10, metavar="N", help="that may wait (default: 10)")
-    parser.add_argument("--requests", type=int, default=1000, metavar="N", help="for the memory (default: 1000)")
+    parser.add_argument(
+        "--requests", type=int, default=1000, metavar="N", help="for the memory (default: 1000; 0: skip)"
+    )
     parser.add_argument("--steps", type=int, default=15, metavar="N", help="of each image (default: 15)")
     parser.add_argument("--model", default="mini", metavar="M", help="(default: mini)")
     parser.add_argument("--short", action="store_true", help="8 clients for 3 seconds, 20 requests, 1 step")
@@ -180,7 +182,8 @@ async def load(url: str, options: argparse.Namespace) -> list[bool]:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
         assert await draw(client, options.steps) == "image"  # the model is loaded
-        return [await crowd(client, options), await memory(client, options)]
+        kept = [await crowd(client, options)] if options.seconds else []
+        return [*kept, await memory(client, options)] if options.requests else kept
 
 
 async def draw(client: httpx.AsyncClient, steps: int) -> str:
