@@ -51,17 +51,17 @@ def running(serving: Serving, api_key: str | None = None, any_model: bool = Fals
         raise InputError("--api-key: expected at least 8 letters, digits or signs of ASCII, without blanks")
     uvicorn = require_uvicorn()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    if page:
-        require_gradio()
     from altdiffusion.web.serve.app import build_app
     from altdiffusion.web.serve.page import page_app
 
     with (
         _listening(serving) as listener,
         temporary_folder("altdiffusion-serve-") as folder,
-        environment(folder) if page else contextlib.nullcontext(),
+        environment(folder) if page else contextlib.nullcontext(),  # before Gradio is imported
         started_service(serving, folder) as service,
     ):
+        if page:
+            require_gradio()
         root_path = urlsplit(serving.root_path or "").path.rstrip("/")
         shown = page_app(service, serving) if page else None
         app = build_app(service, api_key=api_key, any_model=any_model, root_path=root_path, page=shown)
