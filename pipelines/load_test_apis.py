@@ -89,10 +89,10 @@ def loaded_service(model: str) -> Iterator[Any]:
 
 
 def added(service: Any, rounds: int) -> float:
-    """Milliseconds of processor time that a request over HTTP takes, client included, beyond the service's own work for the
-    same image: reading the settings, its queue, and the file with settings and label inside. The image is there at once.
+    """Milliseconds that a request over HTTP takes, client included, beyond the service's own work for the same image: reading
+    the settings, its queue, and the file with settings and label inside. The image is there at once.
 
-    Processor time, as other programs on the machine make it no longer; times by the clock are the fastest.
+    By the clock, the fastest of each; and processor time, the mean, which other programs on the machine make less longer.
     """
     from PIL import Image
 

@@ -47,9 +47,10 @@ def test_a_failure_is_seen(root, monkeypatch):
 
 
 @pytest.mark.usefixtures("pipelines")
-def test_each_of_many_clients_gets_an_image_or_a_clear_503(root, capsys):
+def test_each_of_many_clients_gets_an_image_or_a_clear_503(root, capsys, monkeypatch):
     import load_test_apis
 
+    monkeypatch.setattr("altdiffusion.web.serve.errors.RETRY_SECONDS", 1)
     options = argparse.Namespace(clients=5, seconds=0.5, max_queue=1, requests=10, steps=1)
     with web_server.apis_served(root, max_queue=1) as url:
         assert asyncio.run(load_test_apis.load(url, options)) == [True, True]

@@ -153,6 +153,8 @@ REFUSED = {
     "a large second pass": ({"enable_hr": True, "hr_scale": 4, "width": 512, "height": 512}, 422),
     "a second pass as large": ({"enable_hr": True, "hr_scale": 1}, 422),
     "a second pass of another shape": ({"enable_hr": True, "hr_resize_x": 64, "hr_resize_y": 32}, 422),
+    "a second pass beyond numbers": ({"enable_hr": True, "hr_resize_x": 10**400}, 422),
+    "a side beyond numbers": ({"enable_hr": True, "hr_resize_x": 64, "width": 10**400}, 422),
     "many images": ({"batch_size": 9}, 422),
     "minus times minus": ({"batch_size": -1, "n_iter": -1}, 422),
     "much work": ({"width": 768, "height": 768, "steps": 100, "batch_size": 8}, 422),
