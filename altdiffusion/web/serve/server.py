@@ -72,6 +72,8 @@ def running(serving: Serving, api_key: str | None = None, any_model: bool = Fals
             server_header=False,
             root_path="",
             timeout_graceful_shutdown=5,
+            # far beyond Retry-After: who comes back then would find the connection just closing
+            timeout_keep_alive=75,
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), name="serving", daemon=True)
