@@ -229,7 +229,7 @@ async def memory(client: httpx.AsyncClient, options: argparse.Namespace) -> bool
         await asyncio.gather(*(draw(client, options.steps) for _ in range(5)))
         if done in (100, options.requests):
             sizes[done] = (await client.get("/sdapi/v1/memory")).json()["ram"]["used"] / 2**20
-    print("; ".join(f"after {count:,} requests {size:.0f} MB" for count, size in sizes.items()), flush=True)
+            print(f"after {done:,} requests {sizes[done]:.0f} MB", flush=True)
     return len(sizes) < 2 or sizes[options.requests] < MOST_GROWN * sizes[100]
 
 
