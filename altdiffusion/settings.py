@@ -12,6 +12,7 @@ Command line, files, web API and documentation are read off these classes. Light
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import types
 import typing
@@ -245,6 +246,11 @@ def _convert(value: Any, hint: Any) -> Any:
 
 def _without_none(hint: Any) -> Any:
     """X of `X | None`; anything else as it is."""
+    return _known_without_none(hint)
+
+
+@functools.cache  # asked for every field of every request
+def _known_without_none(hint: Any) -> Any:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return next(each for each in typing.get_args(hint) if each is not types.NoneType)
     return hint

@@ -63,16 +63,19 @@ def check_kind(calibration: Calibration | None, as_: ScoreAs, language: object =
         )
 
 
-def calibrated_language(text: str, given: str | None, calibration: Calibration) -> str:
-    """The language of a text by the name that a calibration has for it. given: None finds it.
+def calibrated_language(text: str, given: str | None, calibration: Calibration) -> tuple[str, bool]:
+    """The language of a text by the name that a calibration has for it, and whether it is sure. given: None finds it.
 
     Raises InputError where it has none.
     """
-    language = given or find_language(text, calibration.languages).language
+    if given:
+        language, sure = given, True
+    else:
+        language, _, sure = find_language(text, calibration.languages)
     if (found := calibration.find(language)) is None:
         seems = "" if given else ", which its language seems to be"
         raise InputError(f"no calibration for {language!r}{seems}, but for {', '.join(calibration.languages)}")
-    return found
+    return found, sure
 
 
 def prompt_languages(
@@ -91,15 +94,16 @@ def prompt_languages(
     languages: list[str | None] = []
     for text, own in zip(texts, given, strict=True):
         try:
-            languages.append(calibrated_language(text, own, calibration))
+            name, sure = calibrated_language(text, own, calibration)
         except InputError as error:
             if own is not None or len(texts) == 1 or not is_there():
                 raise
             logger.warning("%r: %s; its scores are NaN", text[:40], error)
             languages.append(None)
         else:
-            if own is None and not find_language(text, calibration.languages).sure:
-                logger.warning("%r is taken for %r, which isn't sure: name the language", text[:40], languages[-1])
+            languages.append(name)
+            if not sure:
+                logger.warning("%r is taken for %r, which isn't sure: name the language", text[:40], name)
     if texts and not any(languages):
         raise InputError(f"no prompt is in a calibrated language: expected {', '.join(calibration.languages)}")
     warn_of_weak(calibration, filter(None, languages))
@@ -124,7 +128,7 @@ def pair_languages(
         return languages
     for index, (text, own) in enumerate(zip(texts, given, strict=True)):
         try:
-            languages[index] = None if index in defects else calibrated_language(text, own, calibration)
+            languages[index] = None if index in defects else calibrated_language(text, own, calibration)[0]
         except InputError as error:
             if own is None and not is_there():
                 raise

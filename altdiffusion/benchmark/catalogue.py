@@ -14,6 +14,7 @@ CASES = {  # by name, the module
     "prompts": "prompts",
     "bridge": "bridge",
     "captions": "captions",
+    "onnx": "onnx",
     "generation": "generation",
     "batches": "batches",
     "memory": "memory",

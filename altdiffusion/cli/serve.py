@@ -15,6 +15,9 @@ class ServeSettings(ServedSettings):
         None, "every request must have it: Authorization: Bearer KEY, or as a password", metavar="KEY"
     )
     any_model: bool = setting(False, "in OpenAI's API, a model's name that isn't offered stands for the first one")
+    page: bool = setting(
+        False, "the web page, too, at /, with the same models, queue and key; needs altdiffusion[demo]"
+    )
 
 
 @command(ServeSettings)
@@ -23,6 +26,7 @@ def serve(settings: ServeSettings) -> None:
 
     altdiffusion serve --models mini
     altdiffusion serve --models BAAI/AltDiffusion-m9 --allow-pickle --host 0.0.0.0 --api-key "$KEY"
+    altdiffusion serve --models mini --page
     """
     say("loading ...")
     from altdiffusion.web.serve.server import require_uvicorn
@@ -31,4 +35,4 @@ def serve(settings: ServeSettings) -> None:
 
     require_uvicorn()
     hide_loading()
-    serve_apis(Serving(**settings.serving), settings.api_key, settings.any_model)
+    serve_apis(Serving(**settings.serving), settings.api_key, settings.any_model, settings.page)

@@ -41,8 +41,7 @@ def to_infotext(settings: ImageSettings) -> str:
     """The settings as infotext; `from_infotext` gives the same settings back."""
     text = _text(settings, settings.prompt)
     prompts = [settings.prompt, settings.negative_prompt]
-    read = from_infotext(text)
-    if [read.prompt, read.negative_prompt] != prompts:  # one looks like infotext itself, or ends in a line break
+    if [*_read(text)[:2]] != prompts:  # one looks like infotext itself, or ends in a line break
         exact = _quoted(json.dumps(prompts, ensure_ascii=False))
         text = f"{_text(settings, settings.prompt.strip())}, Exact prompts: {exact}"
     return text.encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no text
@@ -103,11 +102,7 @@ def from_infotext(text: str) -> ImageSettings:
 
 def read_infotext(text: str) -> tuple[ImageSettings, list[str]]:
     """The same, and the names of what isn't read, such as "Hires upscale"."""
-    if found := read_json(text):
-        pairs, others = found
-        prompt, negative = pairs.pop("Prompt", ""), pairs.pop("Negative prompt", "")
-    else:
-        prompt, negative, pairs, others = _parts(text)
+    prompt, negative, pairs, others = _read(text)
     if "Sampler" in pairs and pairs.get("Schedule type", "Automatic") != "Automatic":  # newer web UIs have it apart
         pairs["Sampler"] += f" {pairs['Schedule type']}"
     if "Hires upscale" in pairs and "Init image" not in pairs and "Denoising strength" in pairs:
@@ -130,8 +125,16 @@ def read_infotext(text: str) -> tuple[ImageSettings, list[str]]:
     return ImageSettings.model_construct(**values), others
 
 
+def _read(text: str) -> tuple[str, str, dict[str, str], list[str]]:
+    """Prompt, negative prompt, settings, and the names of those that aren't read, of an infotext or JSON."""
+    if found := read_json(text):
+        pairs, others = found
+        return pairs.pop("Prompt", ""), pairs.pop("Negative prompt", ""), pairs, others
+    return _parts(text)
+
+
 def _parts(text: str) -> tuple[str, str, dict[str, str], list[str]]:
-    """Prompt, negative prompt, settings, and the names of those that aren't read, of an infotext.
+    """The same of an infotext.
 
     The settings are the last line that begins with "Steps:"; below it, extensions write lines such as "Template: ...".
     """

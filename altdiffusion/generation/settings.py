@@ -7,6 +7,7 @@ read off `ImageSettings`: to add a setting is to add a line here. Light on purpo
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import secrets
 from collections.abc import Mapping
@@ -278,14 +279,17 @@ class ImageSettings(Settings):
         )
 
 
-def settings_with(about: str) -> list[str]:
+@functools.cache
+def settings_with(about: str) -> tuple[str, ...]:
     """The fields that `setting` was told this of, such as "web" or "metavar"."""
-    return [name for name, field in ImageSettings.model_fields.items() if about in about_of(field)]
+    return tuple(name for name, field in ImageSettings.model_fields.items() if about in about_of(field))
 
 
-def settings_that_need(image: str) -> list[str]:
+@functools.cache
+def settings_that_need(image: str) -> tuple[str, ...]:
     """The fields that make no sense without this one, such as mask."""
-    return [name for name in settings_with("needs") if about_of(ImageSettings.model_fields[name])["needs"] == image]
+    fields = ImageSettings.model_fields
+    return tuple(name for name in settings_with("needs") if about_of(fields[name])["needs"] == image)
 
 
 # What a person asks for, by name: a size stands for width and height, and a score is found out.

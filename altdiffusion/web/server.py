@@ -66,40 +66,21 @@ def running(serving: Serving) -> Iterator[str]:
     """The page's address, while it is served; all its files are deleted at the end. Raises InputError."""
     name_and_password = _auth(serving.auth)
     check_serving(serving)
-    with temporary_folder("altdiffusion-demo-") as folder, _environment(folder):  # before Gradio is imported
-        middleware = _gradio()
-        from altdiffusion.web.guard import Guard
-        from altdiffusion.web.page import build_page, look
-
-        logging.getLogger("httpx").setLevel(logging.WARNING)
+    with temporary_folder("altdiffusion-demo-") as folder, environment(folder):  # before Gradio is imported
+        require_gradio()
         with started_service(serving, folder) as service:
-            page = build_page(service)
-            page.queue(api_open=False, max_size=1000, default_concurrency_limit=None)
-            uploads = serving.limits.upload_bytes * serving.limits.pictures
+            page, options = queued_page(service, serving)
             try:
                 _, url, _ = page.launch(
                     server_name=serving.host,
                     server_port=serving.port,
-                    root_path=None if serving.root_path is None else serving.root_path.rstrip("/"),
                     auth=name_and_password,
                     share=False,
                     inbrowser=False,
                     prevent_thread_lock=True,
                     quiet=True,
-                    show_error=False,
-                    ssr_mode=False,
-                    mcp_server=False,
-                    enable_monitoring=False,
-                    max_file_size=serving.limits.upload_bytes,
                     state_session_capacity=SESSIONS,
-                    run_history=False,
-                    footer_links=["api"],
-                    app_kwargs={
-                        "middleware": [middleware(Guard, max_upload=uploads)],
-                        "docs_url": None,
-                        "redoc_url": None,
-                    },
-                    **look(),
+                    **options,
                 )
             except OSError as error:
                 raise InputError(f"--host {serving.host} --port {serving.port}: can't be served ({error})") from None
@@ -107,6 +88,31 @@ def running(serving: Serving) -> Iterator[str]:
                 yield url
             finally:
                 page.close(verbose=False)
+
+
+def queued_page(service: DemoService, serving: Serving) -> tuple[Any, dict[str, Any]]:
+    """The page, and how Gradio is to serve it, alone or beside the APIs."""
+    from starlette.middleware import Middleware
+
+    from altdiffusion.web.guard import Guard
+    from altdiffusion.web.page import build_page, look
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    page = build_page(service)
+    page.queue(api_open=False, max_size=1000, default_concurrency_limit=None)
+    guard: Any = Middleware(Guard, max_upload=serving.limits.upload_bytes * serving.limits.pictures)
+    return page, {
+        "root_path": None if serving.root_path is None else serving.root_path.rstrip("/"),
+        "show_error": False,
+        "ssr_mode": False,
+        "mcp_server": False,
+        "enable_monitoring": False,
+        "max_file_size": serving.limits.upload_bytes,
+        "run_history": False,
+        "footer_links": ["api"],
+        "app_kwargs": {"middleware": [guard], "docs_url": None, "redoc_url": None},
+        **look(),
+    }
 
 
 def check_serving(serving: Serving) -> None:
@@ -161,7 +167,7 @@ def started_service(serving: Serving, folder: Path) -> Iterator[DemoService]:
 
 
 @contextmanager
-def _environment(folder: Path) -> Iterator[None]:
+def environment(folder: Path) -> Iterator[None]:
     """Gradio's variables, until the end."""
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ |= _ENVIRONMENT | {"GRADIO_TEMP_DIR": str(folder)}
@@ -185,14 +191,12 @@ _ENVIRONMENT = {
 }
 
 
-def _gradio() -> Any:
-    """Starlette's wrapper of a middleware; says early what is missing."""
+def require_gradio() -> None:
+    """Raises InputError that says what is missing."""
     try:
         import gradio  # noqa: F401
-        from starlette.middleware import Middleware
     except ImportError as error:
-        raise InputError(f'the demo needs Gradio: pip install "altdiffusion[demo]" ({error})') from None
-    return Middleware
+        raise InputError(f'the page needs Gradio: pip install "altdiffusion[demo]" ({error})') from None
 
 
 def _auth(pair: str | None) -> tuple[str, str] | None:

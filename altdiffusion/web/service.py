@@ -18,9 +18,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
 
 from altdiffusion.altclip import best_of, text_languages, zero_shot
+from altdiffusion.altclip.calibrated_scores import convert, prompt_languages
 from altdiffusion.altclip.score_kinds import ScoreAs
 from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.errors import InputError
@@ -284,16 +286,18 @@ class DemoService:
         return judged
 
     def percentiles(
-        self, images: Sequence[Image.Image], prompts: Sequence[str], model: str
+        self, scores: Sequence[Sequence[float]], prompts: Sequence[str], model: str
     ) -> list[list[float | None]] | None:
-        """The same by the calibration of each prompt's language, 0 to 100; None where there is none. Raises Refused."""
-        scorer = self._scorer(model)
-        if scorer.calibration is None:
+        """Cosines as percentiles by the calibration of each prompt's language, 0 to 100, None in a language without; None
+        where there is none at all."""
+        calibration = self._scorer(model).calibration
+        if calibration is None:
             return None
         try:
-            rows = scorer.score(list(images), list(prompts), as_="percentile").tolist()
+            languages = prompt_languages(calibration, prompts, "percentile", None)
         except InputError:  # of none of the languages
             return None
+        rows = convert(calibration, torch.tensor(scores), languages, "percentile").tolist()
         return [[None if math.isnan(value) else value for value in row] for row in rows]
 
     def classify(

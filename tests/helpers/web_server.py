@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,8 +40,7 @@ def service_of(root: Path, **serving: Any) -> Iterator[Any]:
     from altdiffusion.web.server import Serving, started_service
 
     options = save_models(root) | serving
-    folder = root / "served"
-    folder.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=root))
     with started_service(
         Serving(**(options | {"models": [str(each) for each in options["models"]]})), folder
     ) as service:
@@ -48,13 +48,15 @@ def service_of(root: Path, **serving: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def apis_served(root: Path, api_key: str | None = None, any_model: bool = False, **serving: Any) -> Iterator[str]:
-    """The address of the APIs in this process."""
+def apis_served(
+    root: Path, api_key: str | None = None, any_model: bool = False, page: bool = False, **serving: Any
+) -> Iterator[str]:
+    """The address of the APIs in this process, with the page at /."""
     from altdiffusion.web.serve.server import running
     from altdiffusion.web.server import Serving
 
     options = save_models(root) | serving
     with running(
-        Serving(**(options | {"models": [str(each) for each in options["models"]]})), api_key, any_model
+        Serving(**(options | {"models": [str(each) for each in options["models"]]})), api_key, any_model, page
     ) as url:
         yield url

@@ -471,3 +471,21 @@ def test_whatever_can_be_used_has_a_name_for_a_screen_reader(visit):
                 .map((each) => each.outerHTML.slice(0, 200))"""
         )
         assert not nameless, (tab, nameless)
+
+
+@pytest.mark.parametrize("password", ["a wrong one", "a-key-of-the-owner"])
+def test_the_page_beside_the_apis_opens_with_their_key(browser, tmp_path, password):
+    key, refused = "a-key-of-the-owner", []
+    context = browser.new_context(http_credentials={"username": "anyone", "password": password})
+    page = context.new_page()
+    page.on("response", lambda answer: refused.append(answer.url) if answer.status == 401 else None)
+    with web_server.apis_served(tmp_path, key, page=True) as url:
+        page.goto(url)
+        if password == key:
+            page.wait_for_selector("#prompt textarea")
+            quick_settings(page)
+            draw(page, "一只猫")
+            assert not refused
+        else:
+            assert "the key is missing or wrong" in page.content()
+        context.close()

@@ -12,6 +12,7 @@ from altdiffusion.web.guard import Guard
 from altdiffusion.web.serve.errors import add_handlers, error_form
 from altdiffusion.web.serve.keys import KeyCheck
 from altdiffusion.web.serve.openai_images import openai_router
+from altdiffusion.web.serve.page import BesidePage
 from altdiffusion.web.serve.scores import scores_router
 from altdiffusion.web.serve.sdapi import sd_router
 from altdiffusion.web.service import DemoService
@@ -25,8 +26,19 @@ WITH_IMAGES = (
 IMAGES_AT_ONCE = 4  # of the largest size in one request
 
 
-def build_app(service: DemoService, *, api_key: str | None = None, any_model: bool = False, root_path: str = "") -> Any:
-    """The ASGI application. api_key: that every request must have; None lets everyone in. any_model: see `openai_router`."""
+def build_app(
+    service: DemoService,
+    *,
+    api_key: str | None = None,
+    any_model: bool = False,
+    root_path: str = "",
+    page: Any = None,
+) -> Any:
+    """The ASGI application.
+
+    api_key: that every request must have; None lets everyone in. any_model: see `openai_router`. page: what is served at all
+    other paths, see `page_app`.
+    """
     app = FastAPI(
         title="altdiffusion",
         version=__version__,
@@ -44,4 +56,5 @@ def build_app(service: DemoService, *, api_key: str | None = None, any_model: bo
     app.include_router(scores_router(service))
     most = IMAGES_AT_ONCE * service.limits.upload_bytes * 4 // 3  # in base64
     guarded: Any = Guard(app, max_upload=most, uploads=WITH_IMAGES, form=error_form)
-    return KeyCheck(guarded, api_key) if api_key else guarded
+    everything = guarded if page is None else BesidePage(guarded, page)
+    return KeyCheck(everything, api_key) if api_key else everything

@@ -50,7 +50,7 @@ def scores_router(service: DemoService) -> APIRouter:
         def work() -> ScoresAnswer:
             images = [uploads.open_bytes(from_base64(image), limits) for image in body.images]
             cosines = service.score(images, prompts, label)
-            return ScoresAnswer(model=label, scores=cosines, percentiles=service.percentiles(images, prompts, label))
+            return ScoresAnswer(model=label, scores=cosines, percentiles=service.percentiles(cosines, prompts, label))
 
         return await service.run_scoring(work)
 

@@ -16,6 +16,7 @@ from altdiffusion.web.translations import Refused
 
 MASK_BLUR = 4  # pixels, in the web UIs, where a request has none
 STRENGTH = 0.75  # likewise
+MOST_PIXELS = 10**6  # of a side, far beyond any limit: what is larger isn't computed with
 
 # What would change the image and isn't done here: a request may have it with one of these values alone.
 _NOT_DONE: dict[str, tuple[Any, ...]] = {
@@ -132,7 +133,12 @@ def not_used(body: _Body) -> list[str]:
 
 def shown(name: str) -> str:
     """A name that a client sent, as an answer can hold it."""
-    return name.encode("utf-8", "replace").decode()[:100]
+    return as_text(name)[:100]
+
+
+def as_text(value: str) -> str:
+    """The same without halves of characters, which JSON can escape and no answer can hold."""
+    return value.encode("utf-8", "replace").decode()
 
 
 def said_of(body: _Body, model: str) -> dict[str, Any]:
@@ -189,6 +195,8 @@ def _hires_scale(body: Text2Image) -> float | None:
         return 2.0 if body.hr_scale is None else body.hr_scale
     if not (body.width and body.height):
         raise Refused("hires_size")
+    for name in ("width", "height", "hr_resize_x", "hr_resize_y"):
+        check_whole(name, getattr(body, name) or 0, 0, MOST_PIXELS)
     scales = [
         asked / side for asked, side in ((body.hr_resize_x, body.width), (body.hr_resize_y, body.height)) if asked
     ]

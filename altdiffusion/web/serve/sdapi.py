@@ -42,6 +42,7 @@ from altdiffusion.web.serve.sd_request import (
     Image2Image,
     Text2Image,
     as_mask,
+    as_text,
     fitted,
     info_of,
     not_used,
@@ -106,7 +107,11 @@ def sd_router(service: DemoService) -> APIRouter:
             )
         hidden = () if isinstance(body, Image2Image) and body.include_init_images else ("init_images", "mask")
         known = set(type(body).model_fields) - {"override_settings"}
-        parameters = {name: None if name in hidden else value for name, value in body if name in known}
+        parameters = {
+            name: None if name in hidden else as_text(value) if isinstance(value, str) else value
+            for name, value in body
+            if name in known
+        }
         return SdImages(images=contents, parameters=parameters, info=info)
 
     @router.post("/txt2img", responses=works)

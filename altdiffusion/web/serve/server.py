@@ -14,25 +14,35 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from altdiffusion.errors import InputError
-from altdiffusion.web.server import Serving, check_serving, started_service, temporary_folder
+from altdiffusion.web.server import (
+    Serving,
+    check_serving,
+    environment,
+    require_gradio,
+    started_service,
+    temporary_folder,
+)
 
 PORTS = range(7860, 7960)  # tried one after the other; 7860 is AUTOMATIC1111's own
 BACKLOG = 2048
 
 
-def serve(serving: Serving, api_key: str | None = None, any_model: bool = False) -> None:
+def serve(serving: Serving, api_key: str | None = None, any_model: bool = False, page: bool = False) -> None:
     """Serve until interrupted. Raises InputError."""
-    with running(serving, api_key, any_model) as url:
+    with running(serving, api_key, any_model, page) as url:
         print(f"{url}/docs  (Ctrl+C ends)", flush=True)
+        if page:
+            print(f"{url}/  is the page{', the key its password' if api_key else ''}", flush=True)
         while True:
             time.sleep(3600)
 
 
 @contextmanager
-def running(serving: Serving, api_key: str | None = None, any_model: bool = False) -> Iterator[str]:
+def running(serving: Serving, api_key: str | None = None, any_model: bool = False, page: bool = False) -> Iterator[str]:
     """The APIs' address, while they are served; all files are deleted at the end. Raises InputError.
 
     api_key: that every request must have. any_model: in OpenAI's API, a name that isn't offered stands for the first model.
+    page: it is served, too, at /, with the same queue, limits and key.
     """
     check_serving(serving)
     if api_key is not None and (
@@ -42,16 +52,28 @@ def running(serving: Serving, api_key: str | None = None, any_model: bool = Fals
     uvicorn = require_uvicorn()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from altdiffusion.web.serve.app import build_app
+    from altdiffusion.web.serve.page import page_app
 
     with (
         _listening(serving) as listener,
         temporary_folder("altdiffusion-serve-") as folder,
+        environment(folder) if page else contextlib.nullcontext(),  # before Gradio is imported
         started_service(serving, folder) as service,
     ):
+        if page:
+            require_gradio()
         root_path = urlsplit(serving.root_path or "").path.rstrip("/")
-        app = build_app(service, api_key=api_key, any_model=any_model, root_path=root_path)
+        shown = page_app(service, serving) if page else None
+        app = build_app(service, api_key=api_key, any_model=any_model, root_path=root_path, page=shown)
         config = uvicorn.Config(
-            app, log_level="warning", lifespan="off", server_header=False, root_path="", timeout_graceful_shutdown=5
+            app,
+            log_level="warning",
+            lifespan="on" if page else "off",  # in which Gradio starts its queue
+            server_header=False,
+            root_path="",
+            timeout_graceful_shutdown=5,
+            # far beyond Retry-After: who comes back then would find the connection just closing
+            timeout_keep_alive=75,
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), name="serving", daemon=True)

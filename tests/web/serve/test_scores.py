@@ -1,8 +1,11 @@
 """Scores over HTTP are the scorer's."""
 
 import pytest
+import torch
 from helpers.base64_images import encoded
 from PIL import Image
+
+from altdiffusion.altclip.calibration import LEVELS, Calibration, LanguageScores
 
 
 @pytest.fixture
@@ -22,17 +25,19 @@ def test_cosines_are_the_scorers(client, service, images):
 
 def test_percentiles_are_there_where_the_model_is_calibrated(client, service, images, monkeypatch):
     class Calibrated:
-        calibration = object()
+        calibration = Calibration({"zh": LanguageScores(LEVELS / 990, None, None, 100, None)}, [])
+        calls = 0
 
-        def score(self, images, prompts, as_="cosine"):
-            import torch
+        def score(self, images, prompts):
+            self.calls += 1
+            return torch.tensor([[0.1, 0.2]])
 
-            return torch.tensor([[0.1, 0.2]]) if as_ == "cosine" else torch.tensor([[99.0, float("nan")]])
-
-    body = {"images": [encoded(images[0])], "prompts": ["一只猫", "?"]}
+    scorer = Calibrated()
+    body = {"images": [encoded(images[0])], "prompts": ["一只猫", "บนพื้นหลังสีน้ำเงินมีแมวหนึ่งตัว"]}
     assert client.post("/v1/scores", json=body).json()["percentiles"] is None
-    monkeypatch.setattr(service.models, "scorer", lambda label: Calibrated())
-    assert client.post("/v1/scores", json=body).json()["percentiles"] == [[99.0, None]]
+    monkeypatch.setattr(service.models, "scorer", lambda label: scorer)
+    assert client.post("/v1/scores", json=body).json()["percentiles"] == [[pytest.approx(99.0), None]]
+    assert scorer.calls == 1
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,14 @@ def test_an_image_without_settings_has_an_empty_text(client, stripes):
     assert post(client, "png-info", image=encoded(stripes)) == {"info": "", "items": {}, "parameters": {}}
 
 
+def test_half_a_character_is_left_out_of_a_prompt_and_told_as_none(client):
+    body = '{"prompt": "\\ud800cat", "negative_prompt": "a\\udfff", "steps": 1, "width": 8, "height": 8}'
+    answer = client.post("/sdapi/v1/txt2img", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200
+    assert [answer.json()["parameters"][name] for name in ("prompt", "negative_prompt")] == ["?cat", "a?"]
+    assert info_of(answer.json())["prompt"] == "cat"
+
+
 def test_nothing_that_was_sent_is_kept(client, service):
     post(client, "txt2img", **SMALL)
     assert not list(service.folder.rglob("*.png"))
@@ -145,6 +153,8 @@ REFUSED = {
     "a large second pass": ({"enable_hr": True, "hr_scale": 4, "width": 512, "height": 512}, 422),
     "a second pass as large": ({"enable_hr": True, "hr_scale": 1}, 422),
     "a second pass of another shape": ({"enable_hr": True, "hr_resize_x": 64, "hr_resize_y": 32}, 422),
+    "a second pass beyond numbers": ({"enable_hr": True, "hr_resize_x": 10**400}, 422),
+    "a side beyond numbers": ({"enable_hr": True, "hr_resize_x": 64, "width": 10**400}, 422),
     "many images": ({"batch_size": 9}, 422),
     "minus times minus": ({"batch_size": -1, "n_iter": -1}, 422),
     "much work": ({"width": 768, "height": 768, "steps": 100, "batch_size": 8}, 422),

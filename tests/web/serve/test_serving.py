@@ -105,7 +105,9 @@ def test_the_commands_options():
     serving = Serving(**options.serving)
     assert (serving.models, serving.host, serving.port, serving.max_queue) == (["mini"], "0.0.0.0", 8000, 5)
     assert serving.limits.pixels == 262144
-    assert parse(["serve"]).settings.host == "127.0.0.1"
+    plain = parse(["serve"]).settings
+    assert (plain.host, plain.page) == ("127.0.0.1", False)
+    assert parse(["serve", "--page"]).settings.page
 
 
 @pytest.mark.parametrize(
