@@ -17,10 +17,12 @@ import argparse
 import ast
 import faulthandler
 import json
+import logging
 import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -129,8 +131,11 @@ def main() -> int:
     options.add_argument("--input", help="one input, as a failure printed it")
     options.add_argument("--coverage", action="store_true", help="by atheris, of one parser")
     options.add_argument("--light", action="store_true", help="the parsers that need no torch")
+    options.add_argument("--keep-going", action="store_true", help="after a failure with the next parser")
     options.add_argument("--list", action="store_true")
     given = options.parse_args()
+    logging.disable()
+    warnings.simplefilter("ignore")
     names = given.only or [name for name, parser in PARSERS.items() if not (given.light and parser.needs_torch)]
     if given.list:
         print("\n".join(names))
@@ -145,6 +150,7 @@ def main() -> int:
         if name in names and (error := try_one(PARSERS[name], known)):
             print(report(name, known, error))
             return 1
+    failed: list[str] = []
     total, every = 0, sum(PARSERS[name].weight for name in names)
     for name in names:
         start = time.process_time()
@@ -152,10 +158,12 @@ def main() -> int:
         total += count
         print(f"{name:20} {count:9,} inputs, {1000 * (time.process_time() - start) / count:.2f} ms each", flush=True)
         if failure:
-            print(failure)
-            return 1
-    print(f"{'all':20} {total:9,} inputs, no crash, no hang")
-    return 0
+            print(failure, flush=True)
+            failed.append(name)
+            if not given.keep_going:
+                break
+    print(f"{'all':20} {total:9,} inputs, {f'failed: {failed}' if failed else 'no crash, no hang'}")
+    return bool(failed)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Inputs that nobody would write: seeds and words of a format, cut, repeated, mixed, and spoilt with characters that break parsers.
+"""Inputs that nobody would write: seeds and words of a format, cut, repeated, mixed, and spoilt.
 
 Each is a pure function of its random generator, so that one is made again from its seed alone.
 """
 
+# ruff: noqa: E501
 from __future__ import annotations
 
 import random
@@ -65,11 +66,9 @@ class Maker:
 
     def text(self, seeds: Sequence[str], words: Sequence[str] = ()) -> str:
         """A seed or a row of words, changed a few times."""
-        words = [*words, *seeds] if not words else words
-        if seeds and self.chance(0.7):
-            text = self.one(seeds)
-        else:
-            text = "".join(self.one(words) for _ in range(1 + self.number(12)))
+        words = words or seeds
+        row = [self.one(words) for _ in range(1 + self.number(12))]
+        text = self.one(seeds) if seeds and self.chance(0.7) else "".join(row)
         for _ in range(self.number(5)):
             text = self._changed(text, [self.one(words), self.one(NASTY), self.one(seeds or words)])
         if self.chance(0.002):

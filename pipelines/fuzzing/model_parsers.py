@@ -1,5 +1,6 @@
 """Parsers of models' files: their settings, their tensors, and what a single file is."""
 
+# ruff: noqa: E501
 from __future__ import annotations
 
 import contextlib

