@@ -69,7 +69,8 @@ def local_path(name: str | Path) -> Path:
         path = Path(on_disk(str(name))).expanduser()
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, no permission to look
-        raise InputError(f"{str(name)[:80]!r} can't be a file or folder here: {first_line(error)}") from None
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"{str(name)[:80]!r} can't be a file or folder here: {reason}") from None
     return path
 
 

@@ -15,7 +15,7 @@ from altdiffusion.images import ImageSource, image_file
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")  # of plain bytes; with the feature Image, any name will do
 _TEXT_TYPES = ("string", "large_string", "string_view")
-_MAX_UNPACKED, _MAX_RATIO = 2**32, 1000  # bytes, and times the file's size: a parquet file that says more is a bomb
+MAX_UNPACKED, MAX_RATIO = 2**32, 1000  # bytes, and times the file's size: a parquet file that says more is a bomb
 
 
 class ArrowTable(Table):
@@ -170,7 +170,7 @@ def _check_size(path: Path) -> None:
 
     about = parquet.read_metadata(path)
     unpacked = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
-    if unpacked < 0 or unpacked > max(_MAX_UNPACKED, _MAX_RATIO * path.stat().st_size):
+    if unpacked < 0 or unpacked > max(MAX_UNPACKED, MAX_RATIO * path.stat().st_size):
         raise InputError(
-            f"{path} says that it holds {unpacked:,} bytes unpacked, over {_MAX_RATIO} times its size: damaged"
+            f"{path} says that it holds {unpacked:,} bytes unpacked, over {MAX_RATIO} times its size: damaged"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection
 from typing import Any
@@ -103,7 +104,9 @@ def _about(name: str) -> dict[str, Any]:
 
 def _may_be_model(name: str) -> bool:
     known = name in (hub.MINI, hub.SD_MINI) or hub.is_hub_id(name)
-    return known or local_path(name).exists()
+    with contextlib.suppress(InputError):  # of a name that no file can have
+        return known or local_path(name).exists()
+    return False
 
 
 def _scheduler(name: str) -> tuple[str | None, list[str]]:
