@@ -10,7 +10,7 @@ from altdiffusion.prompt_syntax.tokens import BracketedPrompt, Token, ascii_numb
 
 ROUND = 1.1  # the factor of (word); [word] divides by it. As in A1111's web UI.
 MAX_WEIGHT = 10.0
-_MAX_OPEN = 200  # brackets that are open at once, lenient: more are text
+_MAX_OPEN = 50  # brackets that are open at once, lenient: more are text
 _HUGE = 1e30  # what weights in weights may give, lenient: a number for all that
 
 _SYNTAX = re.compile(r"[\\()\[\]（）［］]|BREAK")

@@ -274,7 +274,6 @@ TARS = {
     "above": ["../../evil.txt", "../../evil.png"],
     "absolute": ["/tmp/evil.txt", "/tmp/evil.png"],
     "a drive": ["C:\\evil.txt", "C:\\evil.png"],
-    "a NUL": ["evil\0.txt", "evil\0.png"],
     "controls": ["\x1b[2Jevil.txt", "\x1b[2Jevil.png"],
 }
 
@@ -323,7 +322,7 @@ def chunk(name, content):
 IMAGES = {
     "a bomb": bomb(50_000),
     "a giant side": bomb(2**31 - 1),
-    "truncated": png((200, 200))[:200],
+    "truncated": png()[:50],
     "wrong magic": b"\x89PMG" + png()[4:],
     "nothing": b"",
     "a script": b"#!/bin/sh\necho evil\n",
@@ -373,7 +372,8 @@ def test_an_error_steers_no_terminal():
 
 @pytest.mark.parametrize(
     "name",
-    ["..", ".", "", "../x.png", "/x.png", "a/b.png", "a\\b.png", "\\\\host\\x", "C:x.png", "x\0.png", "NUL", "con.png", "Com1.txt.png",
+    ["..", ".", "", "../x.png",
+     "/x.png", "a/b.png", "a\\b.png", "\\\\host\\x", "C:x.png", "x\0.png", "NUL", "con.png", "Com1.txt.png",
      "aux .png", None, 5],
 )  # fmt: skip
 def test_names_that_lead_out_of_a_folder(tmp_path, name):

@@ -1,4 +1,4 @@
-"""What must hold for every input, tried by hypothesis: what a writer writes, its reader reads; what a reader gives, covers its text."""
+"""What must hold for every input, tried by hypothesis: what a writer writes, its reader reads."""
 
 import csv
 import io
