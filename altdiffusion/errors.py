@@ -24,9 +24,12 @@ _CONTROLS = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x
 _SPELLED = {code: chr(code).encode("unicode_escape").decode() for code in _CONTROLS}
 
 
-def spelled_out(text: str) -> str:
-    """A text on one line, without characters that a terminal obeys: \\n, \\x1b and the like stand in their place."""
-    return text.translate(_SPELLED)
+def spelled_out(text: str, but: str = "") -> str:
+    """A text on one line, without characters that a terminal obeys: \\n, \\x1b and the like stand in their place.
+
+    but: those that stay.
+    """
+    return text.translate({code: spelled for code, spelled in _SPELLED.items() if chr(code) not in but})
 
 
 def first_line(error: BaseException) -> str:

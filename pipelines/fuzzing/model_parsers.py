@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fuzzing.file_parsers import encoded, folder, lora_seeds, written
+from fuzzing.file_parsers import encoded, written
 from fuzzing.inputs import Maker, corpus
+from fuzzing.settings_files import lora_seeds
 
 from altdiffusion.errors import InputError
 
@@ -148,6 +149,3 @@ def single_file(given: tuple[dict[str, list[int]], dict[str, str], str]) -> None
     if read:
         sizes = read[0](state, read[1])
         assert all(size > 0 for size in sizes.values() if isinstance(size, int)), json.dumps(sizes)
-
-
-__all__ = ["folder"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from fuzzing import file_parsers, model_parsers, text_parsers, web_parsers
+from fuzzing import file_parsers, model_parsers, settings_files, text_parsers, web_parsers
 from fuzzing.inputs import Maker
 
 
@@ -58,12 +58,12 @@ PARSERS: dict[str, Parser] = {
     "caption_formats": Parser(file_parsers.a_caption_file, file_parsers.caption_formats, weight=2),
     "class_files": Parser(file_parsers.a_class_file, file_parsers.class_files),
     "cifar": Parser(file_parsers.a_cifar, file_parsers.cifar),
-    "styles": Parser(file_parsers.some_styles, file_parsers.styles),
-    "config_toml": Parser(file_parsers.a_config, file_parsers.config),
-    "manifest": Parser(file_parsers.a_manifest, file_parsers.manifest),
-    "lora_triggers": Parser(file_parsers.a_lora_file, file_parsers.lora_triggers),
-    "inversion_notes": Parser(file_parsers.a_lora_file, file_parsers.inversion_notes, weight=0.5),
-    "calibration": Parser(file_parsers.a_calibration, file_parsers.calibration),
+    "styles": Parser(settings_files.some_styles, settings_files.styles),
+    "config_toml": Parser(settings_files.a_config, settings_files.config),
+    "manifest": Parser(settings_files.a_manifest, settings_files.manifest),
+    "lora_triggers": Parser(settings_files.a_lora_file, settings_files.lora_triggers),
+    "inversion_notes": Parser(settings_files.a_lora_file, settings_files.inversion_notes, weight=0.5),
+    "calibration": Parser(settings_files.a_calibration, settings_files.calibration),
     "model_json": Parser(model_parsers.a_model_json, model_parsers.model_json, needs_torch=True),
     "tensors": Parser(model_parsers.a_tensor_file, model_parsers.tensors, weight=0.5, needs_torch=True),
     "single_file": Parser(model_parsers.some_tensors, model_parsers.single_file, weight=0.5, needs_torch=True),
