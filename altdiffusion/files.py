@@ -69,8 +69,33 @@ def local_path(name: str | Path) -> Path:
         path = Path(on_disk(str(name))).expanduser()
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, no permission to look
-        raise InputError(f"{str(name)[:80]!r} can't be a file or folder here: {first_line(error)}") from None
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"{str(name)[:80]!r} can't be a file or folder here: {reason}") from None
     return path
+
+
+# What Windows takes for a device whatever folder it is in, with any ending.
+_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    "conin$",
+    "conout$",
+    *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)),
+}
+
+
+def plain_name(name: Any) -> str:
+    """The name of a file that data names, such as a manifest or a list of shards: itself, if it stays in its folder.
+
+    Raises InputError for one that leads out of it, on any system: `..`, a path, a drive, a device; and for a NUL.
+    """
+    parts = str(name).rstrip(". ").partition(".")[0]
+    leads_out = not isinstance(name, str) or name in ("", ".", "..") or any(sign in name for sign in "/\\:\0")
+    if leads_out or parts.rstrip(" ").lower() in _DEVICES:
+        raise InputError(f"{str(name)[:80]!r} is no name of a file in a folder: expected one without /, \\, : and ..")
+    return str(name)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -145,16 +145,25 @@ class Calibration:
                 name: LanguageScores(
                     wrong=_checked(tensors["wrong"][index]),
                     right=_checked(tensors["right"][paired.index(name)]) if name in paired else None,
-                    logistic=tuple(tensors["logistic"][paired.index(name)].tolist()) if name in paired else None,
-                    texts=each["texts"],
+                    logistic=_pair(tensors["logistic"][paired.index(name)]) if name in paired else None,
+                    texts=int(each["texts"]),
                     told_apart=each.get("told_apart"),
                 )
                 for index, (name, each) in enumerate(about["languages"].items())
             }
-            return cls(languages, about["weights"], about["made_from"])
+            return cls(languages, [float(weight) for weight in about["weights"]], str(about["made_from"]))
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, SafetensorError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+            SafetensorError,
+        ) as error:
             raise InputError(
                 f"the calibration in {path} can't be read ({first_line(error)}): calibrate anew, or remove {ABOUT} and {TENSORS}"
             ) from None
@@ -239,3 +248,9 @@ def _checked(quantiles: Array) -> Array:
     if quantiles.shape != LEVELS.shape or not np.all(np.diff(quantiles) >= 0):
         raise ValueError("no rising quantiles")
     return quantiles
+
+
+def _pair(logistic: Array) -> tuple[float, float]:
+    if logistic.shape != (2,) or not np.isfinite(logistic).all():
+        raise ValueError("no slope and offset")
+    return float(logistic[0]), float(logistic[1])

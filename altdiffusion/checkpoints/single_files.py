@@ -92,10 +92,11 @@ def look(state: State, path: Path) -> SingleFile:
         raise InputError(
             f"{path} is a Playground v2.5 or CosXL, whose noise is scaled in a way of its own: not supported"
         )
-    takes, makes = (
-        state[present(state, LDM_UNET + "input_blocks.0.0.weight")].shape[1],
-        rows(state, LDM_UNET + "out.2.weight"),
-    )
+    first, last = LDM_UNET + "input_blocks.0.0.weight", LDM_UNET + "out.2.weight"
+    for name in (first, last):
+        if state[present(state, name)].dim() < 2 or not state[name].numel():
+            raise InputError(f"{path}: {name} has the shape {list(state[name].shape)}, which no UNet's has: damaged")
+    takes, makes = state[first].shape[1], rows(state, last)
     if takes not in (makes, 2 * makes + 1) or (kind != "xl" and any(key.startswith(_LABELS) for key in state)):
         raise InputError(
             f"{path}: its UNet takes more than an image, a mask and a text ({takes} channels), as those for depth, "

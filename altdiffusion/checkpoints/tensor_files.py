@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -20,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from altdiffusion import files
 from altdiffusion.errors import InputError, first_line
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -48,7 +51,7 @@ def weight_files(folder: Path, variant: str | None = None, use_safetensors: bool
         if not index.is_file() and variant:  # diffusers' order: model.safetensors.index.fp16.json
             index = folder / f"{name.replace(middle, '')}.index{middle}.json"
         if index.is_file():
-            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+            shards = _shards(index)
             if missing := [shard for shard in shards if not (folder / shard).is_file()]:
                 raise InputError(f"{index} names {missing[0]}, which is not there: the download is incomplete")
             return [folder / shard for shard in shards]
@@ -113,7 +116,7 @@ def _map(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except (safetensors.SafetensorError, OSError, ValueError) as error:
+        except (safetensors.SafetensorError, *_DAMAGED) as error:
             raise InputError(f"{path} is damaged or no safetensors file ({error}): download it again") from None
     if path.suffix not in PICKLES:
         raise InputError(
@@ -122,13 +125,54 @@ def _map(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
     if not allow_pickle:
         raise InputError(_REFUSAL.format(path))
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        is_archive = zipfile.is_zipfile(path)
+        if is_archive:
+            _check_packing(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         reason = first_line(error)
         raise InputError(f"{path} holds more than tensors and is not opened ({reason}), or it is damaged") from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except _DAMAGED as error:
         raise InputError(f"{path} is damaged ({first_line(error)}): download it again") from None
     return _flatten(loaded, path)
+
+
+# On damaged pickles and archives, torch raises whatever it stumbles over.
+_DAMAGED = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
+
+def _check_packing(path: Path) -> None:
+    """Raise InputError for a zip that unpacks to more than it is: torch packs nothing, so that files can be mapped."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(part.file_size for part in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise InputError(f"{path} unpacks to {unpacked:,} bytes, more than it has: torch writes no such file")
+
+
+def _shards(index: Path) -> list[str]:
+    """The files beside an index that hold its tensors. Raises InputError for a name that leads out of the folder."""
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise InputError(f"{index} is no index of shards: expected a weight_map of tensors and files")
+    try:
+        return sorted({files.plain_name(name) for name in names.values()})
+    except InputError as error:
+        raise InputError(f"{index}: {error}") from None
 
 
 def _flatten(loaded: Any, path: Path) -> dict[str, Tensor]:
@@ -139,10 +183,19 @@ def _flatten(loaded: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(nested, Mapping) or not isinstance(ema, Mapping):
         raise InputError(f"{path}: 'state_dict' is a {type(nested).__name__}, expected tensors by name")
     state = {str(key): value for key, value in nested.items() if isinstance(value, Tensor)}
+    ema = {str(key): value for key, value in ema.items() if isinstance(value, Tensor)}
+    for key, value in (*state.items(), *ema.items()):
+        # views of a few bytes can be terabytes of numbers; others have their numbers elsewhere
+        if (
+            value.layout != torch.strided
+            or value.device.type != "cpu"
+            or value.nbytes > value.untyped_storage().nbytes()
+        ):
+            raise InputError(f"{path}: the tensor {key[:80]} isn't stored number by number: damaged, or no checkpoint")
     if nested is not loaded and isinstance(step := loaded.get("global_step"), int):
         state["global_step"] = torch.tensor(step)
     for key, value in ema.items():
-        if str(key).startswith("model.diffusion_model."):
+        if key.startswith("model.diffusion_model."):
             state["model_ema." + key.removeprefix("model.").replace(".", "")] = value
     return state
 
@@ -160,7 +213,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises InputError for anything else."""
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} can't be read as JSON: {error}") from None
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: expected a JSON object")
@@ -171,8 +224,38 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a folder; {} where there is none. AltCLIP's nested text settings are returned alone."""
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else {}
+    check_sizes(config, path)
     nested = config.get("text_config") or config.get("text_config_dict")
     return nested if isinstance(nested, dict) else config
+
+
+# The most that a model's settings may say, by what their names end in: many times what any model has, and soon built.
+_MOST = {
+    "layers": 1000,
+    "layers_per_block": 1000,
+    "timesteps": 100_000,
+    "sample_size": 4096,
+    **dict.fromkeys(("size", "dim", "channels", "heads", "embeddings", "positions", "embeds", "groups"), 2**24),
+}
+
+
+def check_sizes(config: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError where a model's settings ask for a size that none has: negative, NaN, or so large that it never ends."""
+    for name, value in config.items():
+        limits = [most for ending, most in _MOST.items() if name.endswith(ending)]
+        for most, number in product(limits[:1], _numbers(value)):
+            if not 0 <= number <= most:  # NaN isn't
+                raise InputError(f"{path}: {name} is {number!s:.40}, expected 0 to {most:,}: damaged, or no model")
+        if isinstance(value, Mapping):
+            check_sizes(value, path)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, list):
+        for each in value:
+            yield from _numbers(each)
+    elif isinstance(value, int | float):
+        yield value
 
 
 def read_config_type(folder: Path) -> str:
@@ -197,9 +280,10 @@ def load_strict(model_class: Any, folder: Path, **kwargs: Any) -> Any:
     For classes of diffusers and of transformers. kwargs: dtype, variant, use_safetensors, ...
     """
     kwargs = {"dtype": torch.float32, "output_loading_info": True} | kwargs
+    read_config(folder)
     try:
         model, report = model_class.from_pretrained(str(folder), **kwargs)
-    except (OSError, ValueError, LookupError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
+    except Exception as error:  # on settings that make no sense, the libraries raise whatever they stumble over
         raise InputError(f"{folder} can't be loaded: {first_line(error)}") from error
     problems = [
         f"{kind.removesuffix('_keys')} {', '.join(sorted(map(str, report[kind]))[:4])}"

@@ -91,4 +91,4 @@ def _print_settings(image: str, as_json: bool) -> None:
         print_line(f"label: {line}")
     print_line(f"\n{to_command(settings)}")
     if left_out:
-        print("\nleft out of the command:", *left_out, sep="\n  ")
+        print_line("\n  ".join(["\nleft out of the command:", *left_out]))

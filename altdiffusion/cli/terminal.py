@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from altdiffusion.errors import spelled_out
 from altdiffusion.files import as_json, as_utf8
 
 T = TypeVar("T")
@@ -45,16 +46,21 @@ def _is_no_lora_of_the_unet_alone(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("No LoRA keys associated")
 
 
+def _shown(line: str) -> str:
+    """As a terminal shows it, whatever an image or a file has put into it."""
+    return spelled_out(as_utf8(line), but="\n\t")
+
+
 def say(line: str) -> None:
     """A note for the person, on standard error."""
     with tqdm.external_write_mode():  # above the progress line
-        print(as_utf8(line), file=sys.stderr, flush=True)
+        print(_shown(line), file=sys.stderr, flush=True)
 
 
 def print_line(line: str) -> None:
     """A result, on standard output."""
     with tqdm.external_write_mode():
-        print(as_utf8(line), flush=True)
+        print(_shown(line), flush=True)
 
 
 def print_json(document: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from altdiffusion.images import ImageSource, image_file
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")  # of plain bytes; with the feature Image, any name will do
 _TEXT_TYPES = ("string", "large_string", "string_view")
+MAX_UNPACKED, MAX_RATIO = 2**32, 1000  # bytes, and times the file's size: a parquet file that says more is a bomb
 
 
 class ArrowTable(Table):
@@ -113,7 +115,7 @@ class ArrowTable(Table):
         if not name:
             raise BadRecord("no image")
         for folder in (self.path.parent, self.path):  # beside the file, or in the folder that save_to_disk wrote
-            if (folder / name).is_file():
+            if os.path.isfile(folder / name):  # False for a name that no file can have
                 return image_file(folder / name)
         raise BadRecord("no such image")
 
@@ -149,10 +151,26 @@ def _load(path: Path) -> Any:
         return hub_datasets.load(hub_datasets.parse(path))
     datasets = hub_datasets.import_datasets(path)
     try:
+        if path.is_file():
+            _check_size(path)
         with hub_datasets.no_progress_bars(datasets):
             return datasets.load_from_disk(str(path)) if path.is_dir() else datasets.Dataset.from_parquet(str(path))
+    except InputError:
+        raise
     except Exception as error:  # the library wraps whatever its readers raise
         what = "folder by save_to_disk" if path.is_dir() else "parquet file"
         raise InputError(
             f"{path} can't be read, no {what} that is whole: {first_line(error.__cause__ or error)}"
         ) from None
+
+
+def _check_size(path: Path) -> None:
+    """Raise InputError for a parquet file that would fill the disk, by what it says of itself."""
+    from pyarrow import parquet
+
+    about = parquet.read_metadata(path)
+    unpacked = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+    if unpacked < 0 or unpacked > max(MAX_UNPACKED, MAX_RATIO * path.stat().st_size):
+        raise InputError(
+            f"{path} says that it holds {unpacked:,} bytes unpacked, over {MAX_RATIO} times its size: damaged"
+        )

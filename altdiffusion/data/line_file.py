@@ -174,16 +174,17 @@ def _tab_separated(lines: Iterable[bytes], count: int, is_quoted_by_csv: Callabl
     A quote that opens and never closes so, in a table that was written without quoting, stays a character. Where every
     line has all columns by itself, both can be meant: is_quoted_by_csv says how the rest of the file was written.
     """
-    unread, ahead = iter(lines), deque[bytes]()
+    unread, ahead, literal = iter(lines), deque[bytes](), 0
     while line := ahead.popleft() if ahead else next(unread, b""):
-        if not _is_open(line):
+        if literal > 0 or not _is_open(line):
+            literal -= len(line)
             yield line
             continue
         taken, size, is_open = [line], len(line), True
         while is_open and size < csv.field_size_limit() and (more := ahead.popleft() if ahead else next(unread, b"")):
             taken.append(more)
             size += len(more)
-            is_open = b'"' not in more or _is_open(b"".join(taken))
+            is_open = b'"' not in more or _is_open(b'"' + more)  # within quotes, all before this line is one field
         record = b"".join(taken)
         has_all_columns = not is_open and len(_split(record.decode("latin-1"))) == count
         if has_all_columns and (any(part.count(b"\t") != count - 1 for part in taken) or is_quoted_by_csv()):
@@ -191,6 +192,8 @@ def _tab_separated(lines: Iterable[bytes], count: int, is_quoted_by_csv: Callabl
         else:
             yield line
             ahead.extendleft(reversed(taken[1:]))
+            if is_open:  # no quote closes so in all of these, which needn't be tried line by line
+                literal = size - len(line)
 
 
 def _is_open(record: bytes) -> bool:

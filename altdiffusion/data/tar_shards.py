@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from altdiffusion.data.columns import choose_columns, find_columns
 from altdiffusion.data.table import UNREAD_IMAGES, BadRecord, Skip, Table, decode_text, parse_object, texts
@@ -24,6 +24,7 @@ _PARTS = {"jpg": _IMAGE, "jpeg": _IMAGE, "png": _IMAGE, "webp": _IMAGE, "txt": _
 _SECOND_CHOICE = {"caption": _TEXT} | {ending[1:]: _IMAGE for ending in ENDINGS if ending[1:] not in _PARTS}
 _TOLD = (*ENDINGS, *UNREAD_IMAGES, ".txt", ".caption")  # of members that are counted where no sample holds them
 _BLOCK = 512
+_MAX_HEADER = 2**15  # bytes of a member's long name or attributes: beyond that tarfile's patterns take seconds
 
 
 class TarTable(Table):
@@ -162,11 +163,33 @@ def _why_left_out(name: str) -> str:
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:
     """The files in a tar. Raises InputError where it isn't whole."""
     with path.open("rb") as file:
+        headers: Any = _Headers(file)
         try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                yield from (member for member in tar if member.isreg() and not member.issparse())
+            with tarfile.open(fileobj=headers, mode="r:") as tar:
+                for member in tar:
+                    if member.size < 0:  # Python before 3.13.6 reads it again for ever
+                        raise tarfile.ReadError("a member of negative size")
+                    if member.isreg() and not member.issparse():
+                        yield member
                 file.seek(tar.offset)
-        except tarfile.TarError as error:
+        except _DAMAGED as error:
             raise InputError(f"{path} is no whole, uncompressed tar file: {first_line(error)}") from None
         if file.read(_BLOCK) != bytes(_BLOCK):  # tarfile takes anything else for the end, too
             raise InputError(f"{path} is cut off or damaged at byte {tar.offset}: fetch or pack it again")
+
+
+# On damaged headers tarfile raises more than its own errors.
+_DAMAGED = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)
+
+
+class _Headers:
+    """A file of which tarfile reads headers alone, none of them larger than it should be."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)

@@ -34,7 +34,8 @@ _NEGATIVE = re.compile(r"\nNegative [pP]rompt: ?")
 _READ_TOO = {"Size", "Schedule type", "Exact prompts", "Inpaint area"}
 _ONLY_MASKED = "Only masked"
 _UPSCALER = "Lanczos"  # by which the first pass is enlarged, as the web UIs call it
-_PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+# a name's length is bounded, as a line that is one word of a megabyte would take hours
+_PAIR = re.compile(r'(\w[\w \-/]{0,99}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 
 def to_infotext(settings: ImageSettings) -> str:
@@ -120,7 +121,7 @@ def read_infotext(text: str) -> tuple[ImageSettings, list[str]]:
         with contextlib.suppress(KeyError, ValueError):
             value = pairs[about_of(field)["infotext"]]
             values[name] = _split(value) if is_list(field) else value == "True" if kind is bool else kind(value)
-    if size := re.fullmatch(r"(\d+)x(\d+)", pairs.get("Size", "")):
+    if size := re.fullmatch(r"(\d{1,9})x(\d{1,9})", pairs.get("Size", "")):
         values["width"], values["height"] = int(size[1]), int(size[2])
     return ImageSettings.model_construct(**values), others
 
@@ -146,7 +147,7 @@ def _parts(text: str) -> tuple[str, str, dict[str, str], list[str]]:
     head = "\n".join(lines[:index]).rstrip("\n")
     prompt, negative = [*_NEGATIVE.split(f"\n{head}", maxsplit=1), ""][:2]
     prompt = prompt.removeprefix("\n").rstrip("\n")
-    with contextlib.suppress(KeyError, ValueError, TypeError):
+    with contextlib.suppress(KeyError, ValueError, TypeError, RecursionError):
         prompt, negative = map(str, json.loads(pairs["Exact prompts"]))
     read = {about_of(ImageSettings.model_fields[name])["infotext"] for name in settings_with("infotext")} | _READ_TOO
     others = [label for label in pairs if label not in read and not re.search(r"(?i)hash(es)?$|version", label)]

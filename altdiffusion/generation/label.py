@@ -112,7 +112,7 @@ def read_label(image: Image.Image) -> FoundLabel:
     if aigc is not None:
         try:
             read = json.loads(aigc)
-        except ValueError:
+        except (ValueError, RecursionError):
             read = None
         if isinstance(read, dict):
             inner = read.get("AIGC", read)

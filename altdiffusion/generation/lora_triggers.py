@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_HEADER = 100 * 2**20  # bytes, as in safetensors
 _MAX_WORDS, _MAX_LETTERS = 50, 75  # of a LoRA; of a word. Files are strangers'
+_MAX_TEXT = 10_000  # characters that are looked at for them
 _REPEATS = re.compile(r"\d+_")  # of a folder of training images: 10_sks dog
 
 
@@ -65,6 +66,7 @@ def _activation_text(file: Path) -> Any:
 
 def _phrases(text: str) -> list[str]:
     """The parts between commas, without weights and LoRAs: triggers are written as they go into a prompt."""
+    text = text[:_MAX_TEXT]
     with contextlib.suppress(InputError):
         text = parse_weights(take_loras(text, lenient=True)[0], lenient=True).text
     return [phrase.strip() for phrase in re.split(r"[,，\n]", text) if phrase.strip()]

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from altdiffusion.checkpoints import hub
@@ -23,6 +24,7 @@ from altdiffusion.settings import suggest
 _WEIGHT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
 _DIFFUSERS_FILE = "pytorch_lora_weights"  # every LoRA that diffusers saves is called so
 _SHOWN = 10  # names in an error
+MAX_PLACES = 1000
 
 
 @dataclass(frozen=True)
@@ -91,21 +93,24 @@ def check_known(names: Iterable[str], known: Iterable[str], remedy: str) -> None
 
 
 def known_names(written: Sequence[str] | None, folder: str | Path | None) -> set[str]:
-    """What prompts may call the LoRAs that are named, and those of a folder that is there."""
+    """What prompts may call the LoRAs that are named, and those of a folder that is there.
+
+    Of a folder the first MAX_PLACES folders in it are looked through: an image may name the root of the disk.
+    """
     names = set()
     for each in written or ():
         with contextlib.suppress(InputError):
             names.add(parse_lora(each).name)
-    return names | (set(_files(folder)) if folder is not None and local_path(folder).is_dir() else set())
+    return names | (set(_files(folder, MAX_PLACES)) if folder is not None and local_path(folder).is_dir() else set())
 
 
-def _files(folder: str | Path) -> dict[str, list[Path]]:
-    """The LoRAs in a folder and its subfolders, by name. Raises InputError where it is no folder."""
+def _files(folder: str | Path, places: int | None = None) -> dict[str, list[Path]]:
+    """The LoRAs in a folder and its subfolders, by name; at most so many folders. Raises InputError where it is no folder."""
     root = local_path(folder)
     if not root.is_dir():
         raise InputError(f"lora_dir {folder}: expected a folder of .safetensors files")
     found: dict[str, list[Path]] = {}
-    for place, _, names in os.walk(root):
+    for place, _, names in islice(os.walk(root), places):
         for path in sorted(Path(place, name) for name in names):
             if path.suffix.lower() == ".safetensors":
                 found.setdefault(_name(path), []).append(path)

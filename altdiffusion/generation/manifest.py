@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,7 @@ class Manifest:
     def _read(self, number: int, line: bytes) -> None:
         try:
             self._keep(json.loads(line))
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
             raise InputError(
                 f"{self.path}:{number} is no line of a manifest: move the file away, or give another --out"
             ) from None
@@ -102,16 +101,12 @@ class Manifest:
     def _keep(self, line: dict[str, Any]) -> None:
         if "planned" in line:
             self.seed = int(line["seed"])
-            self.planned |= {str(key): _file_name(name) for key, name in line["planned"].items()}
+            self.planned |= {str(key): files.plain_name(name) for key, name in line["planned"].items()}
         else:
-            self._lines[line["key"]] = {name: line[name] for name in ("image", "filtered", "settings")}
+            kept = {name: line[name] for name in ("image", "filtered", "settings")}
+            if not kept["settings"].keys() <= ImageSettings.model_fields.keys():
+                raise ValueError(kept["settings"])
+            self._lines[line["key"]] = kept
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"{self.path} can't be written ({error.strerror}): pick another --out or make room")
-
-
-def _file_name(name: str) -> str:
-    """Itself; ValueError for one that leads out of the folder."""
-    if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
-        raise ValueError(name)
-    return name

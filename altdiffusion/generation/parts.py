@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline
 from huggingface_hub import constants
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
@@ -55,6 +56,11 @@ def load_loras(pipe: DiffusionPipeline, loras: Sequence[NamedLora], allow_pickle
     )
 
 
+# On damaged files, the libraries raise whatever they stumble over.
+_UNREADABLE = (OSError, ArithmeticError, AssertionError, AttributeError, ValueError, LookupError, RuntimeError, TypeError,
+               pickle.UnpicklingError, SafetensorError, StrictDataclassError)  # fmt: skip
+
+
 @contextmanager
 def _as_input_error(problem: str) -> Iterator[None]:
     """What the libraries raise for files that are damaged, or not what they seem, becomes one line."""
@@ -64,7 +70,7 @@ def _as_input_error(problem: str) -> Iterator[None]:
         raise
     except ImportError as error:  # of a version that doesn't fit
         raise InputError(f"{_NO_PEFT} ({first_line(error)})") from None
-    except (OSError, ValueError, LookupError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{problem}: {first_line(error)}") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection
 from typing import Any
@@ -20,7 +21,8 @@ _OTHER_SCHEDULES = re.compile(
     r"ddim([ _]uniform)?|linear[ _]quadratic|native|bong[ _]tangent|simple|normal|uniform|automatic)$",
     re.IGNORECASE,
 )
-_LORA = re.compile(r"(?<!\\)[<＜](?:lora|lyco)[:：]([^<>＜＞:：]*)[^<>＜＞]*[>＞]")
+_LORA = re.compile(r"(?<!\\)[<＜](?:lora|lyco)[:：]([^<>＜＞:：]*)(?:[:：][^<>＜＞]*)?[>＞]")
+_MAX_NAME = 100  # characters of a sampler with its schedule: images are strangers'
 
 
 def runnable(settings: ImageSettings) -> tuple[ImageSettings, list[str]]:
@@ -84,9 +86,15 @@ def _problem(name: str, value: Any, **others: Any) -> str:
 
 def _without_loras(prompt: str, known: Collection[str]) -> tuple[str, list[str]]:
     """A prompt without the LoRAs that aren't known, and these as they were written."""
-    unknown = [found[0] for found in _LORA.finditer(prompt) if found[1].strip() not in known]
-    for tag in unknown:
-        prompt = prompt.replace(tag, "")
+    unknown: list[str] = []
+
+    def leave_out(found: re.Match[str]) -> str:
+        if found[1].strip() in known:
+            return found[0]
+        unknown.append(found[0])
+        return ""
+
+    prompt = _LORA.sub(leave_out, prompt)
     return prompt.strip() if unknown else prompt, unknown
 
 
@@ -96,11 +104,15 @@ def _about(name: str) -> dict[str, Any]:
 
 def _may_be_model(name: str) -> bool:
     known = name in (hub.MINI, hub.SD_MINI) or hub.is_hub_id(name)
-    return known or local_path(name).exists()
+    with contextlib.suppress(InputError):  # of a name that no file can have
+        return known or local_path(name).exists()
+    return False
 
 
 def _scheduler(name: str) -> tuple[str | None, list[str]]:
     """The name, without its schedule where that can't be had; None where the sampler itself can't."""
+    if len(name) > _MAX_NAME:
+        return None, [f"scheduler {name[:40]}…: no sampler has so long a name, the model's own is taken"]
     try:
         find_scheduler(name)
         return name, []

@@ -29,7 +29,7 @@ DEFAULT_STRENGTH = 0.8
 DEFAULT_HIRES_STRENGTH = 0.7  # the web UIs'
 MAX_SIDE = 4096  # pixels
 MAX_SEED = 2**63 - 1
-SIZE = re.compile(r"(\d+)[xX×](\d+)")
+SIZE = re.compile(r"(\d{1,9})[xX×](\d{1,9})")
 SIZE_FORM = "WIDTHxHEIGHT, such as 512x512"
 IN_MEMORY = "(in memory)"  # an init image or mask that comes from no file
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,9 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from diffusers import pipelines as diffusers_pipelines
 from diffusers.pipelines import auto_pipeline
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AltCLIPTextModel
 
 from altdiffusion.altclip.best_of import with_best_of
@@ -245,7 +248,7 @@ def as_input_error(name: str | Path) -> Iterator[None]:
 
 
 _UNREADABLE = (OSError, ArithmeticError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, EOFError,
-               pickle.UnpicklingError, safetensors.SafetensorError)  # fmt: skip
+               AssertionError, StrictDataclassError, pickle.UnpicklingError, safetensors.SafetensorError)  # fmt: skip
 
 
 def _check_index(folder: Path, name: str, ema: bool) -> None:
@@ -272,6 +275,7 @@ def load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[s
     Returns `kwargs` with the parts that were loaded. With a device_map or a quantization_config UNet and VAE are left
     to diffusers, which places or quantizes them while it loads.
     """
+    check_index(folder)
     passed = dict(kwargs)
     variant, use_safetensors = passed.get("variant"), passed.get("use_safetensors")
     reader = _reader(folder)
@@ -297,6 +301,30 @@ def load_checked(folder: Path, tokenizer: Any, kwargs: dict[str, Any]) -> dict[s
             use_safetensors=use_safetensors if any(part.glob("*.safetensors")) else False,
         )
     return passed
+
+
+# Whose classes a pipeline may name; beside them are diffusers' own pipelines, and what the caller has imported.
+_LIBRARIES = {"diffusers", "transformers", "altdiffusion"}
+_SETTINGS = ("config.json", "scheduler_config.json", "preprocessor_config.json")
+
+
+def check_index(folder: Path) -> None:
+    """Raise InputError for a pipeline that names code to import, its own or any, and for parts of sizes that none has.
+
+    diffusers imports no such code either, from the version on that asks for `trust_remote_code`.
+    """
+    index = folder / "model_index.json"
+    for name, value in tensor_files.read_json(index).items():
+        library = value[0] if isinstance(value, list) and value else None
+        known = library in (None, *_LIBRARIES) or (
+            isinstance(library, str)
+            and name != "_class_name"
+            and (hasattr(diffusers_pipelines, library) or library in sys.modules)
+        )
+        if not known:
+            raise InputError(f"{index}: {name} names the code {library!s:.80}, and no code of a model is run")
+    for file in sorted(path for part in _SETTINGS for path in folder.glob(f"*/{part}")):
+        tensor_files.check_sizes(tensor_files.read_json(file), file)
 
 
 # The class of its encoder, by today's name and the published one.

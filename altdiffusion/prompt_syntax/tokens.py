@@ -15,6 +15,7 @@ _KINDS = {form: form.translate(_ASCII) for form in "()[]{}:|（）［］｛｝�
 _TOKEN = re.compile(r"\\.?|[()\[\]{}:|（）［］｛｝：｜]|[^\\()\[\]{}:|（）［］｛｝：｜]+", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
 _PROSE = re.compile(r"[:：]\s+[^\s\d.．٫+＋\-－]|：[^\x00-\x7f\s\d．٫＋－]")  # ： needs no space after it
+_MAX_NUMBER = 30  # characters of a number; with more, a float may be infinite
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -36,7 +37,7 @@ def tokenize(prompt: str) -> list[Token]:
 def ascii_number(text: str) -> str | None:
     """A decimal number in any script's digits as `float` reads it, without the spaces around it; None for other text."""
     number = text.translate(_ASCII).strip()
-    return number if _NUMBER.fullmatch(number) else None
+    return number if len(number) <= _MAX_NUMBER and _NUMBER.fullmatch(number) else None
 
 
 def is_prose(colon_and_after: str) -> bool:

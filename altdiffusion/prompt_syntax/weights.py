@@ -10,9 +10,11 @@ from altdiffusion.prompt_syntax.tokens import BracketedPrompt, Token, ascii_numb
 
 ROUND = 1.1  # the factor of (word); [word] divides by it. As in A1111's web UI.
 MAX_WEIGHT = 10.0
+_MAX_OPEN = 50  # brackets that are open at once, lenient: more are text
+_HUGE = 1e30  # what weights in weights may give, lenient: a number for all that
 
 _SYNTAX = re.compile(r"[\\()\[\]（）［］]|BREAK")
-_BREAK = re.compile(r"\s*(?a:\b)BREAK(?a:\b)\s*")  # ASCII's idea of a word: 猫BREAK狗 is a break, too
+_BREAK = re.compile(r"(?:(?<!\s)\s+)?(?a:\b)BREAK(?a:\b)\s*")  # ASCII's idea of a word: 猫BREAK狗 is a break, too
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def parse_weights(prompt: str, lenient: bool = False) -> WeightedPrompt:
         position += 1
         if not kind:
             pieces.add_with_breaks(text)
-        elif kind in "([":
+        elif kind in "([" and len(opened) < _MAX_OPEN:
             opened.append((kind, len(pieces.texts)))
         elif kind == "\\":
             pieces.add(text[1:])
@@ -122,7 +124,7 @@ class _Pieces:
 
     def multiply(self, start: int, factor: float) -> None:
         for index in range(start, len(self.weights)):
-            self.weights[index] *= factor
+            self.weights[index] = min(_HUGE, self.weights[index] * factor)
 
     def result(self) -> WeightedPrompt:
         spans: list[Span] = []

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AltCLIPTextConfig, AltCLIPTextModel, XLMRobertaTokenizer
 
 from altdiffusion.checkpoints import hub, layouts, tensor_files
+from altdiffusion.errors import InputError, first_line
 from altdiffusion.text_encoder.forward import patch_forward
 from altdiffusion.text_encoder.load_options import MODEL_OPTIONS, LoadOptions, read_dtype, read_options
 from altdiffusion.text_encoder.tokenizer import TOKENIZER_FILES, choose_tokenizer, has_tokenizer, hub_files
@@ -107,8 +108,11 @@ def _to_stock(
 ) -> tuple[AltCLIPTextConfig, dict[str, Tensor]]:
     """The stock config and state dict of a text encoder in any layout. Raises InputError unless its tensors fit exactly."""
     settings, stock = layouts.to_stock(layouts.text_encoder_part(state), config)
-    stock_config = AltCLIPTextConfig(**settings)
-    with torch.device("meta"):
-        expected = AltCLIPTextModel(stock_config).state_dict()
+    try:
+        stock_config = AltCLIPTextConfig(**settings)
+        with torch.device("meta"):
+            expected = AltCLIPTextModel(stock_config).state_dict()
+    except Exception as error:  # on settings that make no sense, transformers raises whatever it stumbles over
+        raise InputError(f"{what} can't be built by its config.json: {first_line(error)}") from None
     layouts.check_names(stock, expected, what)
     return stock_config, stock

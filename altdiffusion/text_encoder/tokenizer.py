@@ -140,7 +140,7 @@ def load_any_tokenizer(folder: Path) -> Any:
 
 def _read(tokenizer_class: Any, folder: Path) -> Any:
     try:
-        tokenizer = tokenizer_class.from_pretrained(folder)
+        tokenizer = tokenizer_class.from_pretrained(folder, trust_remote_code=False)  # else a terminal is asked
     except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
         raise InputError(f"the tokenizer in {folder} can't be read: {first_line(error)}") from None
     tokenizer.model_max_length = min(tokenizer.model_max_length, MAX_TOKENS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ CaptionsUsed = Literal["all", "first"]  # of each image
 PAIRED = ("xtd10", "xtd200", "flickr30k-200", "multi30k")  # a file of captions, and one of image names
 
 _GZIP = b"\x1f\x8b"
+MAX_UNPACKED = 2**30  # bytes: a file of captions has less, and a megabyte may hold a gigabyte of zeros
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def read_head(path: Path, size: int) -> bytes:
         try:
             with gzip.open(file) as packed:
                 return packed.read(size)
-        except (OSError, EOFError):
+        except (OSError, EOFError, zlib.error):
             return b""
 
 
@@ -58,9 +60,12 @@ def read_lines(path: Path) -> list[bytes]:
     content = path.read_bytes()
     if content.startswith(_GZIP):
         try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError) as error:
+            with gzip.open(path) as packed:
+                content = packed.read(MAX_UNPACKED + 1)
+        except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path} is packed and can't be unpacked ({first_line(error)}): is it whole?") from None
+        if len(content) > MAX_UNPACKED:
+            raise InputError(f"{path} holds more than {MAX_UNPACKED:,} bytes unpacked: expected a file of captions")
     lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     return [line.removesuffix(b"\r") for line in (lines if lines[-1] else lines[:-1])]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -28,7 +29,7 @@ class ImagesByName:
 
     def find(self, name: str) -> str | None:
         """The path in the folder of the image with that name, with or without extension and folders, or from that URL."""
-        if name and (self.place / name).is_file():
+        if name and os.path.isfile(self.place / name):  # False for a name that no file can have
             return name
         path = self._files.get(Path(name).name)
         if path is None and "://" in name:  # saved under the URL's file name, decoded or not, perhaps in another format

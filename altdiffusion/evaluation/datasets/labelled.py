@@ -68,7 +68,7 @@ def read_labelled(source: str | Path, split: str = "test", max_skipped: float = 
         return _folders(path, split)
     except InputError:
         raise
-    except (OSError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{path} can't be read as images with labels: {first_line(error)}") from None
 
 
@@ -121,8 +121,23 @@ def _pickled(path: Path, kind: str, meta: str, key: str) -> LabelledImages:
     )
 
 
+# What damaged pickles raise, whose lengths and indices may be anything.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+    pickle.UnpicklingError,
+)
+
+
 class _Unpickler(pickle.Unpickler):
-    """Reads arrays and plain values, and runs nothing else that a pickle may ask for.
+    """Reads arrays of bytes and plain values, and runs nothing else that a pickle may ask for.
 
     By hand, as `datasets` reads CIFAR from the hub's parquet files alone, not as its authors publish it.
     """
@@ -133,12 +148,27 @@ class _Unpickler(pickle.Unpickler):
         return _ALLOWED[name]
 
 
-_ALLOWED = {
-    "_reconstruct": np.zeros(1).__reduce__()[0],  # it has moved within numpy
-    "ndarray": np.ndarray,
-    "dtype": np.dtype,
-    "encode": codecs.encode,
-}
+def _empty_array(*_: object) -> np.ndarray[Any, Any]:
+    """Of numpy's `_reconstruct`, whose array gets its shape and its bytes afterwards."""
+    return np.zeros(0, np.uint8)
+
+
+def _bytes_dtype(name: object, *_: object) -> np.dtype[Any]:
+    """uint8, all that CIFAR has. Other dtypes can be made in a pickle so that numpy takes bytes for addresses of objects."""
+    if name not in ("u1", b"u1"):
+        raise pickle.UnpicklingError(f"it has an array of {name!r}, CIFAR's are of bytes")
+    return np.dtype(np.uint8)
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Bytes, as Python 2's protocols spell them."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it encodes by {encoding}, which no CIFAR does")
+    return codecs.encode(text, "latin-1")
+
+
+# By name alone, as numpy's modules have moved. `ndarray` is named, never called.
+_ALLOWED = {"_reconstruct": _empty_array, "ndarray": "ndarray", "dtype": _bytes_dtype, "encode": _latin1}
 
 
 def _unpickle(path: Path) -> dict[bytes, Any]:
