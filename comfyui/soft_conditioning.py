@@ -27,6 +27,7 @@ MARK = "<|startoftext|>"  # one token of CLIP's, that no prompt has
 _SEAM = "\x1f"  # between parts of different weights; white space, so that no word reaches over it
 _CLIPS = ("l", "g", "h")  # ComfyUI's names of CLIPs, those of XL in the order of a bridge's embedding widths
 _INVERSION = re.compile(r"embedding:[^\s,，、。;；]+")
+_FULL_WIDTH = re.compile(r"（([^（）()]*)[:：]([+-]?\d*\.?\d+)）")  # a weight as Chinese keyboards write it
 
 
 class Part(NamedTuple):
@@ -48,6 +49,7 @@ def encode(clip: Any, bridge: LoadedBridge, text: str, route: Route, literal: Co
 
     Raises InputError for a CLIP that the bridge isn't for, and for an open backquote.
     """
+    text = _FULL_WIDTH.sub(r"(\1:\2)", text)
     names = _clip_names(clip.tokenize(""))
     layers = [getattr(clip.cond_stage_model, f"clip_{name}").transformer.get_input_embeddings() for name in names]
     prompts = bridge.soft_prompts(clip.cond_stage_model, [layer.weight.detach() for layer in layers])

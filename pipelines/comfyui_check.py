@@ -176,11 +176,11 @@ def make_models(base: Path, comfyui: Path) -> StableDiffusionPipeline:
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.04)
     tokenizer = CLIPTokenizer.from_pretrained(comfyui / "comfy" / "sd1_tokenizer")
+    unet = UNet2DConditionModel(block_out_channels=(32, 64), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=768)  # fmt: skip
     pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL(), text_encoder=clip, tokenizer=tokenizer, scheduler=DDIMScheduler(clip_sample=False, steps_offset=1), safety_checker=None,
-        unet=UNet2DConditionModel(block_out_channels=(32, 64), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-                                  up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=768),
-        feature_extractor=None, requires_safety_checker=False,
+        vae=AutoencoderKL(), text_encoder=clip, tokenizer=tokenizer, unet=unet, safety_checker=None, feature_extractor=None,
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1), requires_safety_checker=False,
     )  # fmt: skip
     state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in clip.state_dict().items()}
     (base / "models" / "text_encoders").mkdir(parents=True)
