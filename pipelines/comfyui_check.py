@@ -28,14 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from comfyui_checks.random_models import make_models
 from PIL import Image, ImageChops
-from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from safetensors.torch import load_file
 
-from altdiffusion import AltDiffusionPipeline, PromptScorer, encode_prompts, load_pipeline, swap_text_encoder
-from altdiffusion.text_encoder.bridge import Bridge, BridgeConfig
-from altdiffusion.text_encoder.soft_tokens import token_table
+from altdiffusion import AltDiffusionPipeline, PromptScorer, encode_prompts, load_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = [
@@ -111,6 +108,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", type=Path, required=True, metavar="DIR", help="a checkout of ComfyUI")
     parser.add_argument("--python", default=sys.executable, metavar="P", help="its interpreter (default: this one)")
+    parser.add_argument("--xl", action="store_true", help="with the two CLIPs of XL, too: 12 GB of memory")
     parser.add_argument("--out", type=Path, default=Path("comfyui-checked"), metavar="DIR", help="for images")
     parser.add_argument("--port", type=int, default=8199, metavar="N", help="(default: 8199)")
     options = parser.parse_args()
@@ -118,11 +116,13 @@ def main() -> int:
     checks = Checks()
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
-        own = make_models(base, options.comfyui)
+        pipes = {
+            kind: make_models(base, options.comfyui, kind) for kind in (["sd15", "sdxl"] if options.xl else ["sd15"])
+        }
         with served(options, base) as comfy:
             check_offered(checks, comfy)
             check_mini(checks, comfy, base, options.out)
-            check_full_size(checks, comfy, base, own)
+            check_full_size(checks, comfy, base, pipes)
             check_altdiffusion(checks, comfy, base)
             check_refusals(checks, comfy)
     print(f"{checks.failed} not as they should be" if checks.failed else "all as they should be")
@@ -136,7 +136,7 @@ def served(options: argparse.Namespace, base: Path) -> Any:
     for folder in (nodes, base / "output"):
         folder.mkdir(parents=True)
     shutil.copytree(ROOT / "comfyui", nodes / "altdiffusion-nodes")
-    shutil.copy(ROOT / "pipelines" / "comfyui" / "check_nodes.py", nodes)
+    shutil.copy(ROOT / "pipelines" / "comfyui_checks" / "check_nodes.py", nodes)
     command = [options.python, "main.py", "--cpu", "--base-directory", str(base), "--port", str(options.port)]
     command += ["--fp32-text-enc", "--fp32-unet", "--disable-auto-launch"]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -167,54 +167,6 @@ def served(options: argparse.Namespace, base: Path) -> Any:
             process.wait(timeout=60)
 
 
-def make_models(base: Path, comfyui: Path) -> StableDiffusionPipeline:
-    """Files with random weights in ComfyUI's model folders; our pipeline with that CLIP and that bridge."""
-    torch.manual_seed(0)
-    clip = CLIPTextModel(CLIPTextConfig(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
-                                        num_attention_heads=12, bos_token_id=49406, eos_token_id=49407)).eval()  # fmt: skip
-    for parameter in clip.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.04)
-    tokenizer = CLIPTokenizer.from_pretrained(comfyui / "comfy" / "sd1_tokenizer")
-    unet = UNet2DConditionModel(block_out_channels=(32, 64), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-                                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=768)  # fmt: skip
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL(), text_encoder=clip, tokenizer=tokenizer, unet=unet, safety_checker=None, feature_extractor=None,
-        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1), requires_safety_checker=False,
-    )  # fmt: skip
-    state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in clip.state_dict().items()}
-    (base / "models" / "text_encoders").mkdir(parents=True)
-    save_file(
-        {name: value.contiguous() for name, value in state.items()},
-        base / "models" / "text_encoders" / "clip.safetensors",
-    )
-    config = BridgeConfig(192, [768], 49408, max_soft_tokens=6, hidden_size=64, num_layers=1, num_attention_heads=4,
-                          intermediate_size=64, text_encoder="mini")  # fmt: skip
-    bridge = Bridge(config).eval()
-    bridge.set_token_embeddings([token_table(clip, 49408)])
-    bridge.length_head[-1].bias.data[3] = 9  # four tokens for a text
-    folder = base / "models" / "altclip_bridges" / "random"
-    bridge.save_pretrained(folder)
-    save_lora(base / "models" / "loras" / "random.safetensors")
-    return swap_text_encoder(pipe, "mini", bridge=folder)
-
-
-def save_lora(path: Path) -> None:
-    """A LoRA for SD-mini's text encoder, in kohya's form."""
-    state = {}
-    for layer in range(4):
-        attention = {f"self_attn_{part}_proj": (192, 192) for part in ("q", "k", "v", "out")}
-        for part, size in (attention | {"mlp_fc1": (192, 768)}).items():
-            key = f"lora_te_text_model_encoder_layers_{layer}_{part}"
-            state |= {
-                f"{key}.lora_down.weight": 0.2 * torch.randn(2, size[0]),
-                f"{key}.lora_up.weight": 0.2 * torch.randn(size[1], 2),
-            }
-            state[f"{key}.alpha"] = torch.tensor(2.0)
-    path.parent.mkdir(parents=True)
-    save_file(state, path)
-
-
 def check_offered(checks: Checks, comfy: ComfyUI) -> None:
     """What ComfyUI's front end asks for."""
     offered = comfy.get("/object_info")
@@ -230,12 +182,14 @@ def check_offered(checks: Checks, comfy: ComfyUI) -> None:
     )
 
 
-def conditionings(comfy: ComfyUI, base: Path, graph: Graph, wanted: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
-    """The states of conditionings by name, all computed by one run."""
+def conditionings(
+    comfy: ComfyUI, base: Path, graph: Graph, wanted: dict[str, list[Any]]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """The states, and pooled vectors, of conditionings by name, all computed by one run."""
     for name, link in wanted.items():
         graph.add("CheckSaveConditioning", conditioning=link, name=name)
     comfy.run(graph)
-    return {name: load_file(base / "output" / f"{name}.safetensors")["states"] for name in wanted}
+    return {name: load_file(base / "output" / f"{name}.safetensors") for name in wanted}
 
 
 def check_prompts(checks: Checks, comfy: ComfyUI, base: Path, what: str, graph: Graph, clip: list[Any], bridge: list[Any],
@@ -248,10 +202,17 @@ def check_prompts(checks: Checks, comfy: ComfyUI, base: Path, what: str, graph: 
         wanted[f"stock-{i}"] = [graph.add("CLIPTextEncode", clip=clip, text=text), 0]
     found = conditionings(comfy, base, graph, wanted)
     for i, text in enumerate(PROMPTS):
-        theirs = encode_prompts(pipe, text, weighting="comfyui", clip_skip=clip_skip)["prompt_embeds"]
-        checks.same(f"{what}, {text[:40]!r}", found[f"ours-{i}"], theirs)
+        theirs = encode_prompts(pipe, text, weighting="comfyui", clip_skip=clip_skip)
+        checks.same(f"{what}, {text[:40]!r}", found[f"ours-{i}"]["states"], theirs["prompt_embeds"])
+        if "pooled_prompt_embeds" in theirs:
+            checks.same(f"{what}, {text[:40]!r}, pooled", found[f"ours-{i}"]["pooled"], theirs["pooled_prompt_embeds"])
     for i, text in enumerate(ENGLISH):
-        checks.same(f"{what}, {text[:40]!r} as CLIP Text Encode", found[f"english-{i}"], found[f"stock-{i}"], 0)
+        checks.same(
+            f"{what}, {text[:40]!r} as CLIP Text Encode",
+            found[f"english-{i}"]["states"],
+            found[f"stock-{i}"]["states"],
+            0,
+        )
 
 
 def check_mini(checks: Checks, comfy: ComfyUI, base: Path, out: Path) -> None:
@@ -318,12 +279,18 @@ def _same_pixels(ones: list[Path], others: list[Path]) -> bool:
     )
 
 
-def check_full_size(checks: Checks, comfy: ComfyUI, base: Path, pipe: Any) -> None:
-    """A CLIP of Stable Diffusion 1.x's size by ComfyUI's own loader."""
-    graph = Graph()
-    clip = graph.add("CLIPLoader", clip_name="clip.safetensors", type="stable_diffusion")
-    bridge = graph.add("AltCLIPBridgeLoader", bridge="random")
-    check_prompts(checks, comfy, base, "CLIP of full size", graph, [clip, 0], [bridge, 0], pipe)
+def check_full_size(checks: Checks, comfy: ComfyUI, base: Path, pipes: dict[str, Any]) -> None:
+    """CLIPs of the sizes that Stable Diffusion 1.x and XL have, by ComfyUI's own loaders."""
+    for kind, pipe in pipes.items():
+        graph = Graph()
+        if kind == "sdxl":
+            clip = graph.add(
+                "DualCLIPLoader", clip_name1="sdxl-l.safetensors", clip_name2="sdxl-g.safetensors", type="sdxl"
+            )
+        else:
+            clip = graph.add("CLIPLoader", clip_name="sd15-l.safetensors", type="stable_diffusion")
+        bridge = graph.add("AltCLIPBridgeLoader", bridge=f"random-{kind}")
+        check_prompts(checks, comfy, base, f"{kind} of full size", graph, [clip, 0], [bridge, 0], pipe)
 
 
 def check_altdiffusion(checks: Checks, comfy: ComfyUI, base: Path) -> None:
@@ -338,7 +305,9 @@ def check_altdiffusion(checks: Checks, comfy: ComfyUI, base: Path) -> None:
     found = conditionings(comfy, base, graph, wanted)
     pipe = AltDiffusionPipeline.from_pretrained("mini")
     for i, text in enumerate(prompts):
-        checks.same(f"AltDiffusion, {text[:40]!r}", found[f"alt-{i}"], encode_prompts(pipe, text)["prompt_embeds"])
+        checks.same(
+            f"AltDiffusion, {text[:40]!r}", found[f"alt-{i}"]["states"], encode_prompts(pipe, text)["prompt_embeds"]
+        )
 
 
 def check_refusals(checks: Checks, comfy: ComfyUI) -> None:
@@ -381,7 +350,7 @@ def check_refusals(checks: Checks, comfy: ComfyUI) -> None:
         lambda g, c, a, b: encode(g, c, [g.add("AltCLIPBridgeLoader", bridge="no-such"), 0]),
     )
     refused("a bridge to another CLIP", "was trained with CLIPs of width",
-            lambda g, c, a, b: encode(g, c, [g.add("AltCLIPBridgeLoader", bridge="random"), 0]))  # fmt: skip
+            lambda g, c, a, b: encode(g, c, [g.add("AltCLIPBridgeLoader", bridge="random-sd15"), 0]))  # fmt: skip
     refused("an open backquote", "backquote", lambda g, c, a, b: encode(g, c, b, "一只`猫"))
     refused("an empty prompt to score by", "empty", lambda g, c, a, b: score(g, a, " "))
     refused("an image of one line", "pixels", lambda g, c, a, b: score(g, a, "猫", width=4096))
