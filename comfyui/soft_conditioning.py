@@ -17,7 +17,7 @@ from torch import Tensor
 from altdiffusion import InputError
 from altdiffusion.prompt_syntax.clauses import clauses_of
 from altdiffusion.prompt_syntax.route import Route, Stretch
-from altdiffusion.text_encoder.soft_prompts import SoftPrompts
+from altdiffusion.text_encoder.soft_prompts import SoftPrompts, SoftText
 
 from .models import LoadedBridge, on_device
 
@@ -79,9 +79,7 @@ def soft_prompt(prompts: SoftPrompts, text: str, route: Route, literal: Collecti
     found = prompts.stretches(plain, [*literal, *_INVERSION.findall(plain)], route, cuts)
     if all(stretch.literal and stretch.text == plain[stretch.start : stretch.end] for stretch in found):
         return None
-    with on_device(prompts.tower, prompts.bridge) as device:
-        prompts.device = device
-        read = prompts.read([stretch.text for stretch in found if not stretch.literal])
+    read = _read(prompts, [stretch.text for stretch in found if not stretch.literal])
     soft = iter(read)
     ids = [token for each in read for token in each.ids]
     written = "".join(stretch.text if stretch.literal else _marked(stretch, next(soft)) for stretch in found)
@@ -89,10 +87,18 @@ def soft_prompt(prompts: SoftPrompts, text: str, route: Route, literal: Collecti
     return SoftPrompt([Part(text, part.weight) for text, part in zip(texts, parts, strict=True)], ids)
 
 
-def _marked(stretch: Stretch, soft: Any) -> str:
+def _read(prompts: SoftPrompts, texts: Sequence[str]) -> list[SoftText]:
+    if not texts:
+        return []
+    with on_device(prompts.tower, prompts.bridge) as device:
+        prompts.device = device
+        return prompts.read(texts)
+
+
+def _marked(stretch: Stretch, soft: SoftText) -> str:
     marks = [MARK] * len(soft.ids)
     if stretch.inner is not None:
-        marks.insert(soft.hole, stretch.inner.text)
+        marks.insert(soft.hole or 0, stretch.inner.text)
     return " " + " ".join(marks) + " "
 
 
