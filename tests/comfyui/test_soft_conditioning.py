@@ -148,8 +148,9 @@ def test_textual_inversions_of_comfyui_stand_beside_soft_tokens(nodes, clip, bri
     assert len(soft(tokens)) == 2 + 6
 
 
-@pytest.mark.parametrize("weights", ["{}", "({}:1.2)"])
-def test_no_soft_text_is_torn_by_the_end_of_a_chunk(nodes, clip, bridge, weights):
+# neighbours of one weight are one text: 红苹果，一只猫
+@pytest.mark.parametrize(("weights", "texts"), [("{}", 16), ("({}:1.2)", 30)])
+def test_no_soft_text_is_torn_by_the_end_of_a_chunk(nodes, clip, bridge, weights, texts):
     clauses = ["一只猫", "a dog in a house", "红苹果"]
     text = "，".join(weights.format(clauses[at % 3]) for at in range(45))
     tokens = read(nodes, clip, bridge, text)
@@ -157,7 +158,7 @@ def test_no_soft_text_is_torn_by_the_end_of_a_chunk(nodes, clip, bridge, weights
     assert len(rows) > 2
     assert all(len(row) == 77 for row in rows)
     assert all(len(soft(row)) % 3 == 0 for row in rows)
-    assert len(soft(tokens)) == 3 * 30
+    assert len(soft(tokens)) == 3 * texts
 
 
 def test_what_the_bridge_understood_is_told(nodes, clip, bridge):
@@ -165,7 +166,7 @@ def test_what_the_bridge_understood_is_told(nodes, clip, bridge):
     words = english.removeprefix("a cat, ")
     assert words
     assert words.isprintable()
-    assert "startoftext" not in english
+    assert "</w>" not in words
 
 
 def test_clips_of_xl_get_vectors_of_their_own_width_in_the_same_places(nodes, altclip, tmp_path):

@@ -112,7 +112,7 @@ class FakeCLIP:
         begin, end = self.hf.bos_token_id, self.hf.eos_token_id
         rows = {}
         for name in self.encoders:
-            padding = [(end if name == "l" else 0, 1.0)]
+            padding = [(end if name == "l" else 2, 1.0)]  # XL's second CLIP pads with another token
             parts = [flat[at : at + 75] for at in range(0, len(flat), 75)] or [[]]
             rows[name] = [[(begin, 1.0), *part, (end, 1.0), *padding * (75 - len(part))] for part in parts]
         return rows
