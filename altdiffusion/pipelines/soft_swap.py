@@ -34,12 +34,7 @@ def read_by_own_clip(
     names = [name for name in ("text_encoder", "text_encoder_2") if getattr(pipe, name, None) is not None]
     encoders = [getattr(pipe, name) for name in names]
     check_altclip(bridge, tower)
-    distance = max(clip_distances(bridge, encoders))
-    if distance > _SAME:
-        logger.warning(
-            "this model's CLIP is a fine-tune of the one that the bridge was trained with: their token embeddings differ by "
-            "%.2g %%", 100 * distance,
-        )  # fmt: skip
+    check_clips(bridge, [token_table(encoder, encoder.config.vocab_size) for encoder in encoders])
     bridge.drop_token_embeddings()
     prompts = SoftPrompts(tower.eval(), tokenizer, bridge.eval(), encoders)
     prompts.route = route
@@ -51,30 +46,35 @@ def read_by_own_clip(
         pipe.empty_text_embedding = None
 
 
-def clip_distances(bridge: Bridge, encoders: Sequence[Any]) -> list[float]:
-    """How far each CLIP's token embeddings are from those that a bridge was trained with, relative to their size.
+def check_clips(bridge: Bridge, tables: Sequence[Tensor]) -> None:
+    """Raise InputError unless CLIPs are those that a bridge was trained with, or fine-tunes of them, which a warning says.
 
-    0: the same; fine-tunes lie below some hundredths. Raises InputError from RELATED on, and for other widths.
+    tables: each CLIP's token embeddings (its vocabulary's size, width). A distance of two is relative to their size: 0 for the
+    same, some hundredths at most for a fine-tune, RELATED or more for another CLIP.
     """
-    widths = [int(encoder.config.hidden_size) for encoder in encoders]
+    widths = [table.shape[1] for table in tables]
     config = bridge.config
-    if widths != config.embedding_widths or any(encoder.config.vocab_size < config.vocab_size for encoder in encoders):
+    if widths != config.embedding_widths or any(len(table) < config.vocab_size for table in tables):
         raise InputError(
             f"this bridge was trained with CLIPs of width {_listed(config.embedding_widths)} and {config.vocab_size} tokens, "
-            f"this pipeline's have width {_listed(widths)} and {min(e.config.vocab_size for e in encoders)}: take a bridge "
+            f"this pipeline's have width {_listed(widths)} and {min(map(len, tables))}: take a bridge "
             "that was trained with its CLIP (Stable Diffusion 1.x: 768; 2.x: 1024; XL: 768 and 1280)"
         )
-    distances = [
-        _distance(token_table(encoder, config.vocab_size), table.detach())
-        for encoder, table in zip(encoders, bridge.token_embeddings, strict=True)
-    ]
-    if max(distances) >= RELATED:
+    distance = max(
+        _distance(table[: config.vocab_size], reference.detach())
+        for table, reference in zip(tables, bridge.token_embeddings, strict=True)
+    )
+    if distance >= RELATED:
         raise InputError(
             "this bridge was trained with another CLIP: its token embeddings and this pipeline's differ by "
-            f"{100 * max(distances):.0f} %, those of a fine-tune by less than {100 * RELATED:.0f} %: take a bridge that was "
+            f"{100 * distance:.0f} %, those of a fine-tune by less than {100 * RELATED:.0f} %: take a bridge that was "
             "trained with this CLIP"
         )
-    return distances
+    if distance > _SAME:
+        logger.warning(
+            "this model's CLIP is a fine-tune of the one that the bridge was trained with: their token embeddings differ by "
+            "%.2g %%", 100 * distance,
+        )  # fmt: skip
 
 
 def _distance(table: Tensor, reference: Tensor) -> float:

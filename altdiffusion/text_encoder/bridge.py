@@ -199,6 +199,12 @@ class Bridge(ExactModel):
             own.copy_(table)
         self._scales = None
 
+    def mix_relatives(self, tables: Sequence[Tensor]) -> None:
+        """Mix a fine-tune's token embeddings from now on, in the scales of those that the bridge was trained with."""
+        self.scales()
+        for own, table in zip(self.token_embeddings, tables, strict=True):
+            own.copy_(table[: self.config.vocab_size])
+
     def drop_token_embeddings(self) -> None:
         """Free their memory: from now on `forward` wants those of a related CLIP given."""
         self.scales()

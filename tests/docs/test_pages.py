@@ -15,7 +15,7 @@ from altdiffusion.toy.glyphs import concept_names
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     page.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/*.md", "demo/*.md", "altdiffusion/mini/*.md")
+    for pattern in ("*.md", "docs/*.md", "demo/*.md", "comfyui/*.md", "altdiffusion/mini/*.md")
     for page in ROOT.glob(pattern)
 )
 GENERAL_FLAGS = {"--help", "--version", "--install-completion"}
