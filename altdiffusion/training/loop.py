@@ -31,7 +31,9 @@ from altdiffusion.files import new_folder
 from altdiffusion.prefetch import prefetch
 from altdiffusion.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from altdiffusion.training.log import Log, check_trackers
+from altdiffusion.training.processes import check_same_step, check_shared, told_of_lost_processes
 from altdiffusion.training.settings import TrainingSettings
+from altdiffusion.training.sharding import copy_to_shard, divided, gather_into, set_up_fsdp, whole
 
 Batch = dict[str, Any]
 
@@ -60,6 +62,7 @@ def start(settings: TrainingSettings) -> Accelerator:
         raise InputError(
             f"--mixed-precision {settings.mixed_precision} can't be had here ({first_line(error)}): take bf16 or no"
         ) from None
+    set_up_fsdp(accelerator)
     micro_batches = accelerator.num_processes * settings.gradient_accumulation_steps
     if settings.batch_size % micro_batches:
         raise InputError(
@@ -80,6 +83,7 @@ def start(settings: TrainingSettings) -> Accelerator:
             raise InputError(f"--output-dir {folder} is a file: expected a folder") from None
         except OSError as error:
             raise InputError(f"--output-dir {folder} can't be written: {error.strerror}") from None
+    check_shared(folder, accelerator)
     return accelerator
 
 
@@ -104,9 +108,12 @@ def fit(
     validate: called with the step on the main process, in eval mode and with the averaged weights; its metrics are logged.
     Raises TrainingStopped for a loss that is not a number and for a full disk, InputError for a resume that doesn't fit.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    sharded = copy_to_shard(model) if accelerator.is_fsdp2 else None
+    trained = model if sharded is None else sharded
+    if sharded is not None:
+        model.cpu()
     optimizer = torch.optim.AdamW(
-        parameters,
+        _trainable(trained),
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         weight_decay=settings.weight_decay,
@@ -118,9 +125,11 @@ def fit(
         num_warmup_steps=settings.lr_warmup_steps,
         num_training_steps=settings.max_train_steps,
     )
-    model.to(accelerator.device)
+    trained.to(accelerator.device)
+    ddp_model, ddp_optimizer = accelerator.prepare(trained, optimizer)
+    parameters = _trainable(trained)  # FSDP has put others in their place
     average = EMAModel(parameters, decay=settings.ema_decay) if settings.ema_decay else None
-    state = _TrainingState(model, optimizer, schedule, average, accelerator)
+    state = _TrainingState(trained, optimizer, schedule, average, accelerator)
     folder = settings.output_dir / "checkpoints"
     data = _describe_data(settings)
     about = {"records": records, "settings": json.loads(settings.save_as_json()), "data": data}
@@ -129,11 +138,12 @@ def fit(
         _check_same(settings, records, data, checkpoint["about"])
         state.load_state_dict(checkpoint)
         first = int(checkpoint["step"])
-    ddp_model, ddp_optimizer = accelerator.prepare(model, optimizer)
+    check_same_step(first, folder, accelerator)
 
-    model.train()
+    trained.train()
     steps = range(first, settings.max_train_steps)
     with (
+        told_of_lost_processes(accelerator),
         closing(Log(settings, first, accelerator)) as log,
         closing(_micro_batches(batches, steps, settings, accelerator)) as loader,
     ):
@@ -156,17 +166,34 @@ def fit(
 
             finished = step + 1 == settings.max_train_steps
             due = (step + 1) % settings.validation_steps == 0 or finished
-            if validate is not None and accelerator.is_main_process and due:
-                with _averaged(model, parameters, average):
-                    log.validation(step + 1, validate(step + 1))
+            if validate is not None and due and (accelerator.is_main_process or sharded is not None):
+                with _averaged(parameters, average):
+                    if sharded is not None:
+                        gather_into(model, sharded)
+                    if accelerator.is_main_process:
+                        with _evaluating(model, accelerator.device):
+                            log.validation(step + 1, validate(step + 1))
+                if sharded is not None:
+                    model.cpu()
             if (step + 1) % settings.checkpointing_steps == 0 or finished:
+                saved = {"step": step + 1, "about": about}
+                if sharded is not None:
+                    saved |= whole(state.state_dict())
+                elif accelerator.is_main_process:
+                    saved |= state.state_dict()
                 if accelerator.is_main_process:
-                    saved = {"step": step + 1, "about": about, **state.state_dict()}
                     save_checkpoint(folder, step + 1, saved, settings.checkpoints_total_limit)
                 accelerator.wait_for_everyone()
     if average is not None:
         average.copy_to(parameters)
+    if sharded is not None:
+        gather_into(model, sharded)
+        model.to(accelerator.device)
     model.eval()
+
+
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 @contextmanager
@@ -223,11 +250,17 @@ class _TrainingState:
             )
         with torch.no_grad():
             for name, tensor in state["model"].items():
-                self._trained[name].copy_(tensor)
-        self._optimizer.load_state_dict(state["optimizer"])
+                self._trained[name].copy_(divided(tensor, self._trained[name]))
+        parameters = list(self._trained.values())
+        moments = {
+            number: {name: divided(value, parameters[number]) for name, value in entry.items()}
+            for number, entry in state["optimizer"]["state"].items()
+        }
+        self._optimizer.load_state_dict({**state["optimizer"], "state": moments})
         self._schedule.load_state_dict(state["schedule"])
         if self._average:
-            self._average.load_state_dict(state["average"])
+            shadows = list(map(divided, state["average"]["shadow_params"], parameters))
+            self._average.load_state_dict({**state["average"], "shadow_params": shadows})
             self._average.to(self._accelerator.device)
         if self._accelerator.scaler:
             self._accelerator.scaler.load_state_dict(state["scaler"])
@@ -262,17 +295,23 @@ def _accumulate_gradients(
 
 
 @contextmanager
-def _averaged(model: nn.Module, parameters: list[nn.Parameter], average: EMAModel | None) -> Iterator[None]:
-    """The model in eval mode, with its averaged weights, all random states untouched."""
+def _averaged(parameters: list[nn.Parameter], average: EMAModel | None) -> Iterator[None]:
+    """The parameters hold their moving average."""
     if average is not None:
         average.store(parameters)
         average.copy_to(parameters)
-    model.eval()
+    yield
+    if average is not None:
+        average.restore(parameters)
+
+
+@contextmanager
+def _evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """The model in eval mode on a device, all random states untouched."""
+    model.to(device).eval()
     with torch.no_grad(), torch.random.fork_rng():
         yield
     model.train()
-    if average is not None:
-        average.restore(parameters)
 
 
 def _describe_data(settings: TrainingSettings) -> dict[str, list[list[int]]]:
