@@ -25,8 +25,9 @@ def set_up_fsdp(accelerator: Accelerator) -> None:
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true" or accelerator.num_processes == 1:
         return
     if accelerator.distributed_type == DistributedType.MULTI_CPU:
-        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
-        accelerator.state.fsdp_plugin.set_mixed_precision(accelerator.mixed_precision)
+        accelerator.state.fsdp_plugin = plugin = FullyShardedDataParallelPlugin()
+        if accelerator.mixed_precision != "no":
+            plugin.set_mixed_precision(accelerator.mixed_precision)
         for state in (accelerator.state, PartialState()):
             state.distributed_type = DistributedType.FSDP
     if not accelerator.is_fsdp2:

@@ -1,0 +1,112 @@
+"""FSDP on the CPU, two processes over gloo: the weights of two without it, checkpoints and models that know nothing of it."""
+
+import json
+import signal
+
+import pytest
+import torch
+from helpers.small_diffusion import save_diffusion
+from safetensors.torch import load_file
+from test_resume import contrast, curve, distillation, words
+from torch import nn
+
+from altdiffusion.training.sharding import copy_to_shard
+
+FSDP = """
+import os, sys
+os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "%s", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+from altdiffusion.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def with_fsdp(forks, command, version="2", **options):
+    return forks.run_script(FSDP % version, *command, processes=2, **options)
+
+
+def assert_close(found, expected):
+    found, expected = load_file(found), load_file(expected)
+    assert found.keys() == expected.keys()
+    for name in found:
+        if not name.endswith(("k_proj.bias", "key.bias")):  # softmax doesn't see them: AdamW steps by rounding errors
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-3, msg=name)
+
+
+SETTINGS = {"checkpointing_steps": 2, "ema_decay": 0.9, "validation_steps": 5, "gradient_accumulation_steps": 2}
+
+
+@pytest.fixture
+def command(tiny_models):
+    return distillation(tiny_models, **SETTINGS, validation_data=tiny_models / "pairs.tsv")
+
+
+def test_the_weights_are_those_without_it(forks, command, tmp_path):
+    plain = forks.run(*command, "--output-dir", tmp_path / "plain", processes=2)
+    divided = with_fsdp(forks, [*command, "--output-dir", tmp_path / "divided"])
+    assert plain.status + divided.status == [0] * 4, divided.stderr
+    found, expected = ([line.get("loss") for line in curve(tmp_path / name)] for name in ("divided", "plain"))
+    assert found == pytest.approx(expected, rel=1e-4)
+    validations = [
+        [line["validation"] for line in curve(tmp_path / name) if "validation" in line] for name in ("divided", "plain")
+    ]
+    assert validations[0] == validations[1] != []
+    assert_close(tmp_path / "divided/model/model.safetensors", tmp_path / "plain/model/model.safetensors")
+    for name in ("config.json", "tokenizer.json"):
+        assert (tmp_path / "divided/model" / name).read_bytes() == (tmp_path / "plain/model" / name).read_bytes()
+
+
+def test_killed_and_resumed_it_ends_bit_for_bit_as_if_it_never_was(forks, command, tmp_path):
+    whole = with_fsdp(forks, [*command, "--output-dir", tmp_path / "whole"])
+    assert whole.status == [0, 0], whole.stderr
+    cut = [*command, "--output-dir", tmp_path / "cut", "--resume"]
+    killed = with_fsdp(forks, cut, kill_at=("altdiffusion.training.loop:mix_seeds", 6))
+    assert killed.status == [-signal.SIGKILL] * 2
+    assert with_fsdp(forks, cut).status == [0, 0]
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    name = "model/model.safetensors"
+    assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_its_checkpoint_goes_on_without_it(forks, command, tmp_path):
+    one = forks.run(*command, "--output-dir", tmp_path / "one", processes=2)
+    begun = [*command, "--output-dir", tmp_path / "begun", "--resume"]
+    assert with_fsdp(forks, begun, kill_at=("altdiffusion.training.loop:mix_seeds", 6)).status == [-signal.SIGKILL] * 2
+    assert one.status + forks.run(*begun, processes=2).status == [0] * 4
+    assert_close(tmp_path / "begun/model/model.safetensors", tmp_path / "one/model/model.safetensors")
+
+
+def test_a_unet(forks, tiny_models, published, tmp_path):
+    settings = {"max_train_steps": 3, "trainable": "kv", "resolution": 16, "train_data": tiny_models / "pictures"}
+    command = words("align", settings | {"model": save_diffusion(tmp_path / "sd", published("m9"))})
+    plain = forks.run(*command, "--output-dir", tmp_path / "plain")
+    divided = with_fsdp(forks, [*command, "--output-dir", tmp_path / "divided"])
+    assert plain.status + divided.status == [0] * 3, plain.stderr + divided.stderr
+    name = "model/unet/diffusion_pytorch_model.safetensors"
+    assert_close(tmp_path / "divided" / name, tmp_path / "plain" / name)
+    configs = [json.loads((tmp_path / kind / "model/unet/config.json").read_text()) for kind in ("divided", "plain")]
+    assert configs[0] == configs[1]
+
+
+def test_what_it_can_t_do_is_said(forks, tiny_models, command, tmp_path):
+    refused = with_fsdp(forks, [*contrast(tiny_models), "--output-dir", tmp_path / "contrast"])
+    assert refused.status == [2, 2], refused.stderr
+    assert "FSDP can't divide model.logit_scale, which is a single number" in refused.stderr
+    refused = with_fsdp(forks, [*command, "--output-dir", tmp_path / "old"], version="1")
+    assert refused.status == [2, 2], refused.stderr
+    assert "expected fsdp_version: 2" in refused.stderr
+
+
+def test_the_copy_shares_nothing_that_training_changes():
+    class Task(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last)
+            self.frozen = [nn.Linear(4, 4)]  # beside the model, not in it
+
+    task = Task()
+    copied = copy_to_shard(task)
+    assert copied.frozen is task.frozen
+    assert copied.layer.weight is not task.layer.weight
+    assert torch.equal(copied.layer.weight, task.layer.weight)
+    assert copied.layer.weight.is_contiguous()
+    assert not task.layer.weight.is_contiguous()
