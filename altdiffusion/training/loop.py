@@ -33,7 +33,7 @@ from altdiffusion.training.checkpoint import has_checkpoint, load_checkpoint, sa
 from altdiffusion.training.log import Log, check_trackers
 from altdiffusion.training.processes import check_same_step, check_shared, told_of_lost_processes
 from altdiffusion.training.settings import TrainingSettings
-from altdiffusion.training.sharding import copy_to_shard, divided, gather_into, set_up_fsdp, whole
+from altdiffusion.training.sharding import copy_to_shard, divided, gather_into, set_up_fsdp, undivided, whole
 
 Batch = dict[str, Any]
 
@@ -150,7 +150,7 @@ def fit(
         for step in steps:
             torch.manual_seed(mix_seeds(settings.seed, step, accelerator.process_index))  # dropout, if a model has any
             totals = _accumulate_gradients(ddp_model, loader, settings, accelerator)
-            norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
+            norm = undivided(accelerator.clip_grad_norm_(parameters, settings.max_grad_norm))
             totals["gradient_norm"] = (
                 norm.float() / accelerator.num_processes
             )  # all hold the same: their sum restores it

@@ -35,7 +35,7 @@ def set_up_fsdp(accelerator: Accelerator) -> None:
 
 
 def copy_to_shard(model: nn.Module) -> nn.Module:
-    """A copy with parameters, buffers and hooks of its own; all else, such as frozen encoders beside the model, is shared.
+    """A copy of what is trained; the frozen parts that a stage's task holds beside it, in plain attributes, are shared.
 
     Raises InputError for a model that FSDP can't divide.
     """
@@ -43,13 +43,9 @@ def copy_to_shard(model: nn.Module) -> nn.Module:
     if scalars:
         raise InputError(f"FSDP can't divide {scalars[0]}, which is a single number: train this stage without FSDP")
     of_every_module = vars(nn.Module())
-    shared = {
-        id(value): value
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if name not in of_every_module
-    }
-    copied = copy.deepcopy(model, shared)
+    # of the task alone: what replaces a layer's forward, inside the model, must point to the copy
+    beside = {id(value): value for name, value in vars(model).items() if name not in of_every_module}
+    copied = copy.deepcopy(model, beside)
     kinds = {type(module).__name__ for module in copied.modules()}
     declared = {name for module in copied.modules() for name in getattr(module, "_no_split_modules", None) or ()}
     copied._no_split_modules = sorted(declared & kinds)  # type: ignore[assignment]  # what TRANSFORMER_BASED_WRAP takes
@@ -61,12 +57,17 @@ def copy_to_shard(model: nn.Module) -> nn.Module:
 def whole(state: Any) -> Any:
     """A state in which tensors that are divided are whole, on the CPU; all processes must call it."""
     if isinstance(state, DTensor):
-        return state.full_tensor().cpu()
+        return undivided(state).cpu()
     if isinstance(state, dict):
         return {name: whole(value) for name, value in state.items()}
     if isinstance(state, list):
         return [whole(value) for value in state]
     return state
+
+
+def undivided(tensor: Tensor) -> Tensor:
+    """A tensor whole, on its device; all processes must call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def divided(tensor: Tensor, parameter: Tensor) -> Tensor:
