@@ -6,12 +6,14 @@ import signal
 import pytest
 import torch
 from helpers.small_diffusion import save_diffusion
+from helpers.trainings import contrast, curve, distillation, words
 from safetensors.torch import load_file
-from test_resume import contrast, curve, distillation, words
 from torch import nn
 
 from altdiffusion.training.sharding import copy_to_shard
 
+pytestmark = pytest.mark.long
+LOOP = "altdiffusion.training.loop"
 FSDP = """
 import os, sys
 os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "%s", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
@@ -32,49 +34,52 @@ def assert_close(found, expected):
             torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-3, msg=name)
 
 
-SETTINGS = {"checkpointing_steps": 2, "ema_decay": 0.9, "validation_steps": 5, "gradient_accumulation_steps": 2}
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def command(tiny_models):
-    return distillation(tiny_models, **SETTINGS, validation_data=tiny_models / "pairs.tsv")
+    settings = {"checkpointing_steps": 2, "ema_decay": 0.9, "validation_steps": 5, "gradient_accumulation_steps": 2}
+    return distillation(tiny_models, **settings, validation_data=tiny_models / "pairs.tsv")
 
 
-def test_the_weights_are_those_without_it(forks, command, tmp_path):
-    plain = forks.run(*command, "--output-dir", tmp_path / "plain", processes=2)
-    divided = with_fsdp(forks, [*command, "--output-dir", tmp_path / "divided"])
-    assert plain.status + divided.status == [0] * 4, divided.stderr
-    found, expected = (
-        [line["loss"] for line in curve(tmp_path / name) if "loss" in line] for name in ("divided", "plain")
-    )
-    assert found == pytest.approx(expected, rel=1e-4)
-    validations = [
-        [line["validation"] for line in curve(tmp_path / name) if "validation" in line] for name in ("divided", "plain")
-    ]
-    assert validations[0] == validations[1] != []
-    assert_close(tmp_path / "divided/model/model.safetensors", tmp_path / "plain/model/model.safetensors")
+@pytest.fixture(scope="module")
+def whole(forks, command, tmp_path_factory):
+    """A folder with two trainings that nothing interrupted: `plain` and, with FSDP, `divided`."""
+    folder = tmp_path_factory.mktemp("whole")
+    plain = forks.run(*command, "--output-dir", folder / "plain", processes=2)
+    divided = with_fsdp(forks, [*command, "--output-dir", folder / "divided"])
+    assert plain.status + divided.status == [0] * 4, plain.stderr + divided.stderr
+    return folder
+
+
+def logged(folder, name):
+    return [line[name] for line in curve(folder) if name in line]
+
+
+def test_the_weights_are_those_without_it(whole):
+    plain, divided = whole / "plain", whole / "divided"
+    assert logged(divided, "loss") == pytest.approx(logged(plain, "loss"), rel=1e-4)
+    assert logged(divided, "gradient_norm") == pytest.approx(logged(plain, "gradient_norm"), rel=1e-3)
+    assert logged(divided, "validation") == logged(plain, "validation") != []
+    assert_close(divided / "model/model.safetensors", plain / "model/model.safetensors")
     for name in ("config.json", "tokenizer.json"):
-        assert (tmp_path / "divided/model" / name).read_bytes() == (tmp_path / "plain/model" / name).read_bytes()
+        assert (divided / "model" / name).read_bytes() == (plain / "model" / name).read_bytes()
 
 
-def test_killed_and_resumed_it_ends_bit_for_bit_as_if_it_never_was(forks, command, tmp_path):
-    whole = with_fsdp(forks, [*command, "--output-dir", tmp_path / "whole"])
-    assert whole.status == [0, 0], whole.stderr
+def test_killed_and_resumed_it_ends_bit_for_bit_as_if_it_never_was(forks, command, whole, tmp_path):
     cut = [*command, "--output-dir", tmp_path / "cut", "--resume"]
-    killed = with_fsdp(forks, cut, kill_at=("altdiffusion.training.loop:mix_seeds", 6))
-    assert killed.status == [-signal.SIGKILL] * 2
-    assert with_fsdp(forks, cut).status == [0, 0]
-    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    assert -signal.SIGKILL in with_fsdp(forks, cut, kill_at=(f"{LOOP}:mix_seeds", 6)).status
+    done = with_fsdp(forks, cut)
+    assert done.status == [0, 0], done.stderr
+    assert curve(tmp_path / "cut") == curve(whole / "divided")
     name = "model/model.safetensors"
-    assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert (tmp_path / "cut" / name).read_bytes() == (whole / "divided" / name).read_bytes()
 
 
-def test_its_checkpoint_goes_on_without_it(forks, command, tmp_path):
-    one = forks.run(*command, "--output-dir", tmp_path / "one", processes=2)
+def test_its_checkpoint_goes_on_without_it(forks, command, whole, tmp_path):
     begun = [*command, "--output-dir", tmp_path / "begun", "--resume"]
-    assert with_fsdp(forks, begun, kill_at=("altdiffusion.training.loop:mix_seeds", 6)).status == [-signal.SIGKILL] * 2
-    assert one.status + forks.run(*begun, processes=2).status == [0] * 4
-    assert_close(tmp_path / "begun/model/model.safetensors", tmp_path / "one/model/model.safetensors")
+    assert -signal.SIGKILL in with_fsdp(forks, begun, kill_at=(f"{LOOP}:mix_seeds", 6)).status
+    done = forks.run(*begun, processes=2)
+    assert done.status == [0, 0], done.stderr
+    assert_close(tmp_path / "begun/model/model.safetensors", whole / "plain/model/model.safetensors")
 
 
 def test_a_unet(forks, tiny_models, published, tmp_path):
