@@ -1,6 +1,5 @@
 """Trainings as people run them: killed, resumed, on a full disk, interrupted, by several processes."""
 
-import json
 import random
 import signal
 
