@@ -101,7 +101,7 @@ def environment() -> dict[str, str]:
 
 
 def on_hosts(
-    names: Sequence[str], words: Sequence[str], log: Path, before: Sequence[str] = ()
+    names: Sequence[str], words: Sequence[str], log: Path, restarts: int, before: Sequence[str] = ()
 ) -> list[subprocess.Popen[bytes]]:
     """Start torchrun on each host, with --resume. before: words that start the second host's torchrun."""
     hosts = []
@@ -178,7 +178,7 @@ def one_process(words: Sequence[str]) -> None:
 
 def two_processes(names: Sequence[str], words: Sequence[str], out: Path, kill: bool = False) -> None:
     started = time.monotonic()
-    hosts = on_hosts(names, words, out)
+    hosts = on_hosts(names, words, out, restarts=3 if kill else 0)
     if kill:
         kill_second(hosts, out)
     if any(statuses := wait(hosts, out)):
@@ -212,7 +212,7 @@ def refuses_own_disks(names: Sequence[str], texts: Path, out: Path, steps: int) 
     """The second host sees another, empty file system in the output folder's place."""
     out.mkdir()
     own = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(out)]
-    statuses = wait(on_hosts(names, command("distill", texts, out, steps), out, before=own), out)
+    statuses = wait(on_hosts(names, command("distill", texts, out, steps), out, restarts=0, before=own), out)
     said = out.with_suffix(".1.txt").read_text(encoding="utf-8")
     good = all(statuses) and "isn't one folder for all processes" in said
     print(f"{'ok  ' if good else 'FAIL'} hosts that don't share their output folder are refused", flush=True)
