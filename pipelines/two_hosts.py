@@ -107,9 +107,9 @@ def on_hosts(
     hosts = []
     for number, (name, address) in enumerate(zip(names, ADDRESSES, strict=True)):
         torchrun = [
-            sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3",
-            "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:29400", "--rdzv-id", "two-hosts",
-            "--rdzv-conf", f"is_host={1 - number}", "--local-addr", address, "-m", *words, "--resume",
+            sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
+            "--max-restarts", str(restarts), "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:29400",
+            "--rdzv-id", "two-hosts", "--rdzv-conf", f"is_host={1 - number}", "--local-addr", address, "-m", *words, "--resume",
         ]  # fmt: skip
         start = ["ip", "netns", "exec", name, *(before if number else ()), *torchrun]
         with log.with_suffix(f".{number}.txt").open("wb") as output:
