@@ -178,7 +178,8 @@ def one_process(words: Sequence[str]) -> None:
 
 def two_processes(names: Sequence[str], words: Sequence[str], out: Path, kill: bool = False) -> None:
     started = time.monotonic()
-    hosts = on_hosts(names, words, out, restarts=3 if kill else 0)
+    # a process that is begun again may read its peer's former address out of torchrun's store, and needs another turn
+    hosts = on_hosts(names, words, out, restarts=10 if kill else 0)
     if kill:
         kill_second(hosts, out)
     if any(statuses := wait(hosts, out)):
