@@ -24,6 +24,10 @@ _CARD = """\
 The text tower of `{model}` learnt {learnt} from parallel text; {held} were held. Everything else, the vision tower too, is
 `{model}`'s. Scores that were calibrated for it have to be calibrated anew.
 
+    from altdiffusion import load_text_encoder
+
+    text_encoder, tokenizer = load_text_encoder("THIS FOLDER")
+
 ## How good it is
 
 {figures}

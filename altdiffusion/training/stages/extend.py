@@ -49,7 +49,9 @@ def train_extend(settings: ExtendSettings) -> None:
     device = accelerator.device
     tower = load_text_tower(settings.model)
     tokenizer, padding = tower.tokenizer, tower.tokenizer.pad_token_id
-    weights = {name: parameter.detach().clone() for name, parameter in tower.model.named_parameters()}
+    weights = {}
+    if settings.start_weight or settings.interpolate:
+        weights = {name: parameter.detach().clone() for name, parameter in tower.model.named_parameters()}
     former = copy.deepcopy(tower.model).eval().requires_grad_(False).to(device, frozen_dtype(settings))
     read_former = altclip_states(former, padding)
     teacher = None if settings.teacher is None else _load_teacher(settings.teacher, tower)
@@ -72,6 +74,9 @@ def train_extend(settings: ExtendSettings) -> None:
     text = read_text(settings.train_data, settings.replay)
     held = [language for language in text.languages if language not in learnt]
     _say_unknown(tokenizer, text, learnt)
+    known = hub.LANGUAGES.get(Path(settings.model).name, "").split()
+    if forgotten := [name for name in known if name not in text.languages]:
+        say(f"{', '.join(forgotten)}: the model knows it, and no text holds it: what it will lose isn't known")
     cache = None
     if settings.state_cache is not None:
         languages = list(dict.fromkeys([settings.teacher_language, *held]))
@@ -128,14 +133,22 @@ def train_extend(settings: ExtendSettings) -> None:
         return measured
 
     fit(task, batches, settings, accelerator, records=len(text), validate=None if validation is None else validate)
-    if settings.interpolate and validation is not None and accelerator.is_main_process:
-        measured.update(interpolate(tower.model, weights, validation, before, settings.max_loss))
+    if validation is not None and accelerator.is_main_process:
+        if settings.interpolate:
+            measured.update(interpolate(tower.model, weights, validation, before, settings.max_loss))
+        elif not measured:  # resumed when it had ended
+            measured.update(validation.measure())
     with export(settings, accelerator) as folder:
         if folder is not None:
             tower.save(folder)
             write_extension_card(folder, settings, list(learnt), held, before, measured)
     if accelerator.is_main_process:
-        _say_result(settings, tower, change_table(list(learnt), before, measured), [*learnt, *held])
+        if tower.calibrated:
+            say(
+                "the calibration of the model's scores was for its former weights and isn't taken along: calibrate anew"
+            )
+        changes = change_table(list(learnt), before, measured)
+        say(changes or "without --validation-data what was learnt and what was lost isn't known")
         if validation is not None:
             lines = lost(before, measured, validation.held, settings.max_loss)
             stop_lost(lines, settings.max_loss, f"{settings.output_dir / 'model'} is saved, but")
@@ -251,13 +264,3 @@ def _say_unknown(tokenizer: object, text: ParallelText, languages: Mapping[str, 
             )
         if unknown:
             say(f"{language}: the model's vocabulary lacks {share:.1%} of its characters, which are read as unknown")
-
-
-def _say_result(settings: ExtendSettings, tower: TextTower, changes: str, languages: Sequence[str]) -> None:
-    """What became of each language, and what isn't known or isn't taken along."""
-    known = hub.LANGUAGES.get(Path(settings.model).name, "").split()
-    if forgotten := [name for name in known if name not in languages]:
-        say(f"{', '.join(forgotten)}: the model knew it and had no text to hold it by, so what it lost isn't known")
-    if tower.calibrated:
-        say("the calibration of the model's scores was for its former weights and isn't taken along: calibrate anew")
-    say(changes or "without --validation-data what was learnt and what was lost isn't known")

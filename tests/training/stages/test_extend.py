@@ -186,6 +186,8 @@ def test_a_language_that_loses_stops_the_training_there_or_at_the_end(models, tm
     with pytest.raises(TrainingStopped, match=r"model is saved, but: .*en: R@1 100\.0 before"):
         train_extend(settings(models, tmp_path / "late", max_train_steps=10, **loses))
     assert (tmp_path / "late/model/model.safetensors").is_file()
+    with pytest.raises(TrainingStopped, match="model is saved, but: "):
+        train_extend(settings(models, tmp_path / "late", max_train_steps=10, resume=True, **loses))
     table = [line.split() for line in capsys.readouterr().err.splitlines() if line.startswith("| en")]
     assert table[0][:6] == ["|", "en", "|", "held", "|", "100.0"]
 
@@ -295,7 +297,7 @@ def test_a_script_that_the_vocabulary_lacks_is_refused_and_a_few_letters_are_tol
 def test_a_language_that_the_model_is_known_to_speak_and_nothing_holds_is_told(models, tmp_path, capsys):
     source = shutil.copytree(models / "altclip", tmp_path / "AltCLIP")
     train_extend(settings(models, tmp_path / "run", model=str(source), max_train_steps=1))
-    assert "zh: the model knew it and had no text to hold it by" in capsys.readouterr().err
+    assert "zh: the model knows it, and no text holds it" in capsys.readouterr().err
 
 
 def test_its_plan_is_measured(models, tmp_path):
