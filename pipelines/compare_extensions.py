@@ -1,10 +1,10 @@
-"""Ways to hold a text tower's languages while it learns others, on a small tower: what each way teaches and what it costs.
+"""Ways to hold a text tower's languages while it learns others, on mini: what each way teaches and what it costs.
 
     python pipelines/compare_extensions.py --out extensions
 
-A tower of two layers learns English, Chinese, Spanish and French from SD-mini's CLIP (train distill), then Japanese, Korean
-and Italian by `train extend`, once in each way. The texts are names of things on backgrounds, as mini's are; judged on pairs
-of thing and background that no training saw. What is done is kept in --out; started again, it goes on.
+mini's AltCLIP, which reads nine languages, learns Portuguese and Dutch by `train extend`, once in each way. The texts are names
+of things on backgrounds; judged on pairs of thing and background that no training saw. What is done is kept in --out; started
+again, it goes on.
 """
 
 from __future__ import annotations
@@ -14,25 +14,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AltCLIPTextConfig, AltCLIPTextModel
-
-from altdiffusion.checkpoints.hub import mini_folder
 from altdiffusion.errors import TrainingStopped
-from altdiffusion.files import new_folder, write_text
-from altdiffusion.text_encoder.tokenizer import MAX_TOKENS, read_tokenizer
-from altdiffusion.toy.glyphs import BACKGROUNDS, COLOUR_NAMES, COLOURS, CONCEPTS, concept_names, held_out
+from altdiffusion.files import new_folder, packaged_toml, write_text
+from altdiffusion.toy.glyphs import BACKGROUNDS, COLOUR_NAMES, COLOURS, CONCEPTS, LANGUAGES, concept_names, held_out
 from altdiffusion.training.stage_settings import STAGES, run_stage
 
-KNOWN, NEW = ["en", "zh", "es", "fr"], ["ja", "ko", "it"]
+NEW = ["pt", "nl"]
 WAYS: dict[str, dict[str, Any]] = {
-    "nothing": {"replay": 0.0},
-    "replay 0.25": {"replay": 0.25},
     "replay 0.5": {"replay": 0.5},
-    "replay 0.75": {"replay": 0.75},
-    "penalty 0.001": {"replay": 0.0, "start_weight": 0.001},
+    "nothing": {"replay": 0.0},
+    "replay 0.5, bridge": {"replay": 0.5, "bridge": "mini"},
     "penalty 0.01": {"replay": 0.0, "start_weight": 0.01},
     "penalty 0.1": {"replay": 0.0, "start_weight": 0.1},
+    "replay 0.25": {"replay": 0.25},
+    "replay 0.75": {"replay": 0.75},
     "interpolation": {"replay": 0.0, "interpolate": True},
     "replay 0.5, interpolation": {"replay": 0.5, "interpolate": True},
 }
@@ -42,35 +37,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare ways to hold a text tower's languages.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the data and the towers")
     parser.add_argument("--steps", type=int, default=300, help="of each extension")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="of each extension")
     parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS), help="these ways")
     options = parser.parse_args()
     out: Path = options.out
     save_data(out / "data")
-    save_start(out / "start")
-    train("distill", out, out / "known", 600, teacher="sd-mini", student=str(out / "start"), languages=KNOWN)
-    rows = []
-    for way in options.only:
-        folder = out / way.replace(" ", "-").replace(",", "")
-        train(
-            "extend", out, folder, options.steps, model=str(out / "known/model"), languages=NEW, keep=KNOWN, **WAYS[way]
-        )
-        rows.append((way, folder))
+    folders = {way: out / way.replace(" ", "-").replace(",", "") for way in options.only}
+    for way, folder in folders.items():
+        extend(out / "data", folder, max_train_steps=options.steps, learning_rate=options.learning_rate, **WAYS[way])
     print("| held by | learnt, before | learnt, after | held: lost in the mean | lost at most |\n|---|---|---|---|---|")
-    for way, folder in rows:
+    for way, folder in folders.items():
         print(f"| {way} | {' | '.join(figures(folder / 'model/README.md'))} |")
 
 
 def save_data(folder: Path) -> None:
-    """Captions of every sixth thing on all backgrounds, in both forms."""
+    """Captions of every fourth thing on all backgrounds, in both forms."""
     if folder.is_dir():
         return
-    names = {language: concept_names(language) for language in [*KNOWN, *NEW]}
+    further, cldr = (packaged_toml("altdiffusion.toy", f"{name}.toml") for name in ("further_captions", "cldr_names"))
+    names = {language: concept_names(language) for language in LANGUAGES} | {new: cldr["names"][new] for new in NEW}
+    backgrounds, colours = BACKGROUNDS | further["backgrounds"], COLOUR_NAMES | further["colour_names"]
     lines: dict[bool, list[str]] = {False: [], True: []}
-    for concept in range(0, len(CONCEPTS), 6):
+    for concept in range(0, len(CONCEPTS), 4):
         for colour in range(len(COLOURS)):
             for form in range(2):
                 texts = {
-                    language: BACKGROUNDS[language][form].format(x=each[concept], c=COLOUR_NAMES[language][colour])
+                    language: backgrounds[language][form].format(x=each[concept], c=colours[language][colour])
                     for language, each in names.items()
                 }
                 lines[held_out(concept, colour)].append(json.dumps(texts, ensure_ascii=False))
@@ -79,35 +71,19 @@ def save_data(folder: Path) -> None:
         write_text(aside / "held-out.jsonl", "\n".join(lines[True]) + "\n")
 
 
-def save_start(folder: Path) -> None:
-    """A text tower that has learnt nothing, with mini's vocabulary."""
-    if folder.is_dir():
-        return
-    tokenizer = read_tokenizer(mini_folder() / "altclip")
-    torch.manual_seed(0)
-    config = AltCLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=MAX_TOKENS + 3, project_dim=192, pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    with new_folder(folder) as aside:
-        AltCLIPTextModel(config).save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-
-
-def train(stage: str, out: Path, folder: Path, steps: int, **settings: Any) -> None:
-    """Run a public trainer, unless its model is there; what it had begun goes on."""
+def extend(data: Path, folder: Path, **settings: Any) -> None:
+    """Run the public trainer, unless its model is there; what it had begun goes on."""
     if (folder / "model").is_dir():
         return
     common: dict[str, Any] = {
-        "train_data": [str(out / "data/train.jsonl")], "validation_data": [str(out / "data/held-out.jsonl")],
-        "output_dir": folder, "max_train_steps": steps, "batch_size": 32, "learning_rate": 2e-3, "lr_warmup_steps": 40,
-        "adam_beta2": 0.98, "checkpointing_steps": 100, "validation_steps": steps, "logging_steps": 100, "resume": True,
+        "model": "mini", "languages": NEW, "train_data": [str(data / "train.jsonl")],
+        "validation_data": [str(data / "held-out.jsonl")], "output_dir": folder, "batch_size": 32, "lr_warmup_steps": 20,
+        "adam_beta2": 0.98, "checkpointing_steps": 50, "validation_steps": 10_000, "logging_steps": 50, "resume": True,
         "data_workers": 1,
     }  # fmt: skip
-    settings_class, _ = STAGES[stage]
+    settings_class, _ = STAGES["extend"]
     try:
-        run_stage(stage, settings_class(**common | settings))
+        run_stage("extend", settings_class(**common | settings))
     except TrainingStopped as stopped:  # a way that doesn't hold; its model is saved
         print(stopped)
 
