@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def save_data(folder: Path) -> None:
-    """Captions of every fourth thing on all backgrounds, in both forms."""
+    """Captions of every fourth thing on all backgrounds in both forms; unseen pairs in one, so that no two mean the same."""
     if folder.is_dir():
         return
     further, cldr = (packaged_toml("altdiffusion.toy", f"{name}.toml") for name in ("further_captions", "cldr_names"))
@@ -60,12 +60,13 @@ def save_data(folder: Path) -> None:
     lines: dict[bool, list[str]] = {False: [], True: []}
     for concept in range(0, len(CONCEPTS), 4):
         for colour in range(len(COLOURS)):
-            for form in range(2):
+            unseen = held_out(concept, colour)
+            for form in [(concept // 4 + colour) % 2] if unseen else range(2):
                 texts = {
                     language: backgrounds[language][form].format(x=each[concept], c=colours[language][colour])
                     for language, each in names.items()
                 }
-                lines[held_out(concept, colour)].append(json.dumps(texts, ensure_ascii=False))
+                lines[unseen].append(json.dumps(texts, ensure_ascii=False))
     with new_folder(folder) as aside:
         write_text(aside / "train.jsonl", "\n".join(lines[False]) + "\n")
         write_text(aside / "held-out.jsonl", "\n".join(lines[True]) + "\n")
