@@ -174,7 +174,7 @@ def test_accumulated_micro_batches_equal_one_batch(models, tmp_path):
     given = {"bridge": str(models / "bridge"), "start_weight": 0.01, "validation_data": [], "learning_rate": 1e-4}
     for name, count in (("one", 1), ("two", 2)):
         train_extend(settings(models, tmp_path / name, gradient_accumulation_steps=count, **given))
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3, abs=1e-5)
 
 
 def test_a_language_that_loses_stops_the_training_there_or_at_the_end(models, tmp_path, capsys):
@@ -226,7 +226,7 @@ def soft_error(models: Path, model: Path) -> float:
     for name, column in ((model, 2), (models / "tower", 0)):
         encoder, tokenizer = load_text_encoder(name)
         states += stack_states(altclip_states(encoder, tokenizer.pad_token_id)(texts_of(tokenizer, column)))
-    return float(soft_token_error(load_bridge(models / "bridge"), *states))
+    return float(soft_token_error(load_bridge(models / "bridge"), *states).detach())
 
 
 def test_another_teacher_moves_new_texts_alone():
