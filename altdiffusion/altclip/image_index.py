@@ -112,7 +112,11 @@ class ImageIndex:
             raise InputError("features to search with are NaN, infinite or all 0")
         scores, rows = search_features(self._index, queries / lengths, min(top, self.about.count), self.about.depth)
         return [
-            [Hit(row, max(-1.0, min(1.0, score)), self.columns(row)) for score, row in zip(*found, strict=True) if row >= 0]
+            [
+                Hit(row, max(-1.0, min(1.0, score)), self.columns(row))
+                for score, row in zip(*found, strict=True)
+                if row >= 0
+            ]
             for found in zip(scores.tolist(), rows.tolist(), strict=True)
         ]
 
