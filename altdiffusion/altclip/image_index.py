@@ -18,6 +18,7 @@ import bisect
 import dataclasses
 import itertools
 import json
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,9 +77,8 @@ class ImageIndex:
         """What `open` calls."""
         self.about = about
         self._index = _read_features(folder / FEATURES)
-        self._rows = _read_rows(folder / ROWS)
-        sizes = (self._rows.get_batch(number).num_rows for number in range(self._rows.num_record_batches))
-        self._starts = list(itertools.accumulate(sizes, initial=0))  # of each batch of rows
+        self._batches = _read_rows(folder / ROWS)
+        self._starts = list(itertools.accumulate(map(len, self._batches), initial=0))
         if (self._index.d, self._index.ntotal, self._starts[-1]) != (about.width, about.count, about.count):
             raise InputError(
                 f"{folder} doesn't fit together: {about.count} rows of width {about.width} by its {ABOUT}, "
@@ -123,7 +123,7 @@ class ImageIndex:
     def columns(self, row: int) -> dict[str, Any]:
         """What the data set says of a row; what it doesn't say is left out."""
         batch = bisect.bisect_right(self._starts, row) - 1
-        (found,) = self._rows.get_batch(batch).slice(row - self._starts[batch], 1).to_pylist()
+        (found,) = self._batches[batch].slice(row - self._starts[batch], 1).to_pylist()
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -163,6 +163,9 @@ def read_about(folder: Path) -> IndexAbout:
         is_newer = found["format"] > FORMAT
         names = {each.name for each in dataclasses.fields(IndexAbout)}
         about = IndexAbout(**{name: value for name, value in found.items() if name in names})
+        if not all(isinstance(each, str) for each in (about.model, about.kind, about.of, about.root)):
+            raise TypeError
+        operator.index(about.depth)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise InputError(
             f"{folder} has no {ABOUT} of an index: expected a folder that `altdiffusion batch index` wrote"
@@ -194,11 +197,12 @@ def _read_features(path: Path) -> Any:
         raise InputError(f"{path} can't be read ({first_line(error)[-200:]}): make the index anew") from None
 
 
-def _read_rows(path: Path) -> Any:
-    """Arrow's reader of a file that is memory-mapped."""
+def _read_rows(path: Path) -> list[Any]:
+    """Arrow's batches of rows in a file that is memory-mapped: none of them is read."""
     import pyarrow
 
     try:
-        return pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
+        reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
+        return [reader.get_batch(number) for number in range(reader.num_record_batches)]
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{path} can't be read ({first_line(error)}): make the index anew") from None

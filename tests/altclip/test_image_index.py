@@ -83,6 +83,8 @@ DAMAGES = {
         lambda folder: (folder / "index.json").write_text('{"format": 1}'),
         "has no index.json of an index",
     ),
+    "a model of no name": (lambda folder: changed(folder, model=None), "has no index.json of an index"),
+    "a depth of no number": (lambda folder: changed(folder, depth="deep"), "has no index.json of an index"),
     "newer": (lambda folder: changed(folder, format=2), "newer altdiffusion"),
     "another count": (lambda folder: changed(folder, count=51), "doesn't fit together: 51 rows .* 50 of 16"),
     "another width": (lambda folder: changed(folder, width=8), "doesn't fit together"),
