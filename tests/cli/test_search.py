@@ -20,22 +20,38 @@ COLOURS = ("red", "green", "blue", "yellow")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def mini():
+    return PromptScorer.from_pretrained()
+
+
+@pytest.fixture(autouse=True)
+def _loaded_once(mini, monkeypatch):
+    """The model is loaded once for all commands."""
+    monkeypatch.setattr(PromptScorer, "from_pretrained", lambda name, **options: mini)
+
+
+@pytest.fixture(scope="module")
+def made(mini, tmp_path_factory):
     """Four images, 0.png to 3.png, an index of them, and one of another width."""
     root = tmp_path_factory.mktemp("search")
     for number, colour in enumerate(COLOURS):
         Image.new("RGB", (64, 48), colour).save(root / f"{number}.png")
-    features = PromptScorer.from_pretrained().image_features([root / f"{number}.png" for number in range(4)])
+    features = mini.image_features([root / f"{number}.png" for number in range(4)])
     save_features(root / "features", features.numpy())
     build(root / "features", root / "index", root=root)
     build(save_features(root / "narrow-features", clustered(4)), root / "narrow", root=root)
     return root
 
 
+def changed(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 @pytest.fixture
 def own(made, tmp_path, monkeypatch):
     """A copy to change, in which we are."""
     shutil.copytree(made, tmp_path / "own")
+    changed(tmp_path / "own/index/index.json", root=str(tmp_path / "own"))
     monkeypatch.chdir(tmp_path / "own")
     return tmp_path / "own"
 
@@ -52,12 +68,12 @@ def test_an_image_finds_itself_first(run, own):
         assert best["score"] == pytest.approx(1, abs=1e-3)
 
 
-def test_each_prompt_is_a_search_in_its_order_with_the_scores_of_the_scorer(run, made):
+def test_each_prompt_is_a_search_in_its_order_with_the_scores_of_the_scorer(run, made, mini):
     prompts = ["红色", "a blue thing", "жёлтый"]
     done = run("search", made / "index", *prompts, "--json", "--top", "2")
     searches = json.loads(done.out)["searches"]
     assert [search["prompt"] for search in searches] == prompts
-    scores = PromptScorer.from_pretrained().score([made / f"{number}.png" for number in range(4)], prompts)
+    scores = mini.score([made / f"{number}.png" for number in range(4)], prompts)
     for column, search in enumerate(searches):
         assert len(search["results"]) == 2
         assert search["results"][0]["row"] == scores[:, column].argmax()
@@ -128,8 +144,7 @@ def test_what_cant_be_searched_is_one_line(run, made, monkeypatch, words, error)
 
 
 def test_another_model_of_the_same_width_is_told(run, own):
-    document = json.loads((own / "index/index.json").read_text())
-    (own / "index/index.json").write_text(json.dumps(document | {"model": "BAAI/AltCLIP"}))
+    changed(own / "index/index.json", model="BAAI/AltCLIP")
     done = run("search", "index", "猫", "--model", "mini")
     assert done.status == 0
     assert "index was computed by BAAI/AltCLIP: what mini finds in it may not fit" in done.err

@@ -52,10 +52,8 @@ def test_the_tab_and_the_endpoint_are_there(client, url):
 
 
 @pytest.mark.parametrize("prompt", ["一只猫", "a dog", "кошка"])
-def test_images_come_best_first_as_thumbnails(client, root, prompt):
+def test_images_come_best_first_as_thumbnails(client, prompt):
     found = client.predict(prompt, results=50, api_name="/search")
-    scores = PromptScorer.from_pretrained(root / "altclip-small").text_features(prompt)
-    assert scores.shape[0] == 1
     assert sorted(each["row"] for each in found) == list(range(COUNT))
     assert [each["score"] for each in found] == sorted((each["score"] for each in found), reverse=True)
     for each in found:
