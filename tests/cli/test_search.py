@@ -103,7 +103,7 @@ def test_a_page_needs_nothing_beside_it_and_says_what_is_missing(run, own):
     assert all(Image.open(io.BytesIO(base64.b64decode(image))).size == (64, 48) for image in images)
     assert "&lt;b&gt;红&lt;/b&gt;" in page
     assert page.count('<div class="none">') == 4
-    assert not re.search(r"(https?:)?//|<script|<link|url\(", page)
+    assert not re.search(r"//|<script|<link|url\(", re.sub(r'base64,[^"]+', "", page))
     assert Image.open(own / "found.png").width > 4 * 64
 
 

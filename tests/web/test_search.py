@@ -15,7 +15,7 @@ handle_file = gradio_client.handle_file
 from helpers.feature_folders import build, clustered, save_features  # noqa: E402
 
 from altdiffusion import InputError, PromptScorer  # noqa: E402
-from altdiffusion.web.search import SIDE  # noqa: E402
+from altdiffusion.web.search import SIDE, IndexSearch  # noqa: E402
 
 COUNT = 6
 
@@ -95,8 +95,8 @@ def test_what_cant_be_searched_is_told(client, said, error):
         client.predict(**said, api_name="/search")
 
 
-def test_an_index_that_cant_be_served_is_told_before_it_is(root):
+def test_an_index_that_cant_be_served_is_told_before_it_is(root, tmp_path):
     build(save_features(root / "narrow-features", clustered(4)), root / "narrow", model=str(root / "altclip-small"))
     for index, error in ((root / "features", "has no index.json"), (root / "narrow", "gives features of width")):
-        with pytest.raises(InputError, match=error), web_server.service_of(root, index=index):
-            pass
+        with pytest.raises(InputError, match=error):
+            IndexSearch.load(index, tmp_path, "cpu", False)
