@@ -84,8 +84,8 @@ def build_index(
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out} is there already: give another INDEX, or remove it")
     of = of or _what_is_there(features)
-    model = _model(features, model, say)
     partitions = open_partitions(features, of)
+    model = _model(features, model, say)
     width, count = partitions[0].features.shape[1], sum(len(each.features) for each in partitions)
     if not count:
         raise InputError(f"{features} holds no features: its files are empty")

@@ -34,6 +34,7 @@ body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5em; color: #222; backgro
 ol { display: grid; grid-template-columns: repeat(auto-fill, minmax({{ side // 16 }}em, 1fr)); gap: 1em; padding: 0 }
 li { list-style: none }
 figure { margin: 0 }
+img { display: block }
 img, .none { width: 100%; aspect-ratio: 1; object-fit: contain; background: #eee }
 .none { display: grid; place-items: center; color: #777 }
 small { color: #666; overflow-wrap: anywhere }
