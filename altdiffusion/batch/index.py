@@ -49,8 +49,9 @@ CHUNK = 16_384  # rows that are added at once: 50 MB of 768 float32
 TRAIN_PER_LIST, MOST_TRAINED = 50, 262_144  # rows that k-means sees
 LINKS = 32  # of a row in an hnsw
 NEAREST, SAMPLE = 10, 200  # recall@10, of so many queries
-WANTED_RECALL = 0.95  # as deep as this a search looks
-DEPTHS = {"ivf": 4, "ivf-sq8": 4, "hnsw": 32}  # where the depth begins, which is doubled until the recall is enough
+# A search looks as deep as it takes for this recall: the depth begins here, and is doubled while that brings so much more.
+DEPTHS, WANTED_RECALL, WORTH = {"ivf": 4, "ivf-sq8": 4, "hnsw": 32}, 0.95, 0.005
+MOST_CANDIDATES = 2048  # of an hnsw
 _EMB: dict[IndexOf, str] = {"images": "img", "captions": "text"}  # as clip-retrieval names its folders and files
 
 
@@ -229,7 +230,8 @@ def _built(
         done(len(rows))
     if kind == "exact" or count <= NEAREST:
         return index, {}, 0
-    depth, deepest = DEPTHS[kind], max(DEPTHS[kind], getattr(index, "nlist", 2048) // 4)
+    deepest = getattr(index, "nlist", MOST_CANDIDATES)
+    depth, before = min(DEPTHS[kind], deepest), 0.0
     while True:
         _, found = search_features(index, truth.queries, NEAREST + 1, depth)
         recall, first = {}, 0
@@ -238,9 +240,10 @@ def _built(
             itself = numbers if name == names[0] else np.full(len(some), -1)
             recall[str(name)] = round(_recall(found[part], truth.rows[part], itself), 4)
             first += len(some)
-        if min(recall.values()) >= WANTED_RECALL or depth * 2 > deepest:
+        least = min(recall.values())
+        if least >= WANTED_RECALL or depth == deepest or least < before + WORTH:
             return index, recall, depth
-        depth *= 2
+        depth, before = min(2 * depth, deepest), least
 
 
 def _empty(kind: IndexKind, count: int, width: int) -> Any:
