@@ -29,6 +29,7 @@ _ROWS = 256  # of parquet, decoded at a time: with images inside, a few MB
 class Item:
     """index: within its partition. where: as a person would look for it. image, text: None where it has none.
 
+    image_path: of an image that is a file of its own, beside its table, or a URL; "" where `where` says it.
     columns: what the input says of it, but for an image's bytes. defect: "" where nothing is wrong with it.
     """
 
@@ -36,6 +37,7 @@ class Item:
     id: str
     where: str
     image: ImageSource | None = None
+    image_path: str = ""
     text: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     defect: str = ""
@@ -149,20 +151,26 @@ def _of_record(item: Item, record: dict[str, Any], folder: str, reading: Reading
         item.image = ImageSource(Path(item.where), "", lambda: content)
         record = {name: other for name, other in record.items() if name != place}
     elif isinstance(value, str) and value.strip():
-        item.image = _named(value.strip(), folder, reading)
+        item.image_path = _whole_name(value.strip(), folder)
+        item.image = _named(item.image_path, reading)
     elif value is not None:
         item.defect = f"{place} is no path and no image"
     _fill(item, record, reading, value if isinstance(value, str) else item.where)
     return item
 
 
-def _named(name: str, folder: str, reading: Reading) -> ImageSource:
-    """An image by its path, relative to its table's folder, or by its URL."""
-    if not is_url(name) and is_url(folder):
-        name = f"{folder}/{name}"
-    elif not is_url(name):
-        return image_file(Path(folder, on_disk(name)))
-    return ImageSource(Path(name), "", partial(fetch_image, name, tuple(reading.fetch)))
+def _whole_name(name: str, folder: str) -> str:
+    """A URL, or a path that is no longer relative to its table's folder."""
+    if is_url(name):
+        return name
+    return f"{folder}/{name}" if is_url(folder) else str(Path(folder, on_disk(name)))
+
+
+def _named(name: str, reading: Reading) -> ImageSource:
+    """An image by its path or its URL."""
+    if is_url(name):
+        return ImageSource(Path(name), "", partial(fetch_image, name, tuple(reading.fetch)))
+    return image_file(Path(name))
 
 
 def _fill(item: Item, record: Mapping[str, Any], reading: Reading, name: str) -> None:

@@ -1,4 +1,4 @@
-"""`altdiffusion batch score | embed | filter | generate`: millions of images or prompts."""
+"""`altdiffusion batch score | embed | filter | generate | index`: millions of images or prompts."""
 
 from __future__ import annotations
 
@@ -65,3 +65,4 @@ def __getattr__(name: str) -> Callable[..., Call]:
 
 for task, (cls, _) in TASKS.items():
     batch.command(f"{__name__}:{task}", name=task, help=first_line(cls))
+batch.command("altdiffusion.cli.batch_index:index", name="index", help="An index of features, for search.")

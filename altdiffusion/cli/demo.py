@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from altdiffusion.cli.flags import command
 from altdiffusion.cli.options import ServedSettings
 from altdiffusion.cli.terminal import hide_loading, say
@@ -12,6 +14,9 @@ class DemoSettings(ServedSettings):
     """How the page is served."""
 
     auth: str | None = setting(None, "ask for it before anything is shown", metavar="NAME:PASSWORD")
+    index: Path | None = setting(
+        None, "folder of `altdiffusion batch index` that visitors may search", source="path", metavar="DIR"
+    )
 
 
 @command(DemoSettings)
@@ -25,4 +30,4 @@ def demo(settings: DemoSettings) -> None:
     from altdiffusion.web.server import Serving, serve
 
     hide_loading()
-    serve(Serving(auth=settings.auth, **settings.serving))
+    serve(Serving(auth=settings.auth, index=settings.index, **settings.serving))

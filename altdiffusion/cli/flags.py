@@ -62,8 +62,10 @@ def read_flags(cls: type[S], words: Sequence[Any], typed: Mapping[str, Any], unk
     """
     fields = cls.model_fields
     names = [name for name, field in fields.items() if is_positional(field)]
-    if names and is_list(fields[names[0]]):
-        words = [[word for group in words for word in group] or None]
+    if names and is_list(fields[names[-1]]):
+        single = len(names) - 1  # words of one value each before those
+        words = [*words[:single], *[None] * (single - len(words)), [each for group in words[single:] for each in group]]
+        words[-1] = words[-1] or None
     given = {**typed, **dict(zip(names, words, strict=False))}
     # an empty list is a bare switch
     flags = {name: "true" if value == [] else value for name, value in given.items() if value is not None}

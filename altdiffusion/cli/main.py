@@ -41,7 +41,10 @@ COMMANDS = (
     Command("info", "altdiffusion.cli.info:info", "Images", "the settings inside an image; or versions and devices"),
     Command("demo", "altdiffusion.cli.demo:demo", "Images", "the page in the browser"),
     Command("serve", "altdiffusion.cli.serve:serve", "Images", "the APIs of AUTOMATIC1111 and OpenAI, and scores"),
-    Command("batch", "altdiffusion.cli.batch:batch", "Many", "millions of images: score, embed, filter, generate"),
+    Command(
+        "batch", "altdiffusion.cli.batch:batch", "Many", "millions of images: score, embed, filter, generate, index"
+    ),
+    Command("search", "altdiffusion.cli.search:search", "Many", "images of an index, by a prompt or an image"),
     Command("convert", "altdiffusion.cli.convert:convert", "Models", "any layout to one that plain diffusers loads"),
     Command("export", "altdiffusion.cli.export:export", "Models", "AltCLIP for other runtimes: ONNX"),
     Command("train", "altdiffusion.cli.train:train", "Models", "the stages of the method: distill, bridge, ..."),

@@ -37,6 +37,10 @@ _UPSCALER = "Lanczos"  # by which the first pass is enlarged, as the web UIs cal
 # a name's length is bounded, as a line that is one word of a megabyte would take hours
 _PAIR = re.compile(r'(\w[\w \-/]{0,99}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
+_FIELDS = ImageSettings.model_fields
+_LABELS: dict[str, str] = {name: about_of(_FIELDS[name])["infotext"] for name in settings_with("infotext")}
+_READ = {*_LABELS.values(), *_READ_TOO}
+
 
 def to_infotext(settings: ImageSettings) -> str:
     """The settings as infotext; `from_infotext` gives the same settings back."""
@@ -59,7 +63,7 @@ def _text(settings: ImageSettings, prompt: str) -> str:
 def _pairs(settings: ImageSettings) -> Iterator[tuple[str, Any]]:
     """(infotext name, value) of the fields that are known."""
     for name, value in settings:
-        label = about_of(ImageSettings.model_fields[name]).get("infotext")
+        label = _LABELS.get(name)
         if name == "width" and settings.width and settings.height:
             yield "Size", f"{settings.width}x{settings.height}"
         elif label and not _is_unsaid(name, value):
@@ -88,7 +92,7 @@ def _split(text: str) -> list[str]:
 
 
 def _is_unsaid(name: str, value: Any) -> bool:
-    return value is None or value is False or value == ImageSettings.model_fields[name].default
+    return value is None or value is False or value == _FIELDS[name].default
 
 
 def _quoted(value: str) -> str:
@@ -149,8 +153,7 @@ def _parts(text: str) -> tuple[str, str, dict[str, str], list[str]]:
     prompt = prompt.removeprefix("\n").rstrip("\n")
     with contextlib.suppress(KeyError, ValueError, TypeError, RecursionError):
         prompt, negative = map(str, json.loads(pairs["Exact prompts"]))
-    read = {about_of(ImageSettings.model_fields[name])["infotext"] for name in settings_with("infotext")} | _READ_TOO
-    others = [label for label in pairs if label not in read and not re.search(r"(?i)hash(es)?$|version", label)]
+    others = [label for label in pairs if label not in _READ and not re.search(r"(?i)hash(es)?$|version", label)]
     below = [line.partition(":")[0] for line in lines[index + 1 :] if re.match(r"[\w ]+:", line)]
     return prompt, negative, pairs, others + below
 

@@ -109,12 +109,12 @@ def write_bridge_card(folder: Path, facts: BridgeFacts) -> None:
     model_licence = bridge_presets.licence_of_model(facts.model)
     card = _CARD.format(
         data=data,
-        text_encoder=_shown(facts.text_encoder),
-        model=_shown(facts.model),
+        text_encoder=shown(facts.text_encoder),
+        model=shown(facts.model),
         languages=", ".join(facts.languages) or "the languages of its data",
         prompt=next((_PROMPTS[language] for language in facts.languages if language in _PROMPTS), "a cat"),
-        sources=_table(
-            ["data", "licence"], [[f"`{_shown(name)}`", licence or _NOT_STATED] for name, licence in facts.data]
+        sources=table(
+            ["data", "licence"], [[f"`{shown(name)}`", licence or _NOT_STATED] for name, licence in facts.data]
         ),
         version=__version__,
         steps=facts.steps,
@@ -126,7 +126,7 @@ def write_bridge_card(folder: Path, facts: BridgeFacts) -> None:
     write_text(folder / "README.md", card)
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """An id as it is, of a path its end."""
     is_path = not hub_datasets.is_hub_name(name) and (hub.is_local(name) or not hub.is_hub_id(name))
     return Path(name).name if is_path else name
@@ -142,7 +142,7 @@ def _figures(facts: BridgeFacts) -> str:
         [language, *(f"{values[name]:.3g}" if name in values else "" for name in names)]
         for language, values in rows.items()
     ]
-    return _table(["language", *names], cells)
+    return table(["language", *names], cells)
 
 
 def _of(language: str, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -151,6 +151,6 @@ def _of(language: str, metrics: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,7 @@
-"""Gates: whether a bridge is good enough in each of its languages, judged by what its last validation measured."""
+"""Gates: whether a bridge is good enough in each of its languages, and whether a text tower has lost none that it knew.
+
+Judged by what a validation measured.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,24 @@ def stop_below(lines: Sequence[str], languages: Sequence[str], folder: object) -
         raise TrainingStopped(
             f"{len(lines)} of {len(languages)} languages are below the gates, though the bridge in {folder} is saved: train "
             "longer or on more data, or lower --minimum-retrieval and --maximum-prediction-error"
+        )
+
+
+def lost(before: Mapping[str, float], now: Mapping[str, float], languages: Sequence[str], max_loss: float) -> list[str]:
+    """A line for each language that has lost more than `max_loss` points, of 100, of R@1."""
+    return [
+        f"{language}: R@1 {100 * then:.1f} before, {100 * now[name]:.1f} now"
+        for language in languages
+        if (then := before[name := f"{language} {RETRIEVAL}"]) - now[name] > max_loss / 100 + 1e-9
+    ]
+
+
+def stop_lost(lines: Sequence[str], max_loss: float, when: str) -> None:
+    """Raise TrainingStopped if there are languages that have `lost` too much. when: the step, and what is saved."""
+    if lines:
+        raise TrainingStopped(
+            f"{when}: {'; '.join(lines)}: more than --max-loss {max_loss:g}. A larger --replay, a smaller --learning-rate "
+            "or --interpolate holds better"
         )
 
 

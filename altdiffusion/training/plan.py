@@ -143,9 +143,8 @@ def _with_data(settings: TrainingSettings, folder: Path, notes: list[str]) -> Tr
     teacher = getattr(settings, "teacher_language", None)
     if teacher is None or not any(map(hub_datasets.is_hub_name, names)):
         return settings
-    columns = list(
-        dict.fromkeys([teacher, *(each.partition("=")[0] for each in getattr(settings, "languages", ()) or ["zh"])])
-    )
+    languages = [*(getattr(settings, "languages", ()) or ["zh"]), *getattr(settings, "keep", ())]
+    columns = list(dict.fromkeys([teacher, *(each.partition("=")[0] for each in languages)]))
     row = "\t".join([CAPTION] * len(columns))
     (folder / "captions.tsv").write_text("\n".join(["\t".join(columns), *[row] * 64]), encoding="utf-8")
     notes.append(
@@ -168,6 +167,7 @@ def _measure(
         "checkpointing_steps": steps, "validation_steps": steps, "logging_steps": 1, "validation_data": [],
         "validation_prompts": [], "trackers": [], "tensorboard": False, "resume": False, "plan": False,
         "hour_price": None, "caption_like": False, "minimum_retrieval": 0.0, "maximum_prediction_error": None,
+        "interpolate": False,
     }  # fmt: skip
     changes |= {name: None for name, field in type(settings).model_fields.items() if about_of(field).get("cache")}
     few = settings.replace(**{name: value for name, value in changes.items() if name in type(settings).model_fields})

@@ -41,6 +41,64 @@ class DistillSettings(TrainingSettings):
     validation_data: list[str] = neutral([], "texts to validate on, in the same columns", source="data")
 
 
+class ExtendSettings(TrainingSettings):
+    """An AltCLIP learns further languages from parallel text, while those it knows are held."""
+
+    model: str = setting(
+        ..., "AltCLIP, or its text tower alone, which an AltDiffusion has: folder or id on the hub", source="model"
+    )
+    teacher: str | None = setting(
+        None,
+        "the CLIP it came from, whose vectors of the English text are learnt; none: its own, as they are now",
+        source="model",
+    )
+    train_data: list[str] = setting(..., _TEXTS, source="data")
+    languages: list[str] = setting(..., "the languages to learn: columns of the data, with weights: th vi=2")
+    keep: list[str] = setting(
+        [], "the languages to hold: columns of the data, with weights (default: all others that are named by languages)"
+    )
+    teacher_language: str = setting("en", "the column that is the others' target, itself held")
+    replay: float = setting(
+        0.5,
+        "fraction of the texts that are of languages to hold, read as the model read them before",
+        minimum=0,
+        maximum=0.95,
+    )
+    start_weight: float = setting(
+        0.0, "of a penalty: half the squared distance of the weights from those at the start", minimum=0
+    )
+    interpolate: bool = setting(
+        False, "save a mixture of the weights at the start and the trained ones, the best that validation finds"
+    )
+    bridge: str | None = setting(
+        None,
+        "a bridge that is to read the new languages, too, and stays as it is: folder, id on the hub, or mini",
+        source="model",
+    )
+    bridge_weight: float = setting(1.0, "of the error of the bridge's soft tokens", minimum=0)
+    state_cache: Path | None = cache_folder("the states of the model at the start")
+    validation_data: list[str] = neutral([], "texts to validate on, in the same columns", source="data")
+    max_loss: float = neutral(
+        0.5, "a gate: points of R@1, of 100, that a held language may lose; the training stops there", minimum=0
+    )
+
+    def problems(self) -> list[str]:
+        """No language is both learnt and held; what is measured needs texts to measure on."""
+        new, old = ({each.partition("=")[0] for each in names} for names in (self.languages, self.keep))
+        problems = []
+        if not self.languages:
+            problems.append("--languages: expected the languages to learn, such as th vi=2")
+        if self.teacher_language in new:
+            problems.append(f"--languages {self.teacher_language} is the target of the others: leave it out")
+        if both := sorted(new & old):
+            problems.append(f"{', '.join(both)} can't be learnt and held: name it in --languages or in --keep")
+        if self.interpolate and not self.validation_data:
+            problems.append("--interpolate needs --validation-data")
+        if self.bridge is None and (given := self.changed("bridge_weight")):
+            problems.append(f"{given} needs --bridge")
+        return problems
+
+
 class ContrastSettings(TrainingSettings):
     """Phase 2: contrastive tuning on images with captions."""
 
@@ -232,6 +290,7 @@ class DreamBoothSettings(DiffusionSettings):
 # name -> (its settings, where the function is that runs it)
 STAGES: dict[str, tuple[type[TrainingSettings], str]] = {
     "distill": (DistillSettings, "altdiffusion.training.stages.distill:train_distill"),
+    "extend": (ExtendSettings, "altdiffusion.training.stages.extend:train_extend"),
     "contrast": (ContrastSettings, "altdiffusion.training.stages.contrast:train_contrast"),
     "autoencoder": (AutoencoderSettings, "altdiffusion.training.stages.autoencoder:train_autoencoder"),
     "align": (AlignSettings, "altdiffusion.training.stages.align:train_align"),

@@ -29,7 +29,8 @@ _COMPARE = ("left_prompt", "right_prompt", "left_model", "right_model", "seed", 
 
 
 def add_endpoints(service: DemoService) -> None:
-    """Named /models, /draw, /change, /compare, /score, /classify, /rank, /read_settings, /tokens, /styles, /invert."""
+    """Named /models, /draw, /change, /compare, /score, /classify, /rank, /read_settings, /tokens, /styles, /invert; with an
+    index, /search."""
 
     async def models() -> list[str]:
         """Names of the models on offer; the first is taken where none is named."""
@@ -120,6 +121,23 @@ def add_endpoints(service: DemoService) -> None:
         settings, changed = await asyncio.to_thread(service.read_settings, _file(picture))
         return {name: getattr(settings, name) for name in TEXT_TO_IMAGE} | {"changed": changed}
 
+    async def search(prompt: str = "", image: dict[str, Any] | None = None, results: int = 20) -> list[dict[str, Any]]:
+        """Images of the owner's index that fit a prompt, look like an image, or both, best first. Gives a list of {"image": a
+        thumbnail, or nothing where the image can't be opened any more, "score": cosine in -1 to 1, "caption", "row"}."""
+        index = service.index
+        assert index is not None  # else there is no such endpoint
+        path = None if image is None else _file(image)
+        found = await service.run_scoring(lambda: index.search(prompt, path, results, service.limits))
+        return [
+            {
+                "image": None if each.path is None else _file_data(each.path),
+                "score": each.score,
+                "caption": each.caption,
+                "row": each.row,
+            }
+            for each in found
+        ]
+
     later = [name for name in WEB_SETTINGS if name not in (*_DRAW, *_CHANGE)]
     of_settings: dict[Any, tuple[str, ...]] = {draw: _DRAW, change: _CHANGE, compare: _COMPARE}
     for work, names in of_settings.items():
@@ -127,7 +145,22 @@ def add_endpoints(service: DemoService) -> None:
         work.__signature__ = _signature([*names, *others, "styles"], service)
         about = [f"{name}: {_field(name).description}" for name in others]
         work.__doc__ = "\n".join([work.__doc__, *about, "styles: names that /styles gives, the first innermost"])
-    for endpoint in (models, draw, change, compare, score, classify, rank, read_settings, tokens, styles, invert):
+    endpoints: list[Callable[..., Any]] = [
+        models,
+        draw,
+        change,
+        compare,
+        score,
+        classify,
+        rank,
+        read_settings,
+        tokens,
+        styles,
+        invert,
+    ]
+    if service.index is not None:
+        endpoints.append(search)
+    for endpoint in endpoints:
         gr.api(_endpoint(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
 
 

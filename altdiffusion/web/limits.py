@@ -19,6 +19,7 @@ class Limits:
     upload_bytes: int = 10 * 2**20
     pictures: int = 30  # to score
     texts: int = 50  # to score
+    results: int = 60  # of a search
 
     @property
     def work(self) -> int:

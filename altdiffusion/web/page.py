@@ -18,6 +18,7 @@ from altdiffusion.web.tabs.compare import compare_tab
 from altdiffusion.web.tabs.controls import I18N, PRIVATE, STYLES, as_gallery, style_choices
 from altdiffusion.web.tabs.draw import draw_tab
 from altdiffusion.web.tabs.read import read_tab
+from altdiffusion.web.tabs.search import search_tab
 from altdiffusion.web.translations import LANGUAGES, say
 
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
@@ -83,6 +84,9 @@ def build_page(service: DemoService) -> gr.Blocks:
                 compare_tab(service, model, language, history)
             with gr.Tab(I18N("tab_score"), id="score", elem_id="tab_score"):
                 score.score_tab(service, model, language)
+            if service.index is not None:
+                with gr.Tab(I18N("tab_search"), id="search", elem_id="tab_search"):
+                    search_tab(service, service.index, language)
             with gr.Tab(I18N("tab_read"), id="read", elem_id="tab_read"):
                 read_tab(service, language, tabs, prompt, negative, settings)
             with gr.Tab(I18N("tab_history"), id="history", elem_id="tab_history"):

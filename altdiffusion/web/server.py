@@ -35,7 +35,7 @@ class Serving:
 
     auth: "name:password". models: what visitors may choose from; empty: mini. root_path: where a proxy shows the page, below a
     path ("/draw") or at a whole address. styles: a file as `read_styles` reads it; None: the package's own.
-    label: of all images.
+    label: of all images. index: a folder of `batch index` that visitors may search.
     """
 
     host: str = LOOPBACK
@@ -51,6 +51,7 @@ class Serving:
     root_path: str | None = None
     styles: Path | None = None
     label: Label = DEFAULT
+    index: Path | None = None
 
 
 def serve(serving: Serving) -> None:
@@ -146,6 +147,11 @@ def started_service(serving: Serving, folder: Path) -> Iterator[DemoService]:
     models = Models(list(serving.models) or offered(), scorer=serving.scorer, **options)
     generated = folder / "generated"
     generated.mkdir()
+    index = None
+    if serving.index is not None:
+        from altdiffusion.web.search import IndexSearch
+
+        index = IndexSearch.load(serving.index, generated, serving.device, serving.allow_pickle)
     stop, max_image_pixels = threading.Event(), Image.MAX_IMAGE_PIXELS
     # Gradio decodes what is painted over before our own checks see it; Pillow refuses twice this number.
     Image.MAX_IMAGE_PIXELS = serving.limits.upload_pixels // 2
@@ -156,6 +162,7 @@ def started_service(serving: Serving, folder: Path) -> Iterator[DemoService]:
         folder=generated,
         styles=read_styles(serving.styles),
         label=serving.label,
+        index=index,
     )
     threading.Thread(target=_sweep, args=(folder, stop), name="sweeping", daemon=True).start()
     try:

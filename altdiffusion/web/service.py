@@ -44,6 +44,7 @@ from altdiffusion.web.inversion import SavedInversion, write_inversion
 from altdiffusion.web.limits import Limits
 from altdiffusion.web.model_pool import Models
 from altdiffusion.web.request import VisitorRequest
+from altdiffusion.web.search import IndexSearch
 from altdiffusion.web.translations import Refused
 
 T = TypeVar("T")
@@ -119,7 +120,7 @@ class Turns:
 class DemoService:
     """What visitors ask for, within the owner's limits, in the order of a queue.
 
-    folder: for generated images, whose names can't be guessed.
+    folder: for generated images, whose names can't be guessed. index: that visitors may search.
     """
 
     def __init__(
@@ -131,9 +132,10 @@ class DemoService:
         folder: Path,
         styles: Mapping[str, Style] = MappingProxyType({}),
         label: Label = DEFAULT,
+        index: IndexSearch | None = None,
     ) -> None:
         self.models, self.limits, self.folder, self.styles = models, limits, folder, styles
-        self.label = label
+        self.label, self.index = label, index
         self.queue = DrawQueue(models, max_waiting, pixels=2 * limits.pixels)
         self._scoring, self._counting = Turns(max_waiting), Turns(COUNTERS_WAITING)
 

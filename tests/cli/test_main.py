@@ -30,6 +30,8 @@ EARLY = [  # wrong input of each command, which is said before the libraries loa
     (["invert", "猫", "--bridge", "./nowhere", "--out", "x.png"], "x.png"),
     (["demo", "--models", "./nowhere", "--port", "99999"], "--port: expected 0 to 65535"),
     (["serve", "--models", "./nowhere", "--port", "99999"], "--port: expected 0 to 65535"),
+    (["batch", "index", "nowhere", "out"], "FEATURES: there is no nowhere"),
+    (["search", "nowhere", "a", "--top", "0"], "INDEX: there is no nowhere"),
     (["export", "onnx", "mini", "out", "--part", "bridge"], "--bridge and --part bridge belong together"),
     (["convert", "./nowhere", "out"], "unknown model './nowhere'"),
     (["train", "align", "--model", "m.bin", "--train-data", "x*.tar", "--output-dir", "o"], "there is no x*.tar"),
@@ -83,7 +85,7 @@ def test_help_shows_commands_in_groups_with_an_example(run):
 
 
 @pytest.mark.parametrize(
-    "words", [["generate"], ["score"], ["tokens"], ["info"], ["demo"], ["serve"], ["convert"],
+    "words", [["generate"], ["score"], ["tokens"], ["info"], ["demo"], ["serve"], ["search"], ["convert"],
               ["export", "onnx"], ["train", "bridge"], ["evaluate", "mini"], ["benchmark"]]
 )  # fmt: skip
 def test_each_command_has_an_example(run, words):

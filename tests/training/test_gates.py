@@ -80,3 +80,25 @@ def test_below_a_gate_the_training_ends_with_one_line_and_says_that_the_bridge_i
     gates.stop_below([], ["zh"], "out/model")
     with pytest.raises(TrainingStopped, match=r"^1 of 3 languages .* the bridge in out/model is saved: "):
         gates.stop_below(["ja: R@1 0"], ["zh", "ja", "ar"], "out/model")
+
+
+@pytest.mark.parametrize(
+    ("now", "max_loss", "lines"),
+    [
+        ({"zh": 0.95, "ja": 0.7}, 0.5, []),
+        ({"zh": 0.946, "ja": 0.9}, 0.5, []),
+        ({"zh": 0.945, "ja": 0.695}, 0.5, []),
+        ({"zh": 0.944, "ja": 0.7}, 0.5, ["zh: R@1 95.0 before, 94.4 now"]),
+        ({"zh": 0.949, "ja": 0.2}, 0.0, ["zh: R@1 95.0 before, 94.9 now", "ja: R@1 70.0 before, 20.0 now"]),
+        ({"zh": 0.0, "ja": 0.2}, 50.0, ["zh: R@1 95.0 before, 0.0 now"]),
+    ],
+)
+def test_each_language_that_lost_too_much_is_a_line(now, max_loss, lines):
+    measured = {f"{name} R@1": value for name, value in now.items()}
+    assert gates.lost(METRICS, measured, ["zh", "ja"], max_loss) == lines
+
+
+def test_a_language_that_lost_too_much_stops_the_training_with_one_line():
+    gates.stop_lost([], 0.5, "step 7")
+    with pytest.raises(TrainingStopped, match=r"^step 7: zh: R@1 95.0 before, 94.4 now: more than --max-loss 0.5\. "):
+        gates.stop_lost(["zh: R@1 95.0 before, 94.4 now"], 0.5, "step 7")

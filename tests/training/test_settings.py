@@ -16,6 +16,7 @@ from altdiffusion.training.stage_settings import (
     AlignSettings,
     ContrastSettings,
     DistillSettings,
+    ExtendSettings,
 )
 
 NEEDED = {"output_dir": "out", "teacher": "clip", "student": "xlm-r", "train_data": ["a.tsv"]}
@@ -209,12 +210,13 @@ def test_a_list_may_be_given_in_several_flags(monkeypatch, tmp_path):
 
 
 CACHES = {"latent_cache": AlignSettings, "text_cache": AlignSettings, "image_cache": ContrastSettings,
-          "teacher_cache": DistillSettings}  # fmt: skip
+          "teacher_cache": DistillSettings, "state_cache": ExtendSettings}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "cls"), CACHES.items())
 def test_a_resumed_training_may_find_its_caches_elsewhere_but_not_gain_or_lose_one(name, cls):
-    needed = dict.fromkeys(("output_dir", "model", "teacher", "student", "text_encoder"), "x") | {"train_data": ["a"]}
+    needed = dict.fromkeys(("output_dir", "model", "teacher", "student", "text_encoder"), "x")
+    needed |= {"train_data": ["a"], "languages": ["th"]}
     needed = {key: value for key, value in needed.items() if key in cls.model_fields}
     here, there, without = (cls(**needed, **{name: place}) for place in ("here", "there", None))
     assert here.differences(there.model_dump(mode="json")) == []

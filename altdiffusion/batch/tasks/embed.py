@@ -7,12 +7,12 @@ OUT/metadata/metadata_00017.parquet  a row an item, in the same order: image_pat
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from altdiffusion.batch.feature_rows import as_text
 from altdiffusion.batch.folder import OutputFolder
 from altdiffusion.batch.items import Item
 from altdiffusion.batch.partitions import Partition
@@ -46,13 +46,9 @@ class EmbedTask(Task):
 def metadata(items: Sequence[Item]) -> dict[str, list[Any]]:
     """clip-retrieval's columns, `id`, and beside them the input's own as text, as partitions must agree on their types."""
     columns: dict[str, list[Any]] = {
-        "image_path": [item.where for item in items],
+        "image_path": [item.image_path or item.where for item in items],
         "caption": [item.text for item in items],
         "id": [item.id for item in items],
     }
     names = dict.fromkeys(name for item in items for name in item.columns if name not in columns)
-    return columns | {name: [_as_text(item.columns.get(name)) for item in items] for name in names}
-
-
-def _as_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return columns | {name: [as_text(item.columns.get(name)) for item in items] for name in names}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -33,7 +33,7 @@ class ParallelText:
 
     languages: as `language_weights` takes them; the teacher's language is one of them by default, as the student must
     not forget it. caption_like: whether only records are read whose text in the teacher's language, English, reads like a
-    caption.
+    caption. reweigh: gives other weights to the languages; those that it leaves out are not read.
     Raises InputError where a table has no column `teacher_language`, or nothing to go with it, or nothing like a caption.
     """
 
@@ -47,6 +47,7 @@ class ParallelText:
         seed: int,
         max_skipped: float,
         caption_like: bool = False,
+        reweigh: Callable[[dict[str, float]], dict[str, float]] = dict,
     ) -> None:
         skipped = SkipLog(max_skipped)
         asked = [language.partition("=")[0] for language in languages]
@@ -59,7 +60,7 @@ class ParallelText:
                     "say which one it reads with --teacher-language"
                 )
         self.records = Records([_captions(table, teacher_language) for table in tables] if caption_like else tables)
-        self.languages = language_weights(tables, languages)
+        self.languages = reweigh(language_weights(tables, languages))
         say_columns(tables, self.languages)
         self.teacher_language = teacher_language
         self._mixture = Mixture(self.records, self.languages, seed)
@@ -88,9 +89,13 @@ class ParallelText:
 
     def of_language(self, language: str, limit: int) -> list[tuple[list[int], list[int]]]:
         """(student's tokens, teacher's tokens) of the first `limit` records that have this language."""
-        records = list(islice(chain(*self.records.ranges(language)), limit))
-        ids = tokens(self._tokenizer, [self.records[record][language] for record in records])
-        return list(zip(ids, self.english(records), strict=True))
+        texts, english = self.texts_of(language, limit)
+        return list(zip(tokens(self._tokenizer, texts), tokens(self._teacher_tokenizer, english), strict=True))
+
+    def texts_of(self, language: str, limit: int) -> tuple[list[str], list[str]]:
+        """(texts, the teacher's texts) of the same."""
+        records = [self.records[place] for place in islice(chain(*self.records.ranges(language)), limit)]
+        return [record[language] for record in records], [record[self.teacher_language] for record in records]
 
 
 def _captions(table: Table, english: str) -> CaptionTable:

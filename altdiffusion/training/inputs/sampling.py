@@ -140,21 +140,25 @@ class Mixture:
 
 def language_weights(tables: Sequence[Table], asked: Sequence[str], beside: Sequence[str] = ()) -> dict[str, float]:
     """`["en", "zh=2"]` -> weights of text columns; by default 1 for each column that a table has and `beside` does not name."""
-    weights: dict[str, float] = {}
-    for language in asked:
-        name, _, weight = language.partition("=")
-        try:
-            weights[name] = float(weight or 1)
-        except ValueError:
-            weights[name] = -1
-        if not 0 < weights[name] < math.inf:
-            raise InputError(f"--languages {language}: expected NAME or NAME=WEIGHT, a weight above 0, such as zh=2")
+    weights = dict(map(language_weight, asked))
     if not weights:
         weights = {name: 1.0 for table in tables for name in table.columns if name not in beside}
     if missing := [name for name in weights if not any(name in table.columns for table in tables)]:
         there = sorted({name for table in tables for name in table.columns})
         raise InputError(f"--languages {missing[0]}: no such column in the data, which has {', '.join(there)}")
     return weights
+
+
+def language_weight(language: str) -> tuple[str, float]:
+    """ "zh=2" -> its name and weight, which is 1 where none is said. Raises InputError."""
+    name, _, said = language.partition("=")
+    try:
+        weight = float(said or 1)
+    except ValueError:
+        weight = -1
+    if not 0 < weight < math.inf:
+        raise InputError(f"--languages {language}: expected NAME or NAME=WEIGHT, a weight above 0, such as zh=2")
+    return name, weight
 
 
 def say_columns(tables: Sequence[Table], weights: Mapping[str, float]) -> None:

@@ -81,13 +81,18 @@ def load_student(model: str | Path, width: int) -> tuple[AltCLIPTextModel, Any]:
             f"the student {model} gives vectors of width {student.config.project_dim}, the teacher's have {width}: "
             "start from a plain XLM-R, whose projection is made to fit, or take another teacher"
         )
+    disable_dropout(student)
+    return student, read_tokenizer(root)
+
+
+def disable_dropout(student: AltCLIPTextModel) -> None:
+    """Set dropout to 0, in place: with it a student would chase targets that it can't reach."""
     for module in student.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
     student.config.update({"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
-    return student, read_tokenizer(root)
 
 
 def _from_roberta(folder: Path, width: int) -> AltCLIPTextModel:

@@ -10,7 +10,7 @@ the English text: `pooler_output` on both sides, before `text_projection`, which
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,17 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from altdiffusion.altclip.model import load_image_processor
-from altdiffusion.metrics import recall_at_k
 from altdiffusion.text_encoder.tokenizer import pad
+from altdiffusion.training.gates import RETRIEVAL
 from altdiffusion.training.inputs.feature_cache import FeatureCache, about_data, checksum
 from altdiffusion.training.inputs.parallel_text import Pair, ParallelText
 from altdiffusion.training.inputs.sampling import LengthBatches, micro_batch
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
 from altdiffusion.training.losses.contrastive import contrastive, cosine_distance, gathered
-from altdiffusion.training.models.teacher_student import Teacher, assemble_altclip, load_student, load_teacher
+from altdiffusion.training.models.teacher_student import assemble_altclip, load_student, load_teacher
+from altdiffusion.training.retrieval import ReadVectors, retrieval, student_vectors, teacher_vectors, text_keys
 from altdiffusion.training.stage_settings import DistillSettings
-
-ReadVectors = Callable[[Sequence[Sequence[int]]], Tensor]  # token ids of texts -> (texts, width)
 
 
 def train_distill(settings: DistillSettings) -> None:
@@ -84,7 +83,9 @@ def train_distill(settings: DistillSettings) -> None:
     task = Distillation(student, read_teacher, settings.loss, settings.contrastive_scale)
     validate = None
     if settings.validation_data:
-        validate = partial(_validate, task, read_text(settings.validation_data), read_teacher, tokenizer.pad_token_id)
+        validate = partial(
+            _validate, student, read_text(settings.validation_data), read_teacher, tokenizer.pad_token_id
+        )
     fit(task, batches, settings, accelerator, records=len(text), validate=validate)
 
     with export(settings, accelerator) as folder:
@@ -120,40 +121,10 @@ class Distillation(nn.Module):
         return {"loss": losses[self._loss], **losses}
 
 
-def teacher_vectors(teacher: Teacher) -> ReadVectors:
-    """Reads the frozen teacher's end-of-text states, float32."""
-    model, padding = teacher.text_model, teacher.tokenizer.pad_token_id
-
-    @torch.no_grad()
-    def read(ids: Sequence[Sequence[int]]) -> Tensor:
-        input_ids, mask = pad(ids, padding)
-        output = model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device))
-        return output.pooler_output.float()
-
-    return read
-
-
-def _validate(
-    task: Distillation, text: ParallelText, read_teacher: ReadVectors, padding: int, step: int
-) -> dict[str, float]:
+def _validate(student: Any, text: ParallelText, read_teacher: ReadVectors, padding: int, step: int) -> dict[str, float]:
     """R@1 of each language's texts among the teacher's English ones, of up to 1,000 pairs."""
-    metrics = {}
-    device = next(task.parameters()).device
-    for language in text.languages:
-        pairs = text.of_language(language, 1000)
-        student, target = [], []
-        for first in range(0, len(pairs), 100):
-            some = pairs[first : first + 100]
-            ids, mask = pad([ids for ids, _ in some], padding)
-            output = task.student(input_ids=ids.to(device), attention_mask=mask.to(device))
-            student.append(output.pooler_output.float())
-            target.append(read_teacher([teacher_ids for _, teacher_ids in some]))
-        left, right = F.normalize(torch.cat(student), dim=-1), F.normalize(torch.cat(target), dim=-1)
-        texts = text_keys([teacher_ids for _, teacher_ids in pairs]).to(right.device)
-        metrics[f"{language} R@1"] = recall_at_k(left @ right.T, texts[:, None] == texts[None, :], 1)
-    return metrics
-
-
-def text_keys(ids: Sequence[Sequence[int]]) -> Tensor:
-    """int64 (batch,), equal where texts are equal, in every process: parallel data often repeats one."""
-    return torch.tensor([hash(tuple(row)) for row in ids])
+    read = student_vectors(student, padding)
+    return {
+        f"{language} {RETRIEVAL}": retrieval(text.of_language(language, 1000), read, read_teacher)
+        for language in text.languages
+    }
