@@ -158,7 +158,7 @@ def split_member(name: str) -> tuple[str, str]:
 
 
 def _why_left_out(name: str) -> str:
-    ending = name.rpartition("/")[2].partition(".")[2].lower()
+    _, ending = split_member(name)
     if "." in ending:
         return "a dot in its name: a sample's name ends at the first dot, as webdataset has it"
     return f"images in .{ending} aren't read"
