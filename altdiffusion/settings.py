@@ -59,6 +59,14 @@ def setting(
     )  # fmt: skip
 
 
+def device_setting(**about: Any) -> Any:
+    """Of every command. Whether this machine has the device is seen when torch is there."""
+    return setting(
+        None, "cuda, cuda:1, mps, cpu (default: the best there is)",
+        pattern=r"^(cuda(:\d+)?|mps|cpu)$", form="cuda, cuda:1, mps or cpu", metavar="D", **about,
+    )  # fmt: skip
+
+
 class Settings(BaseModel):
     """Raises InputError, naming every setting that is unknown, missing, of a wrong type or out of its range."""
 

@@ -52,7 +52,7 @@ def no_hang(seconds: float) -> Iterator[None]:
 
     before = signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, seconds)
-    faulthandler.dump_traceback_later(60 * seconds, exit=True)
+    faulthandler.dump_traceback_later(60 * max(1, seconds), exit=True)
     try:
         yield
     finally:

@@ -141,6 +141,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
+def count_done(folder: Path) -> int:
+    """The partitions of a run that are done."""
+    return sum(1 for _ in (folder / DONE).glob("*.json"))
+
+
 def _check_same(folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     if found["task"] != asked["task"]:
         raise InputError(f"{folder} is of `batch {found['task']}`: give another OUT")

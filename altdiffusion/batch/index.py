@@ -15,7 +15,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,14 +34,13 @@ from altdiffusion.altclip.image_index import (
     search_features,
 )
 from altdiffusion.batch.feature_rows import write_rows
-from altdiffusion.batch.folder import DONE, MANIFEST, read_manifest
+from altdiffusion.batch.folder import MANIFEST, count_done, read_manifest
+from altdiffusion.batch.tasks.base import Counting
 from altdiffusion.errors import InputError, first_line
 from altdiffusion.files import local_path
 
 if TYPE_CHECKING:
     from altdiffusion.altclip.image_index import Features
-
-Counting = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
 
 MOST_EXACT, MOST_WHOLE = 100_000, 5_000_000  # rows, see above
 CHUNK = 16_384  # rows that are added at once: 50 MB of 768 float32
@@ -56,7 +54,7 @@ _EMB: dict[IndexOf, str] = {"images": "img", "captions": "text"}  # as clip-retr
 
 
 @dataclass(frozen=True)
-class Partition:
+class FeatureFile:
     """A file of features, memory-mapped: (rows, width), float16 or float32. rows: its parquet file, a row each."""
 
     path: Path
@@ -112,7 +110,7 @@ def choose_kind(count: int) -> IndexKind:
     return "exact" if count <= MOST_EXACT else "ivf" if count <= MOST_WHOLE else "ivf-sq8"
 
 
-def open_partitions(features: Path, of: IndexOf) -> list[Partition]:
+def open_partitions(features: Path, of: IndexOf) -> list[FeatureFile]:
     """The files of features in order, none of them read. Raises InputError, see `build_index`."""
     found = []
     for path in _files(features, of):
@@ -120,7 +118,7 @@ def open_partitions(features: Path, of: IndexOf) -> list[Partition]:
         rows = features / "metadata" / f"metadata_{digits}.parquet"
         if not rows.is_file():
             raise InputError(f"{path} has no metadata: expected {rows}")
-        found.append(Partition(path, _mapped(path), rows))
+        found.append(FeatureFile(path, _mapped(path), rows))
     if not found:
         raise InputError(f"{features} has no {_EMB[of]}_emb/{_EMB[of]}_emb_0.npy: expected what `batch embed` wrote")
     for each in found:
@@ -160,7 +158,7 @@ def _model(features: Path, given: str | None, say: Callable[[str], object]) -> s
         if manifest["task"] != "embed":
             raise InputError(f"{features} is of `batch {manifest['task']}`: expected what `batch embed` wrote")
         noted = manifest["settings"].get("model") or "mini"
-        done = sum(1 for _ in (features / DONE).glob("*.json"))
+        done = count_done(features)
         if done < manifest["partitions"]:
             say(f"{features}: only {done:,} of {manifest['partitions']:,} partitions are done, and indexed")
     name: str | None = given or noted
@@ -171,14 +169,14 @@ def _model(features: Path, given: str | None, say: Callable[[str], object]) -> s
     return str(local_path(name).resolve()) if name != "mini" and local_path(name).exists() else name
 
 
-def chunks(partitions: Sequence[Partition]) -> Iterator[Features]:
+def chunks(partitions: Sequence[FeatureFile]) -> Iterator[Features]:
     """All features as unit vectors, float32, some thousand rows at a time. Raises InputError for NaN and zeros."""
     for each in partitions:
         for start in range(0, len(each.features), CHUNK):
             yield _unit(each, slice(start, start + CHUNK))
 
 
-def _unit(partition: Partition, which: slice | npt.NDArray[np.int64]) -> Features:
+def _unit(partition: FeatureFile, which: slice | npt.NDArray[np.int64]) -> Features:
     """Some rows of a file."""
     rows = partition.features[which].astype(np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -190,7 +188,7 @@ def _unit(partition: Partition, which: slice | npt.NDArray[np.int64]) -> Feature
     return found
 
 
-def _spread(partitions: Sequence[Partition], count: int) -> tuple[Features, npt.NDArray[np.int64]]:
+def _spread(partitions: Sequence[FeatureFile], count: int) -> tuple[Features, npt.NDArray[np.int64]]:
     """So many rows, evenly spread over all files, and their numbers."""
     total = sum(len(each.features) for each in partitions)
     wanted = np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))
@@ -204,8 +202,8 @@ def _spread(partitions: Sequence[Partition], count: int) -> tuple[Features, npt.
 
 
 def _built(
-    partitions: Sequence[Partition],
-    others: Sequence[Partition],
+    partitions: Sequence[FeatureFile],
+    others: Sequence[FeatureFile],
     kind: IndexKind,
     names: tuple[IndexOf, IndexOf],
     done: Callable[[int], object],

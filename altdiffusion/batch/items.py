@@ -14,6 +14,7 @@ from typing import Any
 from altdiffusion.batch.partitions import Partition
 from altdiffusion.batch.stores import fetch_image, is_url, local_copy, parquet_file
 from altdiffusion.data.columns import IMAGE_COLUMNS, default_columns, image_column
+from altdiffusion.data.image_folder import caption_files
 from altdiffusion.data.line_file import EMPTY_LINE, LineFile
 from altdiffusion.data.table import BadRecord, decode_text, text_of
 from altdiffusion.data.tar_shards import TarTable
@@ -65,10 +66,9 @@ def read_items(partition: Partition, reading: Reading) -> Iterator[Item]:
 def _of_folder(partition: Partition, path: Path, reading: Reading) -> Iterator[Item]:
     for index, name in enumerate(partition.names):
         item = Item(index, name, str(path / name), image_file(path / name), columns={"image": name})
-        text = next((file for end in (".txt", ".caption") if (file := (path / name).with_suffix(end)).is_file()), None)
-        if text is not None:
+        if texts := caption_files(path / name):
             try:
-                item.text = text_of({"caption": decode_text(text.read_bytes())}, "caption")
+                item.text = text_of({"caption": decode_text(texts[0].read_bytes())}, "caption")
             except BadRecord as reason:
                 item.defect = str(reason)
         yield item
@@ -94,7 +94,7 @@ def _of_tar(partition: Partition, path: Path, reading: Reading) -> Iterator[Item
 
 
 def _of_rows(partition: Partition, path: Path, reading: Reading) -> Iterator[Item]:
-    file, line, folder = LineFile(path), partition.at, _folder_of(partition)
+    file, line, folder = LineFile(path), partition.at, folder_of(partition)
     for index, raw in enumerate(file.records(partition.start, partition.stop)):
         item = Item(index, "", f"{partition.path}:{line}")
         line += max(1, raw.count(b"\n"))
@@ -124,7 +124,7 @@ def _of_lines(partition: Partition, path: Path, reading: Reading) -> Iterator[It
 
 
 def _of_parquet(partition: Partition, path: Path, reading: Reading) -> Iterator[Item]:
-    folder, row = _folder_of(partition), 0
+    folder, row = folder_of(partition), 0
     with parquet_file(path) as file:
         for batch in file.iter_batches(batch_size=_ROWS, row_groups=[partition.at]):
             wanted = batch.slice(max(0, partition.start - row), max(0, partition.stop - max(row, partition.start)))
@@ -136,7 +136,8 @@ def _of_parquet(partition: Partition, path: Path, reading: Reading) -> Iterator[
                 return
 
 
-def _folder_of(partition: Partition) -> str:
+def folder_of(partition: Partition) -> str:
+    """What the paths in a table are relative to."""
     return partition.path.rpartition("/")[0] if is_url(partition.path) else str(Path(partition.path).parent)
 
 
@@ -151,7 +152,7 @@ def _of_record(item: Item, record: dict[str, Any], folder: str, reading: Reading
         item.image = ImageSource(Path(item.where), "", lambda: content)
         record = {name: other for name, other in record.items() if name != place}
     elif isinstance(value, str) and value.strip():
-        item.image_path = _whole_name(value.strip(), folder)
+        item.image_path = whole_name(value.strip(), folder)
         item.image = _named(item.image_path, reading)
     elif value is not None:
         item.defect = f"{place} is no path and no image"
@@ -159,7 +160,7 @@ def _of_record(item: Item, record: dict[str, Any], folder: str, reading: Reading
     return item
 
 
-def _whole_name(name: str, folder: str) -> str:
+def whole_name(name: str, folder: str) -> str:
     """A URL, or a path that is no longer relative to its table's folder."""
     if is_url(name):
         return name

@@ -147,21 +147,22 @@ def _of_folder(folder: Path, size: int) -> Iterator[Partition]:
 
 def _of_lines(path: Path, kind: Kind, size: int) -> Iterator[Partition]:
     file = LineFile(path, is_json=True if kind == "lines" else None)
-    start, line, records = file.start, file.first_line, iter(file.records())
+    start, line, records, stamp = file.start, file.first_line, iter(file.records()), _stamp(path)
     while some := list(islice(records, size)):
         stop = start + sum(map(len, some))
-        yield Partition(0, kind, str(path), start=start, stop=stop, at=line, items=len(some), stamp=_stamp(path))
+        yield Partition(0, kind, str(path), start=start, stop=stop, at=line, items=len(some), stamp=stamp)
         start, line = stop, line + sum(max(1, record.count(b"\n")) for record in some)
 
 
 def _of_parquet(path: Path, size: int) -> Iterator[Partition]:
+    stamp = _stamp(path)
     with parquet_file(path) as file:
         for group in range(file.metadata.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             for start in range(0, rows, size):
                 stop = min(rows, start + size)
                 yield Partition(
-                    0, "parquet", str(path), start=start, stop=stop, at=group, items=stop - start, stamp=_stamp(path)
+                    0, "parquet", str(path), start=start, stop=stop, at=group, items=stop - start, stamp=stamp
                 )
 
 

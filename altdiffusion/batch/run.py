@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from altdiffusion.batch.folder import Done, OutputFolder
 from altdiffusion.batch.partitions import Partition, plan
 from altdiffusion.batch.settings import BatchSettings
+from altdiffusion.batch.tasks.base import Counting
 from altdiffusion.batch.tasks.load import PROMPTS, WITHOUT_MODEL, task_class
 from altdiffusion.batch.worker import Job, Outcome
 from altdiffusion.threads import usable_cores
-
-Counting = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]  # total, what is counted
 
 
 @dataclass

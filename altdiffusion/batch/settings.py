@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from altdiffusion.altclip.score_kinds import ScoreAs
 from altdiffusion.generation.flags import ImageFlags, LabelSettings
 from altdiffusion.generation.settings import ImageSettings
-from altdiffusion.settings import Settings, about_of, setting
+from altdiffusion.settings import Settings, about_of, device_setting, setting
 
 DEFAULT_PARTITION = 4096  # items: small enough to lose little by a kill, large enough that files are few
 
@@ -41,10 +41,7 @@ class BatchSettings(Settings):
     gpus: float | None = engine_setting(
         None, "GPUs that a worker of Ray takes, such as 0.25 (default: 1 where there are any)", minimum=0
     )
-    device: str | None = engine_setting(
-        None, "cuda, cuda:1, mps, cpu (default: the best there is)", pattern=r"^(cuda(:\d+)?|mps|cpu)$",
-        form="cuda, cuda:1, mps or cpu", metavar="D",
-    )  # fmt: skip
+    device: str | None = device_setting(neutral=True)
     batch_size: int = setting(32, "items that a model computes at once", minimum=1, maximum=4096)
     partition_size: int = setting(
         DEFAULT_PARTITION, "items of a partition: rows of a table, images of a folder; a tar or a group of parquet's rows is one",

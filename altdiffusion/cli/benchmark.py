@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from altdiffusion.benchmark.catalogue import CASES
 from altdiffusion.cli.flags import command
-from altdiffusion.cli.options import device_setting
 from altdiffusion.cli.terminal import hide_loading, print_json, print_table, say
-from altdiffusion.settings import Settings, setting
+from altdiffusion.settings import Settings, device_setting, setting
 
 if TYPE_CHECKING:
     Case = str

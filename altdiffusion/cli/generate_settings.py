@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from altdiffusion.altclip.score_kinds import ScoreAs
-from altdiffusion.cli.options import device_setting
 from altdiffusion.cli.sources import missing
 from altdiffusion.errors import InputError
 from altdiffusion.generation.flags import ImageFlags, LabelSettings
@@ -15,7 +14,7 @@ from altdiffusion.generation.loras import loras_to_load
 from altdiffusion.generation.settings import MAX_SEED, ImageSettings
 from altdiffusion.images import NOT_WRITTEN, WRITTEN
 from altdiffusion.prompt_syntax import expand_choices
-from altdiffusion.settings import read_settings, setting
+from altdiffusion.settings import device_setting, read_settings, setting
 
 
 class GenerateSettings(ImageFlags, LabelSettings):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from altdiffusion.checkpoints.textual_inversions import ENDINGS, check_free, notes_of, read_notes, triggers
 from altdiffusion.cli.flags import command
-from altdiffusion.cli.options import JsonSettings, device_setting
+from altdiffusion.cli.options import JsonSettings
 from altdiffusion.cli.terminal import hide_loading, print_json, print_line, say
 from altdiffusion.errors import InputError
 from altdiffusion.files import local_path
@@ -19,7 +19,7 @@ from altdiffusion.generation.result import stem_of
 from altdiffusion.generation.settings import ImageSettings
 from altdiffusion.prompt_syntax import PromptSyntax, only_words
 from altdiffusion.prompt_syntax.route import Route, stretches
-from altdiffusion.settings import setting
+from altdiffusion.settings import device_setting, setting
 
 _READ = frozenset(["prompt", "prompt_syntax"])  # the columns that say something of an inversion, beside name
 

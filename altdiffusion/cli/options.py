@@ -6,18 +6,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from altdiffusion.generation.flags import LabelSettings
-from altdiffusion.settings import Settings, setting
+from altdiffusion.settings import Settings, device_setting, setting
 from altdiffusion.web.limits import Limits
 
 Dtype = Literal["float32", "float16", "bfloat16"]
-
-
-def device_setting() -> Any:
-    """Of every command. Whether this machine has the device is seen when torch is there."""
-    return setting(
-        None, "cuda, cuda:1, mps, cpu (default: the best there is)",
-        pattern=r"^(cuda(:\d+)?|mps|cpu)$", form="cuda, cuda:1, mps or cpu", metavar="D",
-    )  # fmt: skip
 
 
 class DeviceSettings(Settings):

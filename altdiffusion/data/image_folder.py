@@ -13,6 +13,8 @@ from altdiffusion.data.table import UNREAD_IMAGES, BadRecord, Skip, Table, decod
 from altdiffusion.errors import InputError
 from altdiffusion.images import ENDINGS, BadImage, image_file, image_files, read_image
 
+CAPTION_ENDINGS = (".txt", ".caption")  # of the text beside an image
+
 
 class ImageFolder(Table):
     """A record an image, in the order of their names; other files, hidden ones and subfolders are left alone.
@@ -61,15 +63,20 @@ class CaptionFolder(ImageFolder):
         return {"caption": self._caption(file), "image": image_file(file)}
 
     def _caption(self, image: Path) -> str:
-        text = next((file for ending in (".txt", ".caption") if (file := image.with_suffix(ending)).is_file()), None)
+        text = next(iter(caption_files(image)), None)
         if text is None:
             raise BadRecord("no caption: expected a .txt or .caption beside the image")
         return text_of({"caption": decode_text(text.read_bytes())}, "caption")
 
 
+def caption_files(image: Path) -> list[Path]:
+    """The texts beside an image, of which the first is read."""
+    return [file for ending in CAPTION_ENDINGS if (file := image.with_suffix(ending)).is_file()]
+
+
 def has_captions(folder: Path) -> bool:
     """Whether any image in a folder has its text beside it."""
-    texts = {file.stem for file in folder.iterdir() if file.suffix in (".txt", ".caption")}
+    texts = {file.stem for file in folder.iterdir() if file.suffix in CAPTION_ENDINGS}
     return any(image.stem in texts for image in image_files(folder))
 
 

@@ -83,15 +83,12 @@ class TarTable(Table):
         latest: dict[str, int] = {}  # by key
         left_out: dict[str, dict[str, list[str]]] = {}  # by key, and by name without the last ending: the members
         for member in _members(self.path):
-            folder, slash, name = member.name.rpartition("/")
-            stem, _, ending = name.partition(".")
-            key = folder + slash + stem
-            if not stem:  # hidden files
+            key, ending = split_member(member.name)
+            if not key or key.endswith("/"):  # hidden files
                 continue
-            ending = ending.lower()
             part = _PARTS.get(ending, _SECOND_CHOICE.get(ending))
             if part is None:
-                if name.lower().endswith(_TOLD):
+                if member.name.lower().endswith(_TOLD):
                     left_out.setdefault(key, {}).setdefault(member.name.rpartition(".")[0], []).append(member.name)
                 continue
             sample = samples[latest[key]] if key in latest else {}
@@ -153,8 +150,15 @@ class TarTable(Table):
                 continue
 
 
+def split_member(name: str) -> tuple[str, str]:
+    """A member's key, which is its folder and its name up to the first dot, and its ending in lower case."""
+    folder, slash, last = name.rpartition("/")
+    stem, _, ending = last.partition(".")
+    return folder + slash + stem, ending.lower()
+
+
 def _why_left_out(name: str) -> str:
-    ending = name.rpartition("/")[2].partition(".")[2].lower()
+    _, ending = split_member(name)
     if "." in ending:
         return "a dot in its name: a sample's name ends at the first dot, as webdataset has it"
     return f"images in .{ending} aren't read"

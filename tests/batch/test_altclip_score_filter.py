@@ -1,25 +1,32 @@
 """The operator for data-juicer, run by its own executor's way of applying operators to a data set."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 from helpers.batch_data import CAPTIONS
+from PIL import ImageFile
 
 import altdiffusion.batch
 from altdiffusion import PromptScorer
 from altdiffusion.images import image_files
 
-pytest.importorskip("data_juicer", reason="py-data-juicer, whose dependencies are many, isn't installed")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("data_juicer") is None,
+    reason="py-data-juicer, which has a hundred dependencies, isn't installed",
+)
 
 
 @pytest.fixture(scope="module")
 def operator():
-    """Loaded as data-juicer loads a file that custom_operator_paths names."""
+    """Loaded as data-juicer loads a file that custom_operator_paths names. It lets Pillow read images that are cut off."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
     from data_juicer.config.config import load_custom_operators
     from data_juicer.ops.base_op import OPERATORS
 
     load_custom_operators([str(Path(altdiffusion.batch.__path__[0]) / "altclip_score_filter.py")])
-    return OPERATORS.modules["altclip_score_filter"]
+    yield OPERATORS.modules["altclip_score_filter"]
+    ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def test_scores_are_the_scorers_and_samples_are_kept_by_them(batch_source, small_altclip, operator):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from altdiffusion.batch.partitions import Partition
 from altdiffusion.batch.settings import BatchSettings, ReadSettings
 
 OnDone = Callable[[int], object]  # told how many more items are done
+Counting = Callable[[int, str], AbstractContextManager[OnDone]]  # shows progress; of a total, and what is counted
 
 
 class Made(NamedTuple):

@@ -20,14 +20,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from altdiffusion.batch.folder import DONE, OutputFolder, read_manifest
-from altdiffusion.batch.items import Item
+from altdiffusion.batch.folder import OutputFolder, count_done, read_manifest
+from altdiffusion.batch.items import Item, folder_of, whole_name
 from altdiffusion.batch.partitions import Partition
 from altdiffusion.batch.settings import FilterBatch
 from altdiffusion.batch.stores import is_url, local_copy, parquet_file
 from altdiffusion.batch.tasks.base import Made, OnDone, Task, write_parquet
 from altdiffusion.data.columns import image_column
+from altdiffusion.data.image_folder import caption_files
+from altdiffusion.data.tar_shards import split_member
 from altdiffusion.errors import InputError
+from altdiffusion.files import as_utf8
 
 UIDS = "uids.npy"
 _SAME = ("source", "partition_size", "caption", "id_column")  # settings by which scores and input belong together
@@ -85,14 +88,16 @@ class FilterTask(Task):
     def _copy_tar(self, partition: Partition, kept: set[int], folder: OutputFolder) -> list[str]:
         """All members of the samples that are kept, with what stands in the tar beside their images."""
         prefix = f"{partition.path}:"
-        wanted = {_key(item.where.removeprefix(prefix)) for item in self.read(partition) if item.index in kept}
+        wanted = {
+            split_member(item.where.removeprefix(prefix))[0] for item in self.read(partition) if item.index in kept
+        }
         return _copy_members(partition, wanted, folder)
 
     def _copy_folder(self, partition: Partition, kept: set[int], folder: OutputFolder) -> list[str]:
         names = []
         for index in sorted(kept):
             image = Path(partition.path, partition.names[index])
-            for file in (image, *(each for end in (".txt", ".caption") if (each := image.with_suffix(end)).is_file())):
+            for file in (image, *caption_files(image)):
                 names.append("data/" + file.relative_to(partition.path).as_posix())
                 with folder.new_file(names[-1]) as path:
                     shutil.copyfile(file, path)
@@ -154,7 +159,7 @@ def _check_scores(settings: FilterBatch) -> None:
     if other := [name for name in _SAME if manifest["settings"].get(name) != asked[name]]:
         was = ", ".join(f"{name} {manifest['settings'].get(name)!r}" for name in other)
         raise InputError(f"--scores {settings.scores} is of another input ({was}): give the same")
-    done = len(list((settings.scores / DONE).glob("*.json")))
+    done = count_done(settings.scores)
     if done < manifest["partitions"]:
         raise InputError(
             f"--scores {settings.scores}: {done} of {manifest['partitions']} partitions are done, finish that first"
@@ -171,12 +176,6 @@ def _scores_of(path: Path, by: str) -> tuple[npt.NDArray[Any], list[str], npt.ND
     return table["index"].to_numpy(), table["id"].to_pylist(), table[by].to_numpy()
 
 
-def _key(member: str) -> str:
-    """Of a tar's member, as webdataset has it: its folder, and its name up to the first dot."""
-    folder, slash, name = member.rpartition("/")
-    return folder + slash + name.partition(".")[0]
-
-
 def _copy_members(partition: Partition, wanted: set[str], folder: OutputFolder) -> list[str]:
     name = f"data/{partition.number:05}.tar"
     with (
@@ -189,7 +188,7 @@ def _copy_members(partition: Partition, wanted: set[str], folder: OutputFolder) 
         if twice := next((member for member, count in seen.items() if count > 1), None):
             raise InputError(f"{partition.path} has {twice} twice: it can't be told which of them is kept")
         for member in tar:
-            if member.isreg() and _key(member.name) in wanted:
+            if member.isreg() and split_member(member.name)[0] in wanted:
                 copy.addfile(member, tar.extractfile(member))
     return [name]
 
@@ -213,8 +212,5 @@ def _with_absolute_paths(table: Any, partition: Partition) -> Any:
 
 
 def _absolute(name: str, partition: Partition) -> str:
-    if is_url(name):
-        return name
-    if is_url(partition.path):
-        return partition.path.rpartition("/")[0] + "/" + name
-    return os.path.abspath(Path(partition.path).parent / name)
+    whole = whole_name(name, folder_of(partition))
+    return whole if is_url(whole) else as_utf8(os.path.abspath(whole))

@@ -27,7 +27,8 @@ class KeyCheck:
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
             message = "the key is missing or wrong: expected Authorization: Bearer KEY, or the key as password"
-            asks = (b"www-authenticate", b'Basic realm="altdiffusion", Bearer')
+            # one challenge alone: with Bearer behind it, Chromium takes the header for none and doesn't ask
+            asks = (b"www-authenticate", b'Basic realm="altdiffusion"')
             await answer(send, 401, error_form(path, 401, message), asks)
         else:
             await send({"type": "websocket.close", "code": 1008})
