@@ -3,7 +3,7 @@
     python pipelines/check_batch.py OUT [--images 100000] [--kills 25] [--parts kills engines nodes memory]
 
 kills: a run whose main process and workers are killed at random moments, begun again each time, has the bytes of a whole one.
-engines: the time of `batch score` over the bare loop of `PromptScorer.score_pairs`, in turns; local and Ray.
+engines: the time of `batch score` of --images over the bare loop of `PromptScorer.score_pairs`, from start to end; local and Ray.
 nodes: Ray on two local nodes, of which one is killed midway; complete, and the same bytes.
 memory: of all processes while --images small images are scored, at a tenth of the way and at the end.
 """
@@ -17,7 +17,6 @@ import os
 import random
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -107,25 +106,23 @@ def kills(work: Path, count: int) -> dict[str, object]:
     return {"kills": count, "partitions": 40, "bytes equal": output_of(whole) == output_of(killed)}
 
 
-def engines(work: Path) -> dict[str, object]:
-    source, turns = save_shards(work / "some", 20000, 2000), 3
-    times: dict[str, list[float]] = {}
+def engines(work: Path, images: int) -> dict[str, object]:
+    source, seconds = save_shards(work / "many", images, 2000), dict[str, float]()
     bare = "import sys; sys.path.insert(0, sys.argv[1]); import check_batch; check_batch.bare_loop(sys.argv[2])"
-    for _ in range(turns):
-        for name, words in {
-            "bare": [sys.executable, "-c", bare, str(Path(__file__).parent), source],
-            "local": command(source, work / "local"),
-            "ray": command(source, work / "ray", "--engine", "ray", "--threads", str(os.cpu_count() or 1)),
-        }.items():
-            shutil.rmtree(work / name, ignore_errors=True)
-            started = time.monotonic()
-            run(words)
-            times.setdefault(name, []).append(time.monotonic() - started)
-    middle = {name: statistics.median(some) for name, some in times.items()}
+    for name, words in {
+        "bare": [sys.executable, "-c", bare, str(Path(__file__).parent), source],
+        "local": command(source, work / "local"),
+        "ray": command(source, work / "ray", "--engine", "ray", "--threads", str(os.cpu_count() or 1)),
+    }.items():
+        shutil.rmtree(work / name, ignore_errors=True)
+        started = time.monotonic()
+        run(words)
+        seconds[name] = time.monotonic() - started
     return {
-        "seconds": {name: round(value, 1) for name, value in middle.items()},
-        "local over bare": round(middle["local"] / middle["bare"] - 1, 3),
-        "ray over bare": round(middle["ray"] / middle["bare"] - 1, 3),
+        "images": images,
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "local over bare": round(seconds["local"] / seconds["bare"] - 1, 3),
+        "ray over bare": round(seconds["ray"] / seconds["bare"] - 1, 3),
         "bytes equal": output_of(work / "local") == output_of(work / "ray"),
     }
 
@@ -213,7 +210,7 @@ def main() -> None:
     arguments = parser.parse_args()
     parts: dict[str, Callable[[], dict[str, object]]] = {
         "kills": lambda: kills(arguments.out, arguments.kills),
-        "engines": lambda: engines(arguments.out),
+        "engines": lambda: engines(arguments.out, arguments.images),
         "nodes": lambda: nodes(arguments.out),
         "memory": lambda: memory(arguments.out, arguments.images),
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from altdiffusion.batch.folder import Done, OutputFolder
 from altdiffusion.batch.partitions import Partition, plan
 from altdiffusion.batch.settings import BatchSettings
-from altdiffusion.batch.tasks.base import Counting
+from altdiffusion.batch.tasks.base import Counting, Task
 from altdiffusion.batch.tasks.load import PROMPTS, WITHOUT_MODEL, task_class
 from altdiffusion.batch.worker import Job, Outcome
 from altdiffusion.threads import usable_cores
@@ -43,7 +43,8 @@ def run_batch(task: str, settings: BatchSettings, *, counting: Counting, say: Ca
     partitions = plan(settings.source, settings.partition_size, prompts=task in PROMPTS)
     folder = OutputFolder(settings.out)
     with folder.locked():
-        cls = task_class(task)
+        # a task with a model needs nothing of the whole; its module, and torch, are the workers' alone
+        cls = task_class(task) if task in WITHOUT_MODEL else Task
         prepared = cls.prepared(settings)
         goes_on = folder.begin(task, settings.result, len(partitions))
         summary = Summary(len(partitions))

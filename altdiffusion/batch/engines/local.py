@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from altdiffusion.errors import BatchStopped, InputError
 TRIES = 3  # of a partition whose worker dies
 READY = None  # said by a worker that has loaded what it needs
 _PATIENCE = 10  # seconds, for a worker to end by itself
+_TOLD_EVERY = 0.2  # seconds: a message for every item would take a core's seventh
 
 
 def run_local(
@@ -136,12 +138,32 @@ def _serve(connection: Connection, job: Job, device: str | None) -> None:
     try:
         worker = Worker(job, device)
         connection.send(READY)
+        count = _Counter(connection)
         while (partition := connection.recv()) is not None:
-            connection.send(worker.run(partition, connection.send))
+            outcome = worker.run(partition, count)
+            count.tell()
+            connection.send(outcome)
     except InputError as error:
         connection.send(error)
     except EOFError:
         pass
+
+
+class _Counter:
+    """Tells how many more items are done, now and then."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._count, self._told = connection, 0, time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        self._count += count
+        if time.monotonic() - self._told > _TOLD_EVERY:
+            self.tell()
+
+    def tell(self) -> None:
+        if self._count:
+            self._connection.send(self._count)
+        self._count, self._told = 0, time.monotonic()
 
 
 def _end_with_parent() -> None:
