@@ -54,7 +54,11 @@ def run_ray(
         raise InputError('--engine ray needs Ray: pip install "altdiffusion[batch]"') from None
     try:
         ray.init(
-            address=settings.ray_address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR
+            address=settings.ray_address,
+            include_dashboard=False,  # of a cluster of our own; a given one has what it has
+            ignore_reinit_error=True,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"--ray-address {settings.ray_address}: {first_line(error)}") from None
