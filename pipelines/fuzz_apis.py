@@ -1,7 +1,7 @@
 """Requests that no sane client sends, a million of them, to every endpoint of `altdiffusion serve`: none may fail there.
 
     python pipelines/fuzz_apis.py                               # 1,000,000; they are the same with the same --seed
-    python pipelines/fuzz_apis.py --requests 20000
+    python pipelines/fuzz_apis.py --requests 20000              # the first of them; --first 10000: the second half of these
     python pipelines/fuzz_apis.py --only 4711                   # that one alone, shown
 
 Valid requests with fields of wrong types, out of range, missing, of other APIs, nested deep; texts of any Unicode; damaged
@@ -36,6 +36,7 @@ SLOW = 30.0  # seconds, on a machine that does other things, too
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10**6, metavar="N", help="(default: 1000000)")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="begin with this one (default: 0)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     parser.add_argument("--only", type=int, metavar="N", help="the number of one")
     options = parser.parse_args()
@@ -62,7 +63,8 @@ def main() -> int:
                 rate = outcome.count / (time.monotonic() - started)
                 print(f"{outcome.count:,} requests, {rate:.0f} a second, {memory:.0f} MB: {outcome.line}", flush=True)
 
-            outcome = fuzz(service, range(options.requests), options.seed, tell, max(1, options.requests // 20))
+            numbers = range(options.first, options.requests)
+            outcome = fuzz(service, numbers, options.seed, tell, max(1, len(numbers) // 20))
             tell(outcome)
         service.close()
     return 1 if outcome.failures else 0
