@@ -59,6 +59,11 @@ def setting(
     )  # fmt: skip
 
 
+def neutral(default: Any, help: str, **about: Any) -> Any:
+    """A setting that may change when a run that was cut off goes on: what is computed doesn't depend on it."""
+    return setting(default, help, neutral=True, **about)
+
+
 def device_setting(**about: Any) -> Any:
     """Of every command. Whether this machine has the device is seen when torch is there."""
     return setting(

@@ -6,8 +6,9 @@
 ComfyUI is started with a base folder of its own, so that neither the checkout nor its models are touched. Checked are, with
 SD-mini and with a CLIP of Stable Diffusion 1.x's size (random weights) from ComfyUI's own loader: that conditionings are those
 of our pipelines, that English prompts are those of CLIP Text Encode, LoRAs and clip skip, images by Chinese prompts, scores,
-best of N, and what is said of wrong input. Status 1 where one isn't so. The images are in --out. `--python` names the
-interpreter that ComfyUI runs in, where it is another; it needs altdiffusion, too.
+best of N, what is said of wrong input, and the example workflow in the page itself (Chromium, by playwright). Status 1 where
+one isn't so. The images are in --out. `--python` names the interpreter that ComfyUI runs in, where it is another; it needs
+altdiffusion, too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from comfyui_checks.browser import run_example
 from comfyui_checks.random_models import make_models
 from PIL import Image, ImageChops
 from safetensors.torch import load_file
@@ -125,6 +127,7 @@ def main() -> int:
             check_full_size(checks, comfy, base, pipes)
             check_altdiffusion(checks, comfy, base)
             check_refusals(checks, comfy)
+            check_browser(checks, comfy, options.out)
     print(f"{checks.failed} not as they should be" if checks.failed else "all as they should be")
     return 1 if checks.failed else 0
 
@@ -213,6 +216,16 @@ def check_prompts(checks: Checks, comfy: ComfyUI, base: Path, what: str, graph: 
             found[f"stock-{i}"]["states"],
             0,
         )
+
+
+def check_browser(checks: Checks, comfy: ComfyUI, out: Path) -> None:
+    """The page itself, in Chromium: the example workflow from the templates."""
+    found = run_example(comfy.url, out)
+    checks.say(
+        "the page knows the example's nodes and their values", not found["missing"] and not found["unset"], f"{found}"
+    )
+    checks.say("a checkpoint that isn't there is named", "ckpt_name" in found["error"], found["error"][:120])
+    checks.say("the example runs with SD-mini in its place", not found["refused"] and found["images"] == 1)
 
 
 def check_mini(checks: Checks, comfy: ComfyUI, base: Path, out: Path) -> None:

@@ -8,14 +8,9 @@ from typing import Any, ClassVar, Literal
 from altdiffusion.altclip.score_kinds import ScoreAs
 from altdiffusion.generation.flags import ImageFlags, LabelSettings
 from altdiffusion.generation.settings import ImageSettings
-from altdiffusion.settings import Settings, about_of, device_setting, setting
+from altdiffusion.settings import Settings, about_of, device_setting, neutral, setting
 
 DEFAULT_PARTITION = 4096  # items: small enough to lose little by a kill, large enough that files are few
-
-
-def engine_setting(default: Any, help: str, **options: Any) -> Any:
-    """A setting that says who computes, not what: a run may go on with another."""
-    return setting(default, help, neutral=True, **options)
 
 
 class BatchSettings(Settings):
@@ -27,18 +22,16 @@ class BatchSettings(Settings):
         ..., "webdataset tars, .parquet, .jsonl, .csv, .tsv, or a folder of images; patterns and {000..012} are expanded, "
         "and fsspec's URLs such as s3://bucket/{000..012}.tar are read", positional="IN",
     )  # fmt: skip
-    out: Path = engine_setting(..., "folder; one that an interrupted run has left is gone on with", positional="OUT")
-    engine: Literal["local", "ray"] = engine_setting("local", "processes on this machine, or Ray")
-    workers: int | None = engine_setting(
+    out: Path = neutral(..., "folder; one that an interrupted run has left is gone on with", positional="OUT")
+    engine: Literal["local", "ray"] = neutral("local", "processes on this machine, or Ray")
+    workers: int | None = neutral(
         None, "processes that each hold the model (default: one a GPU, on a CPU one)", minimum=1, maximum=4096
     )
-    threads: int | None = engine_setting(
+    threads: int | None = neutral(
         None, "of each worker on a CPU (default: the cores, shared among the workers)", minimum=1, maximum=4096
     )
-    ray_address: str | None = engine_setting(
-        None, "a running cluster, such as auto (default: a local one)", metavar="A"
-    )
-    gpus: float | None = engine_setting(
+    ray_address: str | None = neutral(None, "a running cluster, such as auto (default: a local one)", metavar="A")
+    gpus: float | None = neutral(
         None, "GPUs that a worker of Ray takes, such as 0.25 (default: 1 where there are any)", minimum=0
     )
     device: str | None = device_setting(neutral=True)
@@ -49,7 +42,7 @@ class BatchSettings(Settings):
     )  # fmt: skip
     allow_pickle: bool = setting(False, "read .bin, .pt and .ckpt files, which can carry code")
 
-    as_json: bool = engine_setting(False, "print one JSON document on standard output", flag="json")
+    as_json: bool = neutral(False, "print one JSON document on standard output", flag="json")
 
     @classmethod
     def neutral(cls) -> set[str]:

@@ -6,16 +6,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from altdiffusion.settings import Settings, about_of, setting
+from altdiffusion.settings import Settings, about_of, neutral, setting
 
 Tracker = Literal[
     "tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab",
 ]  # fmt: skip
-
-
-def neutral(default: Any, help: str, **options: Any) -> Any:
-    """A setting that may change when a training is resumed: the numbers it computes don't depend on it."""
-    return setting(default, help, neutral=True, **options)
 
 
 def cache_folder(what: str) -> Any:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from altdiffusion.settings import setting
+from altdiffusion.settings import neutral, setting
 from altdiffusion.training import bridge_presets
-from altdiffusion.training.settings import TrainingSettings, cache_folder, neutral
+from altdiffusion.training.settings import TrainingSettings, cache_folder
 
 _HUB = "hub:OWNER/NAME/CONFIG:SPLIT (patterns and {000..012} are expanded)"
 _TEXTS = f"files of texts: .tsv, .csv, .jsonl, .parquet, folders of Hugging Face datasets, data sets of its hub: {_HUB}"
