@@ -208,7 +208,7 @@ def _explain(cls: type[Settings], errors: Sequence[ErrorDetails], origins: Mappi
     """A line for each field that is wrong, in the order of the fields, unknown names first."""
     lines: dict[str, str] = {}
     for error in errors:
-        name = str(error["loc"][0])
+        name = str(error["loc"][0] if error["loc"] else error["input"])  # a name with half a character has no place
         origin = origins.get(name, name)
         lines.setdefault(name, f"{origin}{_explain_one(cls, name, error, origin.startswith('--'))}")
     order = list(cls.model_fields)
@@ -216,7 +216,7 @@ def _explain(cls: type[Settings], errors: Sequence[ErrorDetails], origins: Mappi
 
 
 def _explain_one(cls: type[Settings], name: str, error: ErrorDetails, is_flag: bool) -> str:
-    if error["type"] == "extra_forbidden":
+    if name not in cls.model_fields:
         spelled = as_flag if is_flag else str
         return f" is no setting{suggest(spelled(name), map(spelled, cls.model_fields))}"
     field, value = cls.model_fields[name], error["input"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import io
 import pickle
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,12 +134,14 @@ _UNREADABLE = (
     MemoryError,
     RecursionError,
     pickle.UnpicklingError,
+    struct.error,
 )
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # CPython's, written in Python
     """Reads arrays of bytes and plain values, and runs nothing else that a pickle may ask for.
 
+    In Python: a memo's index, any number up to 2**32, is the size of an array in the one in C, which takes gigabytes at once.
     By hand, as `datasets` reads CIFAR from the hub's parquet files alone, not as its authors publish it.
     """
 
