@@ -78,7 +78,7 @@ def to_stock(part: State, config: Mapping[str, Any] | None = None) -> tuple[dict
         raise InputError(
             f"the text encoder has no layers: {WORD_EMBEDDINGS!r} is there, 'roberta.encoder.layer.0' is not"
         )
-    width = state[WORD_EMBEDDINGS].shape[1]
+    vocabulary, width = matrix(state, WORD_EMBEDDINGS)
 
     if "transformation_pre.weight" in state:  # m18
         layers -= 1
@@ -97,14 +97,14 @@ def to_stock(part: State, config: Mapping[str, Any] | None = None) -> tuple[dict
     if "transformation.weight" not in state:
         raise InputError("the text encoder has no 'transformation.weight': a plain XLM-R, not one of AltCLIP's")
     settings = {
-        "vocab_size": state[WORD_EMBEDDINGS].shape[0],
+        "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": rows(state, "roberta.encoder.layers.0.intermediate.dense.weight"),
         "num_hidden_layers": layers,
         "num_attention_heads": config.get("num_attention_heads", max(1, width // 64)),
         "max_position_embeddings": rows(state, "roberta.embeddings.position_embeddings.weight"),
         "type_vocab_size": rows(state, "roberta.embeddings.token_type_embeddings.weight"),
-        "project_dim": state["transformation.weight"].shape[0],
+        "project_dim": rows(state, "transformation.weight"),
         "hidden_act": config.get("hidden_act", "gelu"),
         "layer_norm_eps": config.get("layer_norm_eps", 1e-5),
         "hidden_dropout_prob": config.get("hidden_dropout_prob", 0.0),
@@ -190,13 +190,13 @@ def ldm_unet_config(state: State, pooled_width: int = 0) -> dict[str, Any]:
     linear = state[present(state, middle + "proj_in.weight")].dim() == 2
     config = {
         "sample_size": 64,
-        "in_channels": state[present(state, LDM_UNET + "input_blocks.0.0.weight")].shape[1],
+        "in_channels": matrix(state, LDM_UNET + "input_blocks.0.0.weight")[1],
         "out_channels": rows(state, LDM_UNET + "out.2.weight"),
         "block_out_channels": channels,
         "layers_per_block": resnets[0],
         "down_block_types": ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in depths],
         "up_block_types": ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(depths)],
-        "cross_attention_dim": state[present(state, middle + "transformer_blocks.0.attn2.to_k.weight")].shape[1],
+        "cross_attention_dim": matrix(state, middle + "transformer_blocks.0.attn2.to_k.weight")[1],
         "use_linear_projection": linear,
         # Stable Diffusion 1 has 8 heads; 2 has heads of 64 channels. diffusers calls their number "head_dim".
         "attention_head_dim": [width // 64 for width in channels] if linear else 8,
@@ -205,7 +205,7 @@ def ldm_unet_config(state: State, pooled_width: int = 0) -> dict[str, Any]:
         config["transformer_layers_per_block"] = [max(1, depth) for depth in depths]
     label = LDM_UNET + "label_emb.0.0.weight"
     if pooled_width:
-        takes = state[present(state, label)].shape[1]
+        takes = matrix(state, label)[1]
         if takes <= pooled_width or (takes - pooled_width) % 6:
             raise InputError(f"{label} takes {takes} numbers: expected {pooled_width} of the text and six embeddings")
         config |= {
@@ -223,7 +223,7 @@ def ldm_vae_config(state: State) -> dict[str, Any]:
     widths = [rows(state, f"{LDM_VAE}encoder.down.{level}.block.0.conv2.weight") for level in range(levels)]
     return {
         "sample_size": 512,
-        "in_channels": state[present(state, LDM_VAE + "encoder.conv_in.weight")].shape[1],
+        "in_channels": matrix(state, LDM_VAE + "encoder.conv_in.weight")[1],
         "out_channels": rows(state, LDM_VAE + "decoder.conv_out.weight"),
         "block_out_channels": widths,
         "layers_per_block": blocks,
@@ -243,7 +243,20 @@ def present(state: State, key: str) -> str:
 
 def rows(state: State, key: str) -> int:
     """The length of a tensor that must be there. Raises InputError."""
-    return state[present(state, key)].shape[0]
+    return _sizes(state, key, 1)[0]
+
+
+def matrix(state: State, key: str) -> tuple[int, int]:
+    """Rows and columns of a matrix that must be there. Raises InputError."""
+    tall, wide = _sizes(state, key, 2)[:2]
+    return tall, wide
+
+
+def _sizes(state: State, key: str, least: int) -> list[int]:
+    shape = list(state[present(state, key)].shape)
+    if len(shape) < least or 0 in shape:
+        raise InputError(f"damaged checkpoint: {key} has the shape {shape}")
+    return shape
 
 
 def count(state: State, pattern: str) -> int:

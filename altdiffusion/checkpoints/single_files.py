@@ -27,6 +27,7 @@ from altdiffusion.checkpoints.layouts import (
     WORD_EMBEDDINGS,
     State,
     count,
+    matrix,
     present,
     rows,
 )
@@ -183,8 +184,8 @@ def open_clip_config(state: State, prefix: str) -> dict[str, Any]:
         f"{prefix}transformer.resblocks.",
     )
     settings = _text_config(state, tables, layers, "mlp.c_fc.weight") | {"hidden_act": "gelu"}
-    projection = state.get(f"{prefix}text_projection")
-    return settings if projection is None else settings | {"projection_dim": projection.shape[1]}
+    projection = f"{prefix}text_projection"
+    return settings | {"projection_dim": matrix(state, projection)[1]} if projection in state else settings
 
 
 def without_last_layer(state: State) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def _text_config(state: State, tables: tuple[str, str], layers: str, between: st
     total = count(state, rf"^{re.escape(layers)}(\d+)\.")
     for layer in range(total):
         present(state, f"{layers}{layer}.{between}")
-    vocabulary, width = state[present(state, tables[0])].shape
+    vocabulary, width = matrix(state, tables[0])
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
