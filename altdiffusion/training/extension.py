@@ -16,7 +16,7 @@ from altdiffusion.training.inputs.clip_states import altclip_states, stack_state
 from altdiffusion.training.inputs.parallel_text import ParallelText
 from altdiffusion.training.losses.soft_tokens import same_words
 from altdiffusion.training.models.text_tower import TextTower
-from altdiffusion.training.retrieval import ReadVectors, retrieval, student_vectors
+from altdiffusion.training.retrieval import ReadVectors, pooled_vectors, retrieval
 
 WORDS = "words"  # a metric: how often a bridge finds the same English word likeliest as in the English text
 FRACTIONS = [tenths / 10 for tenths in range(10, 0, -1)]  # of the trained weights, that `interpolate` tries
@@ -47,7 +47,7 @@ class Validation:
         model, padding = self._tower.model, self._tower.tokenizer.pad_token_id
         training = model.training
         model.eval()
-        read, read_states = student_vectors(model, padding), altclip_states(model, padding)
+        read, read_states = pooled_vectors(model, padding), altclip_states(model, padding)
         metrics = {}
         for language in [*self.learnt, *self.held]:
             pairs = self._text.of_language(language, 1000)

@@ -18,24 +18,16 @@ ReadVectors = Callable[[Sequence[Sequence[int]]], Tensor]  # token ids of texts 
 
 def teacher_vectors(teacher: Teacher) -> ReadVectors:
     """Reads the frozen teacher's end-of-text states, float32."""
-    model, padding = teacher.text_model, teacher.tokenizer.pad_token_id
+    return pooled_vectors(teacher.text_model, teacher.tokenizer.pad_token_id)
+
+
+def pooled_vectors(model: Any, padding: int) -> ReadVectors:
+    """Reads a text model's pooled states, float32: of AltCLIP the projected [CLS], of CLIP the end of text."""
 
     @torch.no_grad()
     def read(ids: Sequence[Sequence[int]]) -> Tensor:
         input_ids, mask = pad(ids, padding)
         output = model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device))
-        return output.pooler_output.float()
-
-    return read
-
-
-def student_vectors(student: Any, padding: int) -> ReadVectors:
-    """Reads a student's projected [CLS] states, float32."""
-
-    @torch.no_grad()
-    def read(ids: Sequence[Sequence[int]]) -> Tensor:
-        input_ids, mask = pad(ids, padding)
-        output = student(input_ids=input_ids.to(student.device), attention_mask=mask.to(student.device))
         return output.pooler_output.float()
 
     return read

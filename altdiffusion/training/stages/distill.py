@@ -27,7 +27,7 @@ from altdiffusion.training.inputs.sampling import LengthBatches, micro_batch
 from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
 from altdiffusion.training.losses.contrastive import contrastive, cosine_distance, gathered
 from altdiffusion.training.models.teacher_student import assemble_altclip, load_student, load_teacher
-from altdiffusion.training.retrieval import ReadVectors, retrieval, student_vectors, teacher_vectors, text_keys
+from altdiffusion.training.retrieval import ReadVectors, pooled_vectors, retrieval, teacher_vectors, text_keys
 from altdiffusion.training.stage_settings import DistillSettings
 
 
@@ -123,7 +123,7 @@ class Distillation(nn.Module):
 
 def _validate(student: Any, text: ParallelText, read_teacher: ReadVectors, padding: int, step: int) -> dict[str, float]:
     """R@1 of each language's texts among the teacher's English ones, of up to 1,000 pairs."""
-    read = student_vectors(student, padding)
+    read = pooled_vectors(student, padding)
     return {
         f"{language} {RETRIEVAL}": retrieval(text.of_language(language, 1000), read, read_teacher)
         for language in text.languages

@@ -36,7 +36,7 @@ from altdiffusion.training.loop import Batch, export, fit, frozen_dtype, start
 from altdiffusion.training.losses.soft_tokens import soft_token_error
 from altdiffusion.training.models.teacher_student import Teacher, load_teacher
 from altdiffusion.training.models.text_tower import TextTower, load_text_tower
-from altdiffusion.training.retrieval import ReadVectors, student_vectors, teacher_vectors
+from altdiffusion.training.retrieval import ReadVectors, pooled_vectors, teacher_vectors
 from altdiffusion.training.stage_settings import ExtendSettings
 
 
@@ -57,7 +57,7 @@ def train_extend(settings: ExtendSettings) -> None:
     teacher = None if settings.teacher is None else _load_teacher(settings.teacher, tower)
     if teacher is not None:
         teacher.text_model.to(device, frozen_dtype(settings))
-    read_target = student_vectors(former, padding) if teacher is None else teacher_vectors(teacher)
+    read_target = pooled_vectors(former, padding) if teacher is None else teacher_vectors(teacher)
     bridge = None if settings.bridge is None else _load_bridge(settings.bridge, tower).to(device)
     if settings.gradient_checkpointing:
         tower.model.gradient_checkpointing_enable({"use_reentrant": False})
