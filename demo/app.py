@@ -5,10 +5,11 @@ The owner's choices are the Space's variables: ALTDIFFUSION_MODELS (names, with 
 
 import os
 
-from altdiffusion.threads import share_cores
+from altdiffusion.cpu import keep_memory, share_cores
 
 if __name__ == "__main__":
     share_cores()  # before torch is imported
+    keep_memory()
     from altdiffusion.web.server import Serving, serve
 
     models = os.environ.get("ALTDIFFUSION_MODELS", "").split()

@@ -17,7 +17,7 @@ from altdiffusion.data.columns import IMAGE_COLUMNS, default_columns, image_colu
 from altdiffusion.data.image_folder import caption_files
 from altdiffusion.data.line_file import EMPTY_LINE, LineFile
 from altdiffusion.data.table import BadRecord, decode_text, text_of
-from altdiffusion.data.tar_shards import TarTable
+from altdiffusion.data.tar_shards import OpenFile, TarTable
 from altdiffusion.errors import InputError
 from altdiffusion.files import on_disk
 from altdiffusion.images import ImageSource, image_file
@@ -77,7 +77,11 @@ def _of_folder(partition: Partition, path: Path, reading: Reading) -> Iterator[I
 def _of_tar(partition: Partition, path: Path, reading: Reading) -> Iterator[Item]:
     """TarTable's samples; what it can't use is told behind them."""
     defects: list[tuple[str, str]] = []
-    table = TarTable(path, None, images=True, skip=lambda where, reason: defects.append((where, reason)))
+
+    def skip(where: str, reason: str) -> None:
+        defects.append((where, reason))
+
+    table = TarTable(path, None, images=True, skip=skip, read=OpenFile(path))
     for index in range(len(table)):
         image = table[index]["image"]
         item = Item(index, image.member, f"{partition.path}:{image.member}", image)

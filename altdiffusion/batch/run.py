@@ -12,7 +12,7 @@ from altdiffusion.batch.settings import BatchSettings
 from altdiffusion.batch.tasks.base import Counting, Task
 from altdiffusion.batch.tasks.load import PROMPTS, WITHOUT_MODEL, task_class
 from altdiffusion.batch.worker import Job, Outcome
-from altdiffusion.threads import usable_cores
+from altdiffusion.cpu import usable_cores
 
 
 @dataclass

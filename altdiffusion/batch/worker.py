@@ -12,6 +12,7 @@ from altdiffusion.batch.partitions import Partition
 from altdiffusion.batch.settings import BatchSettings
 from altdiffusion.batch.tasks.base import OnDone
 from altdiffusion.batch.tasks.load import task_class
+from altdiffusion.cpu import keep_memory
 from altdiffusion.errors import InputError, first_line
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Worker:
         if job.threads is not None and "torch" in sys.modules:
             importlib.import_module("torch").set_num_threads(job.threads)
         _hide_bars()
+        keep_memory()
         self._task = cls(job.settings, device or job.settings.device)
 
     def run(self, partition: Partition, on_done: OnDone = lambda count: None) -> Outcome:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from altdiffusion import __version__
 from altdiffusion.cli.terminal import escape_the_unprintable, say
+from altdiffusion.cpu import keep_memory, share_cores
 from altdiffusion.errors import BatchStopped, GenerationFailed, InputError, TrainingStopped
 from altdiffusion.files import as_utf8
-from altdiffusion.threads import share_cores
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -95,6 +95,7 @@ def prepare_environment() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     share_cores()
+    keep_memory()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM cleans up as Ctrl-C does
 
 

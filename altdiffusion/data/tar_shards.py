@@ -6,12 +6,14 @@ Read by hand, by tarfile's headers: the library `webdataset` reads in sequence, 
 from __future__ import annotations
 
 import tarfile
+import weakref
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from threading import Lock
+from typing import IO, Any, TypeAlias
 
 from altdiffusion.data.columns import choose_columns, find_columns
 from altdiffusion.data.table import UNREAD_IMAGES, BadRecord, Skip, Table, decode_text, parse_object, texts
@@ -27,6 +29,28 @@ _BLOCK = 512
 _MAX_HEADER = 2**15  # bytes of a member's long name or attributes: beyond that tarfile's patterns take seconds
 
 
+ReadAt: TypeAlias = "Callable[[int, int], bytes]"  # where a part of the file begins, and how many bytes it has
+
+
+def _read_at(path: Path, start: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(size)
+
+
+class OpenFile:
+    """Parts of a file that stays open: opening it for each takes longer than to read it. Safe to call from threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._lock = path.open("rb"), Lock()
+        weakref.finalize(self, self._file.close)  # whoever holds a part that isn't read yet keeps it open
+
+    def __call__(self, start: int, size: int) -> bytes:
+        with self._lock:
+            self._file.seek(start)
+            return self._file.read(size)
+
+
 class TarTable(Table):
     """A sample a record: its image, its caption in `.txt` or `.caption`, more columns in `.json`.
 
@@ -35,9 +59,13 @@ class TarTable(Table):
     Raises InputError: no whole, uncompressed tar file, none of the columns asked for, no images.
     """
 
-    def __init__(self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip) -> None:
+    def __init__(
+        self, path: Path, asked: Sequence[str] | None, *, images: bool, skip: Skip, read: ReadAt | None = None
+    ) -> None:
+        """read: how bytes are read; None opens the file each time, as a training may read thousands of shards."""
         self.path = path
         self._images = images
+        self._read_at = read or partial(_read_at, path)
         # Six integers a sample: where its image, text and JSON begin and how many bytes each has; -1 where there is none.
         self._places = array("q")
         # Names of the samples' images, else of their first members, joined: a list would take five times the memory.
@@ -125,10 +153,7 @@ class TarTable(Table):
         return self._places[6 * position + 2 * part] >= 0
 
     def _content(self, position: int, part: int) -> bytes:
-        start, size = self._places[6 * position + 2 * part : 6 * position + 2 * part + 2]
-        with self.path.open("rb") as file:  # opened each time: a training may read thousands of shards
-            file.seek(start)
-            return file.read(size)
+        return self._read_at(*self._places[6 * position + 2 * part : 6 * position + 2 * part + 2])
 
     def _record(self, position: int, whole: bool = False) -> dict[str, Any]:
         """The columns of a sample, good or bad. Raises BadRecord where the text can't be read."""

@@ -1,9 +1,13 @@
 """Tar files as WebDataset writes them."""
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 from helpers.tables import encoded, read, skips, tar
 
 from altdiffusion import InputError
+from altdiffusion.data.tar_shards import OpenFile, TarTable
 
 
 def test_a_sample_of_a_tar_is_its_folder_and_name_up_to_the_first_dot(tmp_path):
@@ -151,3 +155,19 @@ def test_a_tar_of_all_images_and_then_all_captions_is_joined_by_key(tmp_path):
     members = pairs("0", "1", "2")
     table, _ = read(tar(tmp_path / "x.tar", [*members[::2], *members[1::2]]), images=True)
     assert [record["caption"] for record in table] == [f"caption of {number}" for number in range(3)]
+
+
+def test_a_tar_that_stays_open_is_opened_once_and_read_by_several_threads(tmp_path, monkeypatch):
+    path = tar(tmp_path / "x.tar", {f"{number}.jpg": str(number).encode() * (number + 1) for number in range(200)})
+    opened, open_path = [], Path.open
+    monkeypatch.setattr(Path, "open", lambda *given: opened.append(open_path(*given)) or opened[-1])
+    table = TarTable(path, None, images=True, skip=lambda *_: None, read=OpenFile(path))
+    images = [table[index]["image"] for index in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        contents = list(pool.map(lambda image: image.read(), images))
+    assert contents == [str(number).encode() * (number + 1) for number in range(200)]
+    assert len(opened) == 2  # and for the index
+    del table
+    assert not opened[0].closed  # by images that may still be read
+    del images
+    assert opened[0].closed

@@ -22,9 +22,9 @@ from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.benchmark import models
 from altdiffusion.benchmark.models import Sizes
 from altdiffusion.benchmark.timing import Comparison, in_turns
+from altdiffusion.cpu import WAITING, thread_variables
 from altdiffusion.generation.generate import generate
 from altdiffusion.generation.load import load_pipeline
-from altdiffusion.threads import WAITING, thread_variables
 
 # What is set before torch is imported, by the name of the way.
 WAYS = {

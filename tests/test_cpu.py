@@ -1,6 +1,7 @@
 """How threads share the cores: what the commands choose, and that they choose it before torch is there."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 import altdiffusion
-from altdiffusion.threads import cpu_quota, share_cores, thread_variables, usable_cores
+from altdiffusion.cpu import ALLOCATOR, cpu_quota, keep_memory, share_cores, thread_variables, usable_cores
 
 MINI = Path(altdiffusion.__file__).parent / "mini"
 
@@ -63,6 +64,33 @@ def test_a_containers_quota_is_read_in_either_version(tmp_path, files, cores):
 def test_the_cores_are_those_of_the_affinity(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 6})
     assert usable_cores() == 3
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's allocator")
+def test_memory_that_is_freed_is_kept_unless_the_user_says_otherwise():
+    """Counted in page faults: ten times 100 MB, in a process of its own, as nothing takes the setting back."""
+    script = """
+import resource, sys
+from altdiffusion.cpu import keep_memory
+if "keep" in sys.argv:
+    assert keep_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        blocks = [bytearray(2**20) for _ in range(100)]
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+    environ = {name: value for name, value in os.environ.items() if name not in (*ALLOCATOR, "LD_PRELOAD")}
+    given_back, kept = (
+        int(subprocess.run([sys.executable, "-c", script, word], capture_output=True, env=environ, check=True).stdout)
+        for word in ("give", "keep")
+    )
+    assert given_back > 100_000
+    assert kept < 1000
+    assert all(not keep_memory({name: "1"}) for name in ALLOCATOR)
 
 
 def test_every_command_chooses_before_torch_is_imported_and_the_package_chooses_nothing(tmp_path):

@@ -1,21 +1,38 @@
-"""How PyTorch's threads share a CPU with other programs: decided before torch is imported, as OpenMP reads it once.
+"""How PyTorch uses a CPU: its threads, decided before torch is imported, as OpenMP reads that once, and its memory.
 
 The layers of a small model take microseconds each, and OpenMP's threads wait for each other after every one of them. By
 default they spin: beside another program, which has one of their cores, a spinning thread uses up its own time there, and
 the one that all wait for comes last: mini takes five times as long. A thread that sleeps gets its core back at once.
 An idle machine loses nothing that could be measured (`altdiffusion benchmark --cases threads`, docs/benchmarks.md).
+
+Each layer asks for the memory that the one before it freed. The C library gives it back to the system in between, which
+hands it out again page by page.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 # Any of these says how threads wait: OpenMP's own variable, GCC's and LLVM's.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 CGROUP = Path("/sys/fs/cgroup")
+
+# Any of these says what glibc's allocator gives back. Its own numbers for that, and ours, in bytes: what it asks the system for
+# by itself, at most 32 MB, and how much that is free it may keep.
+ALLOCATOR = (
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+    "MALLOC_MMAP_MAX_",
+    "GLIBC_TUNABLES",
+)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = 2**25, 2**29
 
 
 def share_cores(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -35,6 +52,17 @@ def thread_variables(environ: Mapping[str, str], cores: int, quota: float | None
     if "OMP_NUM_THREADS" not in environ and quota is not None and quota < cores:
         chosen["OMP_NUM_THREADS"] = str(max(1, math.ceil(quota)))
     return chosen
+
+
+def keep_memory(environ: Mapping[str, str] = os.environ) -> bool:
+    """Let this process keep up to 512 MB that it has freed. False: the user has said otherwise, or another C library is used.
+
+    The commands and the workers of a batch call it; `import altdiffusion` doesn't.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None or any(name in environ for name in ALLOCATOR):
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)) and bool(mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD))
 
 
 def usable_cores() -> int:
