@@ -3,7 +3,7 @@
 The layers of a small model take microseconds each, and OpenMP's threads wait for each other after every one of them. By
 default they spin: beside another program, which has one of their cores, a spinning thread uses up its own time there, and
 the one that all wait for comes last: mini takes five times as long. A thread that sleeps gets its core back at once.
-An idle machine loses nothing that could be measured (`altdiffusion benchmark --cases threads`, docs/benchmarks.md).
+An idle machine loses nothing that could be measured (`altdiffusion benchmark --cases cpu`, docs/benchmarks.md).
 
 Each layer asks for the memory that the one before it freed. The C library gives it back to the system in between, which
 hands it out again page by page.

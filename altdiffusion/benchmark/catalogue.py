@@ -20,7 +20,7 @@ CASES = {  # by name, the module
     "memory": "memory",
     "scoring": "scoring",
     "import": "imports",
-    "threads": "threads",
+    "cpu": "cpu",
 }
 
 

@@ -1,4 +1,5 @@
-"""How PyTorch's threads wait for each other, on an idle machine and beside a busy program, each way in a process of its own.
+"""How PyTorch uses a CPU, on an idle machine and beside a busy program, each way in a process of its own: whether threads sleep
+while they wait for each other, and whether memory that is freed is kept (cpu.py).
 
 A small model's images, scores and training steps, and a step of the full-size UNet.
 """
@@ -22,15 +23,16 @@ from altdiffusion.altclip.scorer import PromptScorer
 from altdiffusion.benchmark import models
 from altdiffusion.benchmark.models import Sizes
 from altdiffusion.benchmark.timing import Comparison, in_turns
-from altdiffusion.cpu import WAITING, thread_variables
+from altdiffusion.cpu import ALLOCATOR, WAITING, keep_memory, thread_variables
 from altdiffusion.generation.generate import generate
 from altdiffusion.generation.load import load_pipeline
 
-# What is set before torch is imported, by the name of the way.
-WAYS = {
-    "as the commands choose": thread_variables({}, 1, None),
-    "PyTorch's own": {},
-    "one thread": {"OMP_NUM_THREADS": "1"},
+# What is set before torch is imported, and whether memory is kept, by the name of the way.
+WAYS: dict[str, tuple[dict[str, str], bool]] = {
+    "as the commands choose": (thread_variables({}, 1, None), True),
+    "memory given back": (thread_variables({}, 1, None), False),
+    "PyTorch's own": ({}, False),
+    "one thread": ({"OMP_NUM_THREADS": "1"}, True),
 }
 LOADS = ("an idle machine", "beside a busy program")
 
@@ -38,7 +40,7 @@ LOADS = ("an idle machine", "beside a busy program")
 def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
     """On the CPU, whatever the device. sizes: rounds, and side and channels of the full-size UNet."""
     with contextlib.ExitStack() as stack:
-        workers = {way: stack.enter_context(_worker(variables, sizes)) for way, variables in WAYS.items()}
+        workers = {way: stack.enter_context(_worker(*choice, sizes)) for way, choice in WAYS.items()}
         for load in LOADS:
             if load == LOADS[1]:
                 stack.enter_context(_running([sys.executable, "-c", "while True: pass"]))
@@ -47,10 +49,13 @@ def measure(sizes: Sizes, device: torch.device) -> Iterator[Comparison]:
                 yield Comparison(f"{work}, {load}", in_turns(ways, sizes.rounds, torch.device("cpu")))
 
 
-def _worker(variables: dict[str, str], sizes: Sizes) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+def _worker(
+    variables: dict[str, str], keeps: bool, sizes: Sizes
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     """A process that does a work when it is asked to."""
-    environ = {name: value for name, value in os.environ.items() if name not in (*WAITING, "OMP_NUM_THREADS")}
-    return _running([sys.executable, "-m", __name__, json.dumps(asdict(sizes))], environ | variables)
+    said = (*WAITING, *ALLOCATOR, "OMP_NUM_THREADS", "LD_PRELOAD")
+    environ = {name: value for name, value in os.environ.items() if name not in said}
+    return _running([sys.executable, "-m", __name__, json.dumps([asdict(sizes), keeps])], environ | variables)
 
 
 @contextlib.contextmanager
@@ -123,7 +128,10 @@ WORKS: dict[str, Callable[[Sizes], Callable[[], object]]] = {  # made where they
 
 
 if __name__ == "__main__":
-    make = functools.cache(lambda work: WORKS[work](Sizes(**json.loads(sys.argv[1]))))
+    the_sizes, does_keep = json.loads(sys.argv[1])
+    if does_keep:
+        keep_memory()
+    make = functools.cache(lambda work: WORKS[work](Sizes(**the_sizes)))
     for line in sys.stdin:
         make(line.strip())()
         print(line, end="", flush=True)
