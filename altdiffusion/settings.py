@@ -212,7 +212,8 @@ def _explain(cls: type[Settings], errors: Sequence[ErrorDetails], origins: Mappi
         origin = origins.get(name, name)
         lines.setdefault(name, f"{origin}{_explain_one(cls, name, error, origin.startswith('--'))}")
     order = list(cls.model_fields)
-    return [lines[name] for name in sorted(lines, key=lambda name: order.index(name) if name in order else -1)]
+    names = sorted(lines, key=lambda name: order.index(name) if name in order else -1)
+    return list(dict.fromkeys(lines[name] for name in names))  # one flag may stand for two fields
 
 
 def _explain_one(cls: type[Settings], name: str, error: ErrorDetails, is_flag: bool) -> str:

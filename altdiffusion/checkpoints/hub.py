@@ -112,7 +112,8 @@ def on_hub(name: str, download: Callable[[str], Any]) -> Any:
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
         raise InputError(
-            f"{name!r} is no folder here and the hub can't be reached: check the spelling or the network"
+            f"{name!r} is no folder here and the hub can't be reached: check the spelling, the network, or HF_ENDPOINT, which "
+            "names a mirror of the hub"
         ) from None
     except http_error as error:
         raise InputError(f"the download of {name!r} broke off ({first_line(error)}): try again, it goes on") from None

@@ -46,8 +46,11 @@ def check_some(names: Iterable[str], check: Callable[[str], None]) -> None:
 
 
 def check_model(name: str) -> None:
-    """Raise InputError for what is neither here nor an id on the hub."""
-    if local_path(name).exists() or not hub.is_hub_id(name):
+    """Raise InputError for what is neither here nor an id on the hub, and for an empty folder."""
+    path = local_path(name)
+    if path.is_dir() and not any(path.iterdir()):
+        raise InputError(f"{name} is an empty folder: expected a model's")
+    if path.exists() or not hub.is_hub_id(name):
         hub.resolve(name)
 
 
@@ -77,8 +80,9 @@ def check_lora(name: str) -> None:
 
 def check_image(name: str) -> None:
     """Raise InputError where no file is."""
-    if not local_path(name).is_file():
-        raise InputError(f"no such image: {name}")
+    path = local_path(name)
+    if not path.is_file():
+        raise InputError(f"{name} is a folder: expected an image" if path.is_dir() else f"no such image: {name}")
 
 
 def check_path(name: str) -> None:

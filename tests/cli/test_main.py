@@ -162,6 +162,7 @@ def test_info_reports_versions_device_and_attention(run):
         (["generate", "a", "--out", "/proc/nowhere"], "/proc"),
         (["generate", "a", "--out", "/dev/null"], "expected a folder"),
         (["generate", "a", "--model", "./nowhere"], "unknown model"),
+        (["generate", "a", "--model", "."], "is an empty folder: expected a model's"),
         (["generate", "a", "--model", "BAAI/AltDiffusion-m9"], "can't be reached"),
         (["generate", "a", "--scheduler", "magic"], "euler-a"),
         (["generate", "a", "--device", "cuda:99"], "this machine has"),
@@ -171,6 +172,7 @@ def test_info_reports_versions_device_and_attention(run):
         (["generate", "a (cat", "--prompt-syntax", "webui"], "character 3, “a (cat”: ( isn't closed"),
         (["tokens", "a", "--model", "./nowhere"], "unknown model './nowhere'"),
         (["info", "nowhere.png"], "no such image"),
+        (["info", "."], ". is a folder: expected an image"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(run, words, line, monkeypatch, tmp_path):

@@ -26,6 +26,7 @@ def test_neither_torch_nor_diffusers_nor_pillow_is_imported():
         ({"dtype": "int3"}, "--dtype: expected one of float32, float16, bfloat16, got 'int3'"),
         ({"width": "64"}, "one of width and height"),
         ({"width": "65", "height": "64"}, "--size: expected a multiple of 8, got 65"),
+        ({"width": "50", "height": "50"}, "^--size: expected a multiple of 8, got 50$"),
         ({"strength": "0.5"}, "strength needs an init image: give one, or leave strength out"),
         ({"mask": "m.png"}, "mask needs an init image"),
         ({"mask_blur": "4"}, "mask blur needs a mask: give one, or leave mask blur out"),
