@@ -2,11 +2,12 @@
 
 The layers of a small model take microseconds each, and OpenMP's threads wait for each other after every one of them. By
 default they spin: beside another program, which has one of their cores, a spinning thread uses up its own time there, and
-the one that all wait for comes last: mini takes five times as long. A thread that sleeps gets its core back at once.
-An idle machine loses nothing that could be measured (`altdiffusion benchmark --cases cpu`, docs/benchmarks.md).
+the one that all wait for comes last: mini takes three to five times as long. A thread that sleeps gets its core back at once.
+On an idle machine images and training take up to a fifth longer for it, scoring and large models less long
+(`altdiffusion benchmark --cases cpu`, docs/benchmarks.md).
 
 Each layer asks for the memory that the one before it freed. The C library gives it back to the system in between, which
-hands it out again page by page.
+hands it out again page by page: where a heap lies unluckily, that took a fifth of the time of a batch of scores.
 """
 
 from __future__ import annotations

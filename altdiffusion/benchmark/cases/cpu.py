@@ -84,8 +84,8 @@ def _generating(sizes: Sizes) -> Callable[[], object]:
 
 
 def _scoring(sizes: Sizes) -> Callable[[], object]:
-    scorer = PromptScorer.from_pretrained(device="cpu")
-    images = [Image.effect_noise((256, 256), 80).convert("RGB") for _ in range(64)]
+    scorer = PromptScorer.from_pretrained(device="cpu", cache_size=0)
+    images = [Image.effect_noise((64, 64), 80).convert("RGB") for _ in range(1000)]
     return lambda: scorer.score(images, ["猫", "a dog"])
 
 
@@ -121,7 +121,7 @@ def _inputs(unet: Any, batch: int) -> tuple[torch.Tensor, int, torch.Tensor]:
 
 WORKS: dict[str, Callable[[Sizes], Callable[[], object]]] = {  # made where they are first asked for
     "4 images by mini": _generating,
-    "64 images scored by mini": _scoring,
+    "1,000 images scored by mini": _scoring,
     "10 training steps of mini's UNet": _training,
     "a step of the large UNet": _large_step,
 }
