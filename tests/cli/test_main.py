@@ -248,7 +248,7 @@ def test_interrupted_run_leaves_whole_images_and_no_partial_file(published, tmp_
         time.sleep(0.3)
         process.send_signal(sign)
         _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, told
     assert "Traceback" not in told
     assert "what was finished is kept" in told
     files = list(tmp_path.iterdir())
