@@ -1,4 +1,4 @@
-"""How threads share the cores: what the commands choose, and that they choose it before torch is there."""
+"""How PyTorch uses a CPU: how threads share it, which commands choose before torch is there, and what memory is kept."""
 
 import os
 import platform

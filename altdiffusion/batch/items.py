@@ -77,11 +77,9 @@ def _of_folder(partition: Partition, path: Path, reading: Reading) -> Iterator[I
 def _of_tar(partition: Partition, path: Path, reading: Reading) -> Iterator[Item]:
     """TarTable's samples; what it can't use is told behind them."""
     defects: list[tuple[str, str]] = []
-
-    def skip(where: str, reason: str) -> None:
-        defects.append((where, reason))
-
-    table = TarTable(path, None, images=True, skip=skip, read=OpenFile(path))
+    table = TarTable(
+        path, None, images=True, skip=lambda where, reason: defects.append((where, reason)), read=OpenFile(path)
+    )
     for index in range(len(table)):
         image = table[index]["image"]
         item = Item(index, image.member, f"{partition.path}:{image.member}", image)
